@@ -1,0 +1,58 @@
+"""The communication backend `none`: one rank holds the whole network and computes every sample."""
+
+from collections.abc import Sequence
+
+from nnkit.contracts import Array, CommBackend, Strategy, Transport
+from nnkit.hookspecs import hookimpl
+
+WHOLE = slice(None)
+
+
+class Undivided:
+    """The strategy of a single rank: everything is here, so there is nothing to sum."""
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """All of them."""
+        return WHOLE
+
+    def columns(self, layer: int, in_features: int) -> slice:
+        """All of them."""
+        return WHOLE
+
+    def samples(self, batch: int) -> slice:
+        """All of them."""
+        return WHOLE
+
+    def sums_forward(self, layer: int) -> bool:
+        """Never."""
+        return False
+
+    def after_forward(self, layer: int, z: Array) -> None:
+        """Complete already."""
+
+    def after_backward(self, layer: int, delta: Array) -> None:
+        """Complete already."""
+
+    def gradient_ready(self, layer: int, weight: Array, bias: Array) -> None:
+        """Complete already."""
+
+    def finish_gradients(self) -> None:
+        """Nothing was started."""
+
+
+class NoCommunication:
+    """`--comm none`."""
+
+    name = "none"
+
+    def strategy(self, transport: Transport, sizes: Sequence[int]) -> Strategy:
+        """The undivided network; more than one rank would only repeat the same work."""
+        if transport.size != 1:
+            raise ValueError(f"comm 'none' is for one rank, not {transport.size}: choose another --comm")
+        return Undivided()
+
+
+@hookimpl
+def nnkit_comm_backends() -> list[CommBackend]:
+    """Offer `none`."""
+    return [NoCommunication()]

@@ -1,0 +1,58 @@
+"""The command `nnkit`: one file a command. Whatever is heavy is imported inside the command that needs it."""
+
+import os
+import sys
+
+import typer
+from typer.exceptions import Exit, TyperException
+
+from nnkit.cli import backends, evaluate, gemm_check, info, predict, train
+from nnkit.errors import NnkitError
+
+app = typer.Typer(
+    name="nnkit",
+    help="Train neural networks on matrix products and distribution strategies that you write yourself.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("backends")(backends.backends)
+app.command("info")(info.info)
+app.command("gemm-check")(gemm_check.gemm_check)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status. A user's mistake is one line on standard error."""
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        status = app(arguments, prog_name="nnkit", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except NnkitError as error:
+        return _fail(str(error), error.exit_status)
+    except TyperException as error:
+        if not (message := error.format_message()):
+            return 2  # `nnkit` alone: the help has been shown.
+        return _fail(f"{message} (nnkit --help)", 2)
+    except Exit as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}: give a smaller --batch or --hidden", 2)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"nnkit: {' '.join(message.split())}", file=sys.stderr)
+    return status

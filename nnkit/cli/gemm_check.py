@@ -1,0 +1,85 @@
+"""`nnkit gemm-check`: is a backend's matrix product right?"""
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nnkit.cli import options
+from nnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from nnkit.verify.gemm_check import Case
+
+LARGEST = 100_000_000
+"""Elements of one matrix: float64 copies of all of them must fit into memory."""
+
+
+def gemm_check(
+    m: Annotated[int, typer.Option("--m", help="Rows of C.")] = 1000,
+    n: Annotated[int, typer.Option("--n", help="Columns of C.")] = 800,
+    k: Annotated[int, typer.Option("--k", help="Terms of each sum.")] = 784,
+    backend: options.Backend = "numpy",
+    device: options.Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    seed: Annotated[int, typer.Option(help="Decides the operands.")] = 0,
+    json: options.Json = False,
+) -> int:
+    """Compare a backend with the float64 product, under a bound that tells round-off from bugs."""
+    for option, value in (("--m", m), ("--n", n), ("--k", k), ("--seed", seed)):
+        if value < 0:
+            raise UsageError(f"{option} {value}: give 0 or more")
+    if max(m * n, m * k, n * k) > LARGEST:
+        raise UsageError(
+            f"--m {m} --n {n} --k {k}: a matrix has more than {LARGEST} elements: give smaller sizes"
+        )
+    if dtype not in ("float32", "float64"):
+        raise UsageError(f"--dtype {dtype}: give float32 or float64")
+
+    from nnkit.device import open_device
+    from nnkit.plugins import Registry, check_serves
+    from nnkit.verify.gemm_check import check_gemm
+
+    chosen = Registry.discover().gemm(backend)
+    opened = open_device(device)
+    check_serves(chosen, opened.name, dtype)
+    cases = check_gemm(chosen, opened, m, n, k, dtype, seed)
+    passed = not any(case.failures for case in cases)
+    worst = max(cases, key=lambda case: case.of_bound)
+    document = {
+        "m": m,
+        "n": n,
+        "k": k,
+        "dtype": dtype,
+        "backend": backend,
+        "device": opened.name,
+        "seed": seed,
+        "verdict": "pass" if passed else "fail",
+        "cases": len(cases),
+        "failed": sum(bool(case.failures) for case in cases),
+        "largest_error": _finite(worst.largest_error),
+        "of_bound": _finite(worst.of_bound),
+        "of_estimate": _finite(max(case.of_estimate for case in cases)),
+        "failures": [{"case": _name(case), "what": what} for case in cases for what in case.failures],
+    }
+    if json:
+        options.print_json(document)
+    else:
+        for failure in document["failures"]:
+            print(f"{failure['case']}: {failure['what']}")
+        print(
+            f"{document['verdict']}: backend {backend} on {opened.name}, {m} x {n} x {k} {dtype}, "
+            f"{len(cases) - document['failed']} of {len(cases)} cases right; largest error {worst.of_bound:.3g} of "
+            f"the rounding bound, {max(case.of_estimate for case in cases):.3g} of the usual sqrt(K) u"
+        )
+    return 0 if passed else 1
+
+
+def _finite(value: float) -> float | None:
+    """The value as JSON can say it."""
+    return value if math.isfinite(value) else None
+
+
+def _name(case: "Case") -> str:
+    a, b = "A^T" if case.trans_a else "A", "B^T" if case.trans_b else "B"
+    return f"C <- {case.alpha:g} {a} {b} + {case.beta:g} C"

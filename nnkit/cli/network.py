@@ -1,0 +1,23 @@
+"""A trained network, opened for use: what `evaluate` and `predict` share."""
+
+from nnkit.comm.single import SingleTransport
+from nnkit.device import open_device
+from nnkit.errors import UsageError
+from nnkit.nn.network import Network
+from nnkit.plugins import Registry, check_serves
+from nnkit.train.checkpoints import Checkpoint
+from nnkit.train.evaluation import EVALUATION_BATCH
+
+
+def open_network(saved: Checkpoint, pixels: int, backend: str, device: str) -> Network:
+    """The checkpoint's network on a device, whole, for images of that many pixels."""
+    if saved.sizes[0] != pixels:
+        raise UsageError(
+            f"the checkpoint is for images of {saved.sizes[0]} pixels, not {pixels}: give other --data"
+        )
+    registry = Registry.discover()
+    gemm = registry.gemm(backend)
+    opened = open_device(device)
+    check_serves(gemm, opened.name, saved.parameters[0][0].dtype.name)
+    strategy = registry.comm("none").strategy(SingleTransport(), saved.sizes)
+    return Network(saved.parameters, saved.config.activation, opened, gemm, strategy, EVALUATION_BATCH)

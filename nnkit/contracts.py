@@ -1,0 +1,215 @@
+"""What a plugin sees, and all that it may import besides `nnkit.hookspecs`.
+
+A device holds arrays and offers the operations of a training step; a GEMM backend multiplies its arrays; a
+communication backend says how parameters and batch are split over ranks and what is summed when; a transport
+moves the bytes. Everything here is a Protocol: a backend needs no base class.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+type_name = str
+"""A dtype by name: "float32" or "float64"."""
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+"""The activations of hidden layers; a backend that fuses an epilogue names some of these."""
+
+
+class Array(Protocol):
+    """An array in a device's memory, row-major."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an element."""
+
+    def rows(self, start: int, stop: int) -> "Array":
+        """A view of rows start to stop (the first axis); shares memory."""
+
+    def download(self) -> npt.NDArray[Any]:
+        """A copy in host memory."""
+
+    def write(self, host: npt.NDArray[Any]) -> None:
+        """Overwrite the whole array with host values of the same shape."""
+
+
+OwnArray = Any
+"""An `Array` made by the same device: a device never meets another's, which a Protocol cannot say."""
+
+
+class HostArray(Array, Protocol):
+    """An array whose memory the host can read and write: those of the devices `cpu` and `virtual`."""
+
+    @property
+    def host(self) -> npt.NDArray[Any]:
+        """The memory itself as a NumPy array, not a copy."""
+
+
+class Operations(Protocol):
+    """Everything of a training step besides the matrix product. B is the batch, all in place or into `out`.
+
+    The mathematics stands in `nnkit.reference`, which is what these are tested against.
+    """
+
+    def prepare_images(self, images: npt.NDArray[np.uint8], dtype: type_name) -> Array:
+        """Put (N, pixels) bytes on the device in the form that `gather_images` likes best."""
+
+    def gather_images(self, images: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
+        """Write rows `index` of prepared images to `out` (B, pixels), scaled to [0, 1]."""
+
+    def gather_labels(self, labels: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
+        """Write entries `index` of `labels` (N,) to `out` (B,)."""
+
+    def bias_activation(self, z: OwnArray, bias: OwnArray, activation: str | None) -> None:
+        """Overwrite z (B, n) with activation(z + bias); None adds the bias alone."""
+
+    def activation_backward(self, delta: OwnArray, a: OwnArray, activation: str) -> None:
+        """Multiply delta (B, n) by the activation's derivative, given the activation's output a (B, n)."""
+
+    def softmax_cross_entropy(
+        self, logits: OwnArray, labels: OwnArray, losses: OwnArray, divisor: int
+    ) -> None:
+        """Write each sample's loss to `losses` (B,) and overwrite `logits` (B, classes) with the gradient.
+
+        The gradient is (softmax - one-hot) / divisor: the divisor is the size of the whole batch over all
+        ranks, so that ranks simply sum.
+        """
+
+    def softmax(self, logits: OwnArray) -> None:
+        """Overwrite each row of `logits` (B, classes) with its softmax."""
+
+    def count_correct(self, logits: OwnArray, labels: OwnArray) -> int:
+        """How many rows of `logits` (B, classes) are largest at their label."""
+
+    def column_sum(self, x: OwnArray, out: OwnArray) -> None:
+        """Write the sum over the rows of x (B, n) to `out` (n,)."""
+
+    def total(self, x: OwnArray) -> float:
+        """The sum of all elements, accumulated in float64; waits for the device."""
+
+    def sgd_update(self, parameter: OwnArray, gradient: OwnArray, lr: float, decay: float) -> None:
+        """Overwrite parameter with (1 - lr * decay) * parameter - lr * gradient; may destroy gradient."""
+
+
+class Device(Protocol):
+    """Holds arrays and offers operations on them. Not safe for use from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """The device's name: "cpu"."""
+
+    @property
+    def operations(self) -> Operations:
+        """The operations of a training step on this device's arrays."""
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """An array of unspecified content."""
+
+    def upload(self, host: npt.NDArray[Any]) -> Array:
+        """A copy of a host array on the device."""
+
+    def close(self) -> None:
+        """Give everything back; a second call does nothing."""
+
+
+class GemmBackend(Protocol):
+    """A matrix product: C <- alpha op(A) op(B) + beta C, row-major, any M, N, K, zero included."""
+
+    @property
+    def name(self) -> str:
+        """What `--backend` calls it."""
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The names of the devices it serves."""
+
+    @property
+    def dtypes(self) -> frozenset[type_name]:
+        """The element types it serves; it accumulates in the same precision."""
+
+    def gemm(
+        self,
+        a: OwnArray,
+        b: OwnArray,
+        c: OwnArray,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        trans_a: bool = False,
+        trans_b: bool = False,
+    ) -> None:
+        """Overwrite c (M, N); op(X) is X or, if `trans_x`, its transpose. With beta = 0, c is not read.
+
+        a, b and c are arrays of one of `devices` and one of `dtypes` (on `cpu`: `HostArray`); a and b are
+        never written. A backend may also declare `fused_activations`, see `FusedGemmBackend`.
+        """
+
+
+class FusedGemmBackend(GemmBackend, Protocol):
+    """A GEMM that can add a bias and apply an activation before it writes C, saving one pass over it."""
+
+    @property
+    def fused_activations(self) -> frozenset[str]:
+        """The activations that `gemm_bias_activation` knows."""
+
+    def gemm_bias_activation(
+        self, a: OwnArray, b: OwnArray, c: OwnArray, bias: OwnArray, *, activation: str, trans_b: bool = False
+    ) -> None:
+        """Overwrite c (M, N) with activation(A op(B) + bias); bias is (N,), added to every row."""
+
+
+class Transport(Protocol):
+    """Moves bytes between ranks: `single` knows one rank only."""
+
+    @property
+    def rank(self) -> int:
+        """This rank's number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+
+class Strategy(Protocol):
+    """How one network and its batches are split over the ranks of one transport."""
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """The rows of weight matrix `layer` (and of its bias) that this rank holds."""
+
+    def columns(self, layer: int, in_features: int) -> slice:
+        """The columns of weight matrix `layer` that this rank holds."""
+
+    def samples(self, batch: int) -> slice:
+        """Which of a batch's samples this rank computes."""
+
+    def sums_forward(self, layer: int) -> bool:
+        """Whether X W^T of `layer` is only a part on this rank; then no epilogue is fused."""
+
+    def after_forward(self, layer: int, z: Array) -> None:
+        """Complete z = X W^T of `layer` by a sum over ranks, before bias and activation."""
+
+    def after_backward(self, layer: int, delta: Array) -> None:
+        """Complete the gradient of the input of `layer` by a sum over ranks."""
+
+    def gradient_ready(self, layer: int, weight: Array, bias: Array) -> None:
+        """The gradients of `layer` exist: start summing them; called from the last layer to the first."""
+
+    def finish_gradients(self) -> None:
+        """Wait until every sum started in this step is complete."""
+
+
+class CommBackend(Protocol):
+    """A way to distribute training."""
+
+    @property
+    def name(self) -> str:
+        """What `--comm` calls it."""
+
+    def strategy(self, transport: Transport, sizes: Sequence[int]) -> Strategy:
+        """Split a network with layers of these sizes (input first) over the transport's ranks."""

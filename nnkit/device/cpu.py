@@ -1,0 +1,97 @@
+"""The device `cpu`: NumPy arrays, and the NumPy operations of `nnkit.reference` run without temporaries."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit import reference
+from nnkit.device.array import CpuArray
+
+
+class CpuOperations:
+    """`nnkit.contracts.Operations` on CpuArrays. Work buffers are made once for each shape, then kept."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]] = {}
+        self._columns: dict[tuple[tuple[int, ...], np.dtype[Any]], reference.ColumnWork] = {}
+
+    def prepare_images(self, images: npt.NDArray[np.uint8], dtype: str) -> CpuArray:
+        """Scale all images once: the conversion would otherwise cost more than the gather, every epoch."""
+        return CpuArray(reference.scale_images(images, dtype))
+
+    def gather_images(self, images: CpuArray, index: npt.NDArray[np.intp], out: CpuArray) -> None:
+        """Write rows `index` to `out`."""
+        # mode="clip" writes straight into `out`; "raise" would go through a temporary of the same size.
+        images.host.take(index, axis=0, out=out.host, mode="clip")
+
+    def gather_labels(self, labels: CpuArray, index: npt.NDArray[np.intp], out: CpuArray) -> None:
+        """Write entries `index` to `out`."""
+        labels.host.take(index, out=out.host, mode="clip")
+
+    def bias_activation(self, z: CpuArray, bias: CpuArray, activation: str | None) -> None:
+        """z <- activation(z + bias)."""
+        reference.bias_activation(z.host, bias.host, activation, out=z.host)
+
+    def activation_backward(self, delta: CpuArray, a: CpuArray, activation: str) -> None:
+        """delta <- delta * activation'."""
+        work = self._buffer(a.host)
+        reference.activation_backward(delta.host, a.host, activation, out=delta.host, work=work)
+
+    def softmax_cross_entropy(
+        self, logits: CpuArray, labels: CpuArray, losses: CpuArray, divisor: int
+    ) -> None:
+        """losses <- the loss of each sample; logits <- its gradient."""
+        key = (logits.host.shape, logits.host.dtype)
+        work = self._columns.get(key)
+        if work is None:
+            work = self._columns[key] = reference.ColumnWork(*logits.host.shape, logits.host.dtype)
+        reference.softmax_cross_entropy_columns(logits.host, labels.host, losses.host, divisor, work)
+
+    def softmax(self, logits: CpuArray) -> None:
+        """logits <- softmax(logits)."""
+        reference.softmax(logits.host, out=logits.host)
+
+    def count_correct(self, logits: CpuArray, labels: CpuArray) -> int:
+        """How many rows are largest at their label."""
+        return reference.count_correct(logits.host, labels.host)
+
+    def column_sum(self, x: CpuArray, out: CpuArray) -> None:
+        """out <- the sum over rows."""
+        reference.column_sum(x.host, out=out.host)
+
+    def total(self, x: CpuArray) -> float:
+        """The sum of all elements in float64."""
+        return float(np.add.reduce(x.host, dtype=np.float64))
+
+    def sgd_update(self, parameter: CpuArray, gradient: CpuArray, lr: float, decay: float) -> None:
+        """parameter <- (1 - lr * decay) * parameter - lr * gradient."""
+        reference.sgd_update(parameter.host, gradient.host, lr, decay)
+
+    def _buffer(self, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        key = (like.shape, like.dtype)
+        buffer = self._buffers.get(key)
+        if buffer is None:
+            buffer = self._buffers[key] = np.empty_like(like)
+        return buffer
+
+
+class CpuDevice:
+    """`nnkit.contracts.Device` in host memory."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self.operations = CpuOperations()
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
+        """An array of unspecified content."""
+        return CpuArray(np.empty(shape, dtype))
+
+    def upload(self, host: npt.NDArray[Any]) -> CpuArray:
+        """A row-major copy."""
+        return CpuArray(np.array(host, order="C"))
+
+    def close(self) -> None:
+        """Forget the work buffers."""
+        self.operations = CpuOperations()

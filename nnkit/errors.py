@@ -1,0 +1,54 @@
+"""Every error that nnkit raises on purpose: one line that says what, where and what to do.
+
+The command line prints that line and exits with `exit_status`; a library user catches `NnkitError`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NnkitError(Exception):
+    """What all of nnkit's own errors are."""
+
+    exit_status = 2
+
+
+class UsageError(NnkitError):
+    """A call or an option is wrong; nothing was done."""
+
+
+class DataError(NnkitError):
+    """A data file is missing, damaged or not what it should be."""
+
+
+class CheckpointError(NnkitError):
+    """A checkpoint cannot be read, or cannot be written."""
+
+
+class OutputError(NnkitError):
+    """A file that was asked for (metrics, a plot) cannot be written."""
+
+
+class PluginError(NnkitError):
+    """A backend that was asked for is broken or cannot do what is asked of it."""
+
+
+class DivergedError(NnkitError):
+    """The loss became infinite or not a number."""
+
+    exit_status = 1
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that nobody has, with the known names and the nearest one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"there is no {kind} {name!r}; known: {', '.join(names) or 'none'}.{hint}")
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in words for the end of a line: an OSError's own, without number and path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

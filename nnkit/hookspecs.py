@@ -1,0 +1,26 @@
+"""The hooks that a plugin answers to, and the marker it answers with.
+
+A plugin is a module named by an entry point in the group `nnkit`; it decorates functions with `hookimpl`.
+"""
+
+from collections.abc import Iterable
+
+import pluggy
+
+from nnkit.contracts import CommBackend, GemmBackend
+
+GROUP = "nnkit"
+"""The entry point group, and the project name of the pluggy markers."""
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def nnkit_gemm_backends() -> Iterable[GemmBackend]:  # type: ignore[empty-body]
+    """Return the plugin's GEMM backends; each has a name of its own. Called once, cheap: compile later."""
+
+
+@hookspec
+def nnkit_comm_backends() -> Iterable[CommBackend]:  # type: ignore[empty-body]
+    """Return the plugin's communication backends; each has a name of its own. Called once."""

@@ -1,0 +1,32 @@
+"""The parameters that training starts from.
+
+Each layer draws from a generator of its own, seeded by (seed, layer), and full matrices are drawn before
+anybody takes a slice: every strategy and every number of ranks starts from the same network.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Parameters = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+"""Weight (out, in) and bias (out,) of every layer, input side first."""
+
+
+def initial_parameters(
+    sizes: Sequence[int], activation: str, seed: int, dtype: npt.DTypeLike = np.float32
+) -> Parameters:
+    """Normal weights that keep the variance of what flows through: 1/fan-in, 2/fan-in for relu; biases 0.
+
+    Sources: LeCun, Bottou, Orr and Mueller, Efficient BackProp (1998), 4.6; He et al., arXiv 1502.01852.
+    """
+    parameters: Parameters = []
+    last = len(sizes) - 2
+    for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        gain = 2.0 if activation == "relu" and layer < last else 1.0
+        weight = np.random.default_rng((seed, layer)).standard_normal((outputs, inputs))
+        weight *= math.sqrt(gain / inputs)
+        parameters.append((weight.astype(dtype), np.zeros(outputs, dtype)))
+    return parameters

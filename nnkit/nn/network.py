@@ -1,0 +1,154 @@
+"""A fully connected network on one rank: parameters, gradients and buffers on a device, forward and backward.
+
+Z = X W^T + b, a hidden activation, softmax of the last layer, mean cross-entropy. Every buffer is made once,
+for the largest batch; a shorter batch uses its first rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit.contracts import Array, Device, FusedGemmBackend, GemmBackend, Strategy
+from nnkit.nn.initialise import Parameters
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's parameters and their gradients: weight (out, in), bias (out,)."""
+
+    weight: Array
+    bias: Array
+    weight_gradient: Array
+    bias_gradient: Array
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What one batch of B samples flows through. Views of a larger set share its memory."""
+
+    batch: int
+    images: Array
+    labels: Array
+    outputs: tuple[Array, ...]
+    """The output of every layer (B, out); the last holds logits, then their gradient."""
+    deltas: tuple[Array, ...]
+    """The gradient of every hidden layer's output (B, out)."""
+    losses: Array
+    """Each sample's loss (B,)."""
+
+
+class Network:
+    """The part of a network that one rank holds, ready to run on a device.
+
+    `full` are the parameters of the whole network; the strategy says which slice is this rank's.
+    `max_batch` is the largest number of samples in one pass on this rank.
+    """
+
+    def __init__(
+        self,
+        full: Parameters,
+        activation: str,
+        device: Device,
+        gemm: GemmBackend,
+        strategy: Strategy,
+        max_batch: int,
+    ):
+        self.activation = activation
+        self.device = device
+        self.operations = device.operations
+        self.gemm = gemm
+        self.strategy = strategy
+        self.dtype: np.dtype[Any] = full[0][0].dtype
+        self.layers = [self._upload(index, *pair) for index, pair in enumerate(full)]
+        self._fused: FusedGemmBackend | None = (
+            gemm if activation in getattr(gemm, "fused_activations", ()) else None  # type: ignore[assignment]
+        )
+        self._largest = self._allocate(max_batch)
+        self._views = {max_batch: self._largest}
+
+    def buffers(self, batch: int) -> Buffers:
+        """The buffers for a batch of that size, at most `max_batch`; made once for each size."""
+        if batch not in self._views:
+            self._views[batch] = self._shortened(batch)
+        return self._views[batch]
+
+    def forward(self, flow: Buffers) -> Array:
+        """The logits (B, classes) of the images in the buffers; they stay in the last output."""
+        inputs = flow.images
+        last = len(self.layers) - 1
+        for index, (layer, output) in enumerate(zip(self.layers, flow.outputs, strict=True)):
+            activation = self.activation if index < last else None
+            if activation and self._fused and not self.strategy.sums_forward(index):
+                self._fused.gemm_bias_activation(
+                    inputs, layer.weight, output, layer.bias, activation=activation, trans_b=True
+                )
+            else:
+                self.gemm.gemm(inputs, layer.weight, output, trans_b=True)
+                self.strategy.after_forward(index, output)
+                self.operations.bias_activation(output, layer.bias, activation)
+            inputs = output
+        return inputs
+
+    def backward(self, flow: Buffers, divisor: int) -> None:
+        """Turn the logits of `forward` into losses and every layer's gradients.
+
+        `divisor` is the size of the whole batch over all ranks. Weight decay is the optimiser's.
+        """
+        delta = flow.outputs[-1]
+        self.operations.softmax_cross_entropy(delta, flow.labels, flow.losses, divisor)
+        for index in reversed(range(len(self.layers))):
+            layer = self.layers[index]
+            inputs = flow.outputs[index - 1] if index else flow.images
+            self.gemm.gemm(delta, inputs, layer.weight_gradient, trans_a=True)
+            self.operations.column_sum(delta, layer.bias_gradient)
+            self.strategy.gradient_ready(index, layer.weight_gradient, layer.bias_gradient)
+            if index:
+                below = flow.deltas[index - 1]
+                self.gemm.gemm(delta, layer.weight, below)
+                self.strategy.after_backward(index, below)
+                self.operations.activation_backward(below, inputs, self.activation)
+                delta = below
+
+    def update(self, lr: float, l2: float) -> None:
+        """One step of gradient descent on this rank's slice; biases are not penalised."""
+        self.strategy.finish_gradients()
+        for layer in self.layers:
+            self.operations.sgd_update(layer.weight, layer.weight_gradient, lr, l2)
+            self.operations.sgd_update(layer.bias, layer.bias_gradient, lr, 0.0)
+
+    def download(self) -> Parameters:
+        """Copies of this rank's parameters in host memory."""
+        return [(layer.weight.download(), layer.bias.download()) for layer in self.layers]
+
+    def _upload(self, index: int, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Layer:
+        rows = self.strategy.rows(index, weight.shape[0])
+        columns = self.strategy.columns(index, weight.shape[1])
+        mine = self.device.upload(weight[rows, columns]), self.device.upload(bias[rows])
+        return Layer(*mine, *(self.device.empty(part.shape, self.dtype) for part in mine))
+
+    def _allocate(self, batch: int) -> Buffers:
+        def empty(*shape: int) -> Array:
+            return self.device.empty(shape, self.dtype)
+
+        widths = [layer.weight.shape[0] for layer in self.layers]
+        return Buffers(
+            batch=batch,
+            images=empty(batch, self.layers[0].weight.shape[1]),
+            labels=self.device.empty((batch,), np.intp),
+            outputs=tuple(empty(batch, width) for width in widths),
+            deltas=tuple(empty(batch, width) for width in widths[:-1]),
+            losses=empty(batch),
+        )
+
+    def _shortened(self, batch: int) -> Buffers:
+        whole = self._largest
+        return Buffers(
+            batch=batch,
+            images=whole.images.rows(0, batch),
+            labels=whole.labels.rows(0, batch),
+            outputs=tuple(output.rows(0, batch) for output in whole.outputs),
+            deltas=tuple(delta.rows(0, batch) for delta in whole.deltas),
+            losses=whole.losses.rows(0, batch),
+        )

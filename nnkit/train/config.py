@@ -1,0 +1,87 @@
+"""What shapes a training run, checked before any work is done."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nnkit.contracts import ACTIVATIONS
+from nnkit.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of `nnkit train` that decide the result. Raises UsageError for a value that makes no sense."""
+
+    hidden: tuple[int, ...] = (100,)
+    epochs: int = 15
+    batch: int = 100
+    lr: float = 1.0
+    l2: float = 2e-5
+    activation: str = "sigmoid"
+    seed: int = 0
+    validation_fraction: float = 0.1
+    backend: str = "numpy"
+    device: str = "auto"
+    comm: str = "none"
+
+    def __post_init__(self) -> None:
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"--hidden {_joined(self.hidden)}: each hidden layer needs 1 neuron or more")
+        _at_least("--epochs", self.epochs, 1)
+        _at_least("--batch", self.batch, 1)
+        _at_least("--seed", self.seed, 0)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UsageError(f"--lr {self.lr}: the learning rate is a finite number above 0, for example 0.5")
+        if not (math.isfinite(self.l2) and self.l2 >= 0):
+            raise UsageError(
+                f"--l2 {self.l2}: the L2 penalty is a finite number, 0 or more, for example 1e-4"
+            )
+        if self.lr * self.l2 >= 1:
+            raise UsageError(
+                f"--lr {self.lr} times --l2 {self.l2} is 1 or more: every step would erase the weights"
+            )
+        if not 0 <= self.validation_fraction < 1:
+            raise UsageError(
+                f"--validation-fraction {self.validation_fraction}: give 0 or more, but less than 1"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise unknown_name("activation", self.activation, ACTIVATIONS)
+
+    def sizes(self, pixels: int, classes: int) -> tuple[int, ...]:
+        """The width of every layer, input first."""
+        return (pixels, *self.hidden, classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A document that `from_json` reads."""
+        return {**asdict(self), "hidden": list(self.hidden)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "TrainConfig":
+        """The configuration in such a document; raises TypeError or UsageError if it is none."""
+        known = {field.name for field in fields(cls)}
+        if set(document) != known:
+            raise TypeError(f"fields {sorted(set(document) ^ known)} are missing or unknown")
+        return cls(**{**document, "hidden": tuple(document["hidden"])})
+
+
+SHAPING = ("hidden", "batch", "lr", "l2", "activation", "seed", "validation_fraction")
+"""The fields that a resumed run must share with the checkpoint, or it would be another run."""
+
+
+def parse_hidden(text: str) -> tuple[int, ...]:
+    """ "300,100" as (300, 100)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--hidden {text}: give the neurons of each hidden layer, for example 100 or 300,100"
+        ) from None
+
+
+def _joined(sizes: tuple[int, ...]) -> str:
+    return ",".join(map(str, sizes))
+
+
+def _at_least(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{option} {value}: give {least} or more")

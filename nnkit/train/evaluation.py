@@ -1,0 +1,75 @@
+"""Forward passes without training: loss, accuracy, confusion, probabilities."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit.contracts import Array, Device
+from nnkit.data import Samples
+from nnkit.data.dataset import CLASSES
+from nnkit.nn.network import Buffers, Network
+
+EVALUATION_BATCH = 1000
+"""Samples in one forward pass; the network's buffers must hold as many."""
+
+
+class Data:
+    """Samples on a device, in the form that its operations like best."""
+
+    def __init__(self, samples: Samples, device: Device, dtype: str):
+        self.images: Array = device.operations.prepare_images(samples.images, dtype)
+        self.labels: Array = device.upload(samples.labels)
+        self.everything = np.arange(len(samples))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network does on some samples: mean cross-entropy and the fraction recognised."""
+
+    loss: float
+    accuracy: float
+
+
+class Evaluator:
+    """Runs a network forward over many samples."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self.operations = network.operations
+
+    def evaluate(self, data: Data, index: npt.NDArray[np.intp] | None = None) -> Evaluation:
+        """Mean loss and accuracy on samples `index` of `data`, all of them if it is None."""
+        index = data.everything if index is None else index
+        loss, correct = 0.0, 0
+        for logits, flow in self._passes(data, index):
+            correct += self.operations.count_correct(logits, flow.labels)
+            self.operations.softmax_cross_entropy(logits, flow.labels, flow.losses, flow.batch)
+            loss += self.operations.total(flow.losses)
+        return Evaluation(loss / len(index), correct / len(index))
+
+    def confusion(self, data: Data) -> npt.NDArray[np.int64]:
+        """How often each digit (row) was taken for each digit (column)."""
+        counts = np.zeros((CLASSES, CLASSES), np.int64)
+        for logits, flow in self._passes(data, data.everything):
+            np.add.at(counts, (flow.labels.download(), logits.download().argmax(axis=1)), 1)
+        return counts
+
+    def probabilities(self, data: Data) -> npt.NDArray[Any]:
+        """The probability of each digit for each sample, (N, 10)."""
+        rows = []
+        for logits, _ in self._passes(data, data.everything):
+            self.operations.softmax(logits)
+            rows.append(logits.download())
+        return np.concatenate(rows)
+
+    def _passes(self, data: Data, index: npt.NDArray[np.intp]) -> Iterator[tuple[Array, Buffers]]:
+        """The logits of one batch after the other, with the buffers that hold its labels."""
+        for start in range(0, len(index), EVALUATION_BATCH):
+            part = index[start : start + EVALUATION_BATCH]
+            flow = self.network.buffers(len(part))
+            self.operations.gather_images(data.images, part, flow.images)
+            self.operations.gather_labels(data.labels, part, flow.labels)
+            yield self.network.forward(flow), flow
