@@ -120,7 +120,7 @@ def _entries_of(point: EntryPoint) -> Iterator[Entry]:
     def fault(kind: str, name: str, error: str) -> Entry:
         return Entry(name, kind, distribution, (), None, error)
 
-    # A plugin is foreign code: whatever it raises, a SystemExit at import too, is its fault and ours to report.
+    # A plugin is foreign code: whatever it raises, SystemExit too, is its fault and ours to report.
     try:
         plugin = point.load()
         manager = pluggy.PluginManager(hookspecs.GROUP)

@@ -77,7 +77,7 @@ def activation_backward(
 ) -> FloatArray:
     """delta * activation'(z), written through the activation's output a: all three derivatives allow it.
 
-    sigmoid' = a (1 - a), tanh' = 1 - a^2, relu' = [a > 0]. `work` is a buffer of a's shape, neither delta nor a.
+    sigmoid' = a (1 - a), tanh' = 1 - a^2, relu' = [a > 0]. `work` is a buffer of a's shape, not delta, not a.
     """
     one = a.dtype.type(1)
     if activation == "sigmoid":
@@ -96,9 +96,10 @@ def activation_backward(
 
 def softmax(logits: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """exp(z) / sum exp(z) along each row of (B, classes), the row's maximum subtracted first."""
-    out = np.subtract(logits, logits.max(axis=1, keepdims=True), out=out)
-    np.exp(out, out=out)
-    return np.divide(out, out.sum(axis=1, keepdims=True), out=out)
+    shifted: FloatArray = np.subtract(logits, logits.max(axis=1, keepdims=True), out=out)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(axis=1, keepdims=True)
+    return shifted
 
 
 def cross_entropy(logits: FloatArray, labels: IndexArray) -> FloatArray:
@@ -124,7 +125,7 @@ def softmax_cross_entropy_columns(
     reductions run over long contiguous rows: three times as fast as along rows of ten.
     """
     z, row = work.transposed, work.row
-    classes, batch = z.shape
+    batch = z.shape[1]
     np.copyto(z, logits.T)
     np.maximum.reduce(z, axis=0, out=row)
     np.subtract(z, row, out=z)
@@ -146,12 +147,13 @@ def softmax_cross_entropy_columns(
 
 
 class ColumnWork:
-    """The buffers of `softmax_cross_entropy_columns` for one shape of logits (B, classes)."""
+    """The buffers of `softmax_cross_entropy_columns` for logits of one shape (B, classes) and dtype."""
 
-    def __init__(self, batch: int, classes: int, dtype: npt.DTypeLike):
-        self.transposed: FloatArray = np.empty((classes, batch), dtype)
+    def __init__(self, logits: FloatArray):
+        batch, classes = logits.shape
+        self.transposed: FloatArray = np.empty((classes, batch), logits.dtype)
         self.flat_transposed = self.transposed.reshape(-1)
-        self.row: FloatArray = np.empty(batch, dtype)
+        self.row: FloatArray = np.empty(batch, logits.dtype)
         self.flat: IndexArray = np.empty(batch, np.intp)
         self.sample: IndexArray = np.arange(batch, dtype=np.intp)
 

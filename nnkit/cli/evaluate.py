@@ -44,5 +44,6 @@ def evaluate(
         )
     else:
         print(
-            f"{split} accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f}, on {len(samples)} samples"
+            f"{split} accuracy {100 * result.accuracy:.2f} %, loss {result.loss:.4f}, "
+            f"on {len(samples)} samples"
         )

@@ -1,4 +1,4 @@
-"""How a training run shows that it is getting on: a live bar on a terminal, one plain line an epoch elsewhere."""
+"""How a run shows that it gets on: a live bar on a terminal, one plain line an epoch elsewhere."""
 
 import sys
 import time

@@ -81,7 +81,8 @@ def train(
         config = _resumed_config(context, config, saved.config)
     elif checkpoint is not None and (checkpoint / FILE_NAME).exists():
         raise UsageError(
-            f"--checkpoint {checkpoint} holds a checkpoint already: add --resume to go on from it, or give another"
+            f"--checkpoint {checkpoint} holds a checkpoint already: "
+            "add --resume to go on from it, or give another directory"
         )
     run = _Run(config, checkpoint, metrics, plot, quiet=quiet, json=json)
     run.prepare(load_dataset(data), saved)
@@ -103,8 +104,8 @@ def _resumed_config(context: typer.Context, given: "TrainConfig", saved: "TrainC
         if field in named and named[field] != getattr(saved, field):
             option = "--" + field.replace("_", "-")
             raise UsageError(
-                f"{option} {named[field]}: the checkpoint was made with {getattr(saved, field)}, and a resumed run "
-                f"cannot change it: leave {option} out"
+                f"{option} {named[field]}: the checkpoint was made with {getattr(saved, field)}, "
+                f"and a resumed run cannot change it: leave {option} out"
             )
     return replace(saved, **named)
 
@@ -135,7 +136,7 @@ class _Run:
         self.metrics = MetricsFile(metrics) if metrics is not None else None
 
     def prepare(self, dataset: "Dataset", saved: "Checkpoint | None") -> None:
-        """Resolve the backends, open the device, build the trainer. All that can be refused is refused here."""
+        """Resolve backends, open the device, build the trainer: what can be refused is refused here."""
         from nnkit.cli.progress import progress
         from nnkit.comm.single import SingleTransport
         from nnkit.data.dataset import CLASSES

@@ -45,7 +45,7 @@ class Dataset:
     @property
     def pixels(self) -> int:
         """The pixels of an image: the network's input size."""
-        return self.train.images.shape[1]
+        return int(self.train.images.shape[1])
 
 
 def load_dataset(directory: Path | str | None = None) -> Dataset:

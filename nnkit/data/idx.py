@@ -57,7 +57,8 @@ def parse_idx(content: bytes, path: Path) -> npt.NDArray[Any]:
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) < expected:
         raise DataError(
-            f"{path} is truncated: shape {shape} of {dtype.name} needs {expected} bytes, the file has {len(content)}"
+            f"{path} is truncated: shape {shape} of {dtype.name} needs {expected} bytes, "
+            f"the file has {len(content)}"
         )
     if len(content) > expected:
         raise DataError(

@@ -45,7 +45,7 @@ class CpuOperations:
         key = (logits.host.shape, logits.host.dtype)
         work = self._columns.get(key)
         if work is None:
-            work = self._columns[key] = reference.ColumnWork(*logits.host.shape, logits.host.dtype)
+            work = self._columns[key] = reference.ColumnWork(logits.host)
         reference.softmax_cross_entropy_columns(logits.host, labels.host, losses.host, divisor, work)
 
     def softmax(self, logits: CpuArray) -> None:

@@ -1,1 +1,1 @@
-"""The network: its parameters, their random start, and its passes, written on operations and knowing no device."""
+"""The network: parameters, their random start, the two passes; written on operations, knowing no device."""

@@ -6,6 +6,7 @@ anybody takes a slice: every strategy and every number of ranks starts from the 
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def initial_parameters(
     """
     parameters: Parameters = []
     last = len(sizes) - 2
-    for layer, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
         gain = 2.0 if activation == "relu" and layer < last else 1.0
         weight = np.random.default_rng((seed, layer)).standard_normal((outputs, inputs))
         weight *= math.sqrt(gain / inputs)

@@ -55,7 +55,8 @@ class Checkpoint:
             write_atomically(directory / FILE_NAME, save(tensors, metadata))
         except OSError as error:
             raise CheckpointError(
-                f"cannot write a checkpoint to {directory}: {reason(error)}: give a directory with room to write"
+                f"cannot write a checkpoint to {directory}: {reason(error)}: "
+                "give a directory with room to write"
             ) from None
 
 

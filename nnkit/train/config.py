@@ -10,7 +10,7 @@ from nnkit.errors import UsageError, unknown_name
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of `nnkit train` that decide the result. Raises UsageError for a value that makes no sense."""
+    """The options of `nnkit train` that decide the result; UsageError for a value without sense."""
 
     hidden: tuple[int, ...] = (100,)
     epochs: int = 15

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from nnkit.errors import OutputError, reason
 
@@ -32,7 +32,7 @@ class MetricsFile:
         except OSError as error:
             raise self._error(error) from None
 
-    def _open(self, mode: str) -> TextIO:
+    def _open(self, mode: Literal["a", "w"]) -> TextIO:
         try:
             return open(self.path, mode, encoding="utf-8")
         except OSError as error:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
     """Half the distance from 1 to the next number."""
-    return float(np.finfo(np.dtype(dtype)).eps) / 2  # type: ignore[type-var]
+    return float(np.finfo(np.dtype(dtype)).eps) / 2
 
 
 def gamma(terms: int, dtype: npt.DTypeLike) -> float:
@@ -21,7 +21,7 @@ def gamma(terms: int, dtype: npt.DTypeLike) -> float:
     return ku / (1 - ku) if ku < 1 else float("inf")
 
 
-def gemm_bound(k: int, gauge: npt.NDArray[np.float64], dtype: npt.DTypeLike) -> npt.NDArray[np.float64]:
+def gemm_bound(k: int, gauge: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float64]:
     """The largest difference from a float64 result that correct code in `dtype` can show.
 
     `gauge` is |alpha| |A| |B| + |beta| |C0| (M, N). The float64 result has an error of its own, which is
@@ -29,7 +29,7 @@ def gemm_bound(k: int, gauge: npt.NDArray[np.float64], dtype: npt.DTypeLike) -> 
     """
     allowed = gamma(k + 2, dtype) + gamma(k + 2, np.float64)
     # Products may underflow: each loses at most one subnormal spacing.
-    tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)  # type: ignore[type-var]
+    tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
     return np.asarray(allowed * (1 + gamma(k + 2, np.float64)) * gauge + (k + 2) * tiny)
 
 

@@ -1,6 +1,7 @@
 """Judges a GEMM backend: random operands, the float64 product beside it, a verdict with the bound it used."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -31,7 +32,7 @@ class Case:
     largest_error: float
     """The largest |C_hat - C|, infinite where a component is not finite."""
     of_bound: float
-    """The largest error as a multiple of the rounding bound of its component: above 1 is a bug for certain."""
+    """The largest error as a multiple of its component's rounding bound: above 1 is a bug for certain."""
     of_estimate: float
     """The same against sqrt(K + 2) u, how errors of correct code usually grow (arXiv 1906.10465)."""
 
@@ -93,13 +94,12 @@ def _case(
         if not np.array_equal(operand.download(), before):
             failures.append(f"overwrote its input {name}")
 
-    wide = [x.astype(np.float64) for x in (a, b, c)]
+    wide = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
     # alpha and beta as the backend sees them, rounded to its precision.
-    scale = {"alpha": float(c.dtype.type(alpha)), "beta": float(c.dtype.type(beta))}
-    turned = {"trans_a": trans_a, "trans_b": trans_b}
-    expected = reference.gemm(*wide, **scale, **turned)
-    absolute = {name: abs(value) for name, value in scale.items()}
-    gauge = reference.gemm(*(np.abs(x) for x in wide), **absolute, **turned)
+    alpha_seen, beta_seen = float(c.dtype.type(alpha)), float(c.dtype.type(beta))
+    turned = partial(reference.gemm, trans_a=trans_a, trans_b=trans_b)
+    expected = turned(*wide, alpha=alpha_seen, beta=beta_seen)
+    gauge = turned(*map(np.abs, wide), alpha=abs(alpha_seen), beta=abs(beta_seen))
     difference = np.abs(result - expected)
     bound = gemm_bound(k, gauge, c.dtype)
     if not within(difference, bound):
@@ -117,7 +117,7 @@ def _case(
     )
 
 
-def _largest(difference: npt.NDArray[np.float64], unit: npt.NDArray[np.float64]) -> float:
+def _largest(difference: npt.NDArray[Any], unit: npt.NDArray[Any]) -> float:
     """The largest difference in its unit; 0 / 0 is 0, and NaN counts as infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(difference == 0, 0.0, difference / unit)
@@ -125,10 +125,10 @@ def _largest(difference: npt.NDArray[np.float64], unit: npt.NDArray[np.float64])
 
 
 def _worst(
-    result: npt.NDArray[np.float64],
-    expected: npt.NDArray[np.float64],
-    bound: npt.NDArray[np.float64],
-    difference: npt.NDArray[np.float64],
+    result: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    bound: npt.NDArray[Any],
+    difference: npt.NDArray[Any],
 ) -> str:
     """The component that breaks its bound most, and how many do."""
     broken = ~(difference <= bound)
