@@ -57,11 +57,8 @@ class Operations(Protocol):
     The mathematics stands in `nnkit.reference`, which is what these are tested against.
     """
 
-    def prepare_images(self, images: npt.NDArray[np.uint8], dtype: type_name) -> Array:
-        """Put (N, pixels) bytes on the device in the form that `gather_images` likes best."""
-
     def gather_images(self, images: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
-        """Write rows `index` of prepared images to `out` (B, pixels), scaled to [0, 1]."""
+        """Write rows `index` of the bytes `images` (N, pixels) to `out` (B, pixels), scaled to [0, 1]."""
 
     def gather_labels(self, labels: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
         """Write entries `index` of `labels` (N,) to `out` (B,)."""

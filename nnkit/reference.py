@@ -32,10 +32,20 @@ def gemm(
     return product if beta == 0.0 else product + c.dtype.type(beta) * c
 
 
-def scale_images(images: npt.NDArray[np.uint8], dtype: npt.DTypeLike) -> FloatArray:
-    """Bytes 0..255 as correctly rounded floats in [0, 1], same shape."""
-    out: FloatArray = np.empty(images.shape, dtype)
-    return np.divide(images, out.dtype.type(255), out=out, dtype=out.dtype)
+def gather_images(
+    images: npt.NDArray[np.uint8],
+    index: IndexArray,
+    out: FloatArray,
+    work: npt.NDArray[np.uint8] | None = None,
+) -> FloatArray:
+    """Rows `index` of images (N, pixels) as correctly rounded floats in [0, 1], into out (B, pixels).
+
+    Gathering bytes moves a quarter of the memory that floats would. `work` is a buffer of out's shape.
+    """
+    # mode="clip" writes straight into the buffer; "raise" would go through a temporary of the same size.
+    work = np.take(images, index, axis=0, out=work, mode="clip")
+    np.copyto(out, work)
+    return np.divide(out, out.dtype.type(255), out=out)
 
 
 def sigmoid(z: FloatArray, out: FloatArray | None = None) -> FloatArray:

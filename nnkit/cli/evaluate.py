@@ -29,7 +29,7 @@ def evaluate(
     dataset = load_dataset(data)
     samples = dataset.test if split == "test" else dataset.train
     network = open_network(saved, samples.images.shape[1], backend, device)
-    result = Evaluator(network).evaluate(Data(samples, network.device, network.dtype.name))
+    result = Evaluator(network).evaluate(Data(samples, network.device))
     if json:
         options.print_json(
             {

@@ -30,7 +30,7 @@ def predict(
     saved = load_checkpoint(checkpoint)
     sample, label = _sample(source, data)
     network = open_network(saved, sample.images.shape[1], backend, device)
-    row = Evaluator(network).probabilities(Data(sample, network.device, network.dtype.name))[0]
+    row = Evaluator(network).probabilities(Data(sample, network.device))[0]
     digit = int(row.argmax())
     if json:
         probabilities = [float(p) for p in row]

@@ -16,14 +16,10 @@ class CpuOperations:
         self._buffers: dict[tuple[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]] = {}
         self._columns: dict[tuple[tuple[int, ...], np.dtype[Any]], reference.ColumnWork] = {}
 
-    def prepare_images(self, images: npt.NDArray[np.uint8], dtype: str) -> CpuArray:
-        """Scale all images once: the conversion would otherwise cost more than the gather, every epoch."""
-        return CpuArray(reference.scale_images(images, dtype))
-
     def gather_images(self, images: CpuArray, index: npt.NDArray[np.intp], out: CpuArray) -> None:
-        """Write rows `index` to `out`."""
-        # mode="clip" writes straight into `out`; "raise" would go through a temporary of the same size.
-        images.host.take(index, axis=0, out=out.host, mode="clip")
+        """Write rows `index` to `out`, scaled."""
+        work = self._buffer(out.host.shape, images.host.dtype)
+        reference.gather_images(images.host, index, out.host, work)
 
     def gather_labels(self, labels: CpuArray, index: npt.NDArray[np.intp], out: CpuArray) -> None:
         """Write entries `index` to `out`."""
@@ -35,7 +31,7 @@ class CpuOperations:
 
     def activation_backward(self, delta: CpuArray, a: CpuArray, activation: str) -> None:
         """delta <- delta * activation'."""
-        work = self._buffer(a.host)
+        work = self._buffer(a.host.shape, a.host.dtype)
         reference.activation_backward(delta.host, a.host, activation, out=delta.host, work=work)
 
     def softmax_cross_entropy(
@@ -68,11 +64,11 @@ class CpuOperations:
         """parameter <- (1 - lr * decay) * parameter - lr * gradient."""
         reference.sgd_update(parameter.host, gradient.host, lr, decay)
 
-    def _buffer(self, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        key = (like.shape, like.dtype)
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        key = (shape, dtype)
         buffer = self._buffers.get(key)
         if buffer is None:
-            buffer = self._buffers[key] = np.empty_like(like)
+            buffer = self._buffers[key] = np.empty(shape, dtype)
         return buffer
 
 

@@ -17,10 +17,10 @@ EVALUATION_BATCH = 1000
 
 
 class Data:
-    """Samples on a device, in the form that its operations like best."""
+    """Samples on a device: images as bytes (N, pixels), labels (N,)."""
 
-    def __init__(self, samples: Samples, device: Device, dtype: str):
-        self.images: Array = device.operations.prepare_images(samples.images, dtype)
+    def __init__(self, samples: Samples, device: Device):
+        self.images: Array = device.upload(samples.images)
         self.labels: Array = device.upload(samples.labels)
         self.everything = np.arange(len(samples))
 

@@ -71,9 +71,8 @@ class Trainer:
         parameters, self.position = resumed
         self.strategy = strategy
         self.operations = device.operations
-        dtype = parameters[0][0].dtype.name
-        self.train_data = Data(dataset.train, device, dtype)
-        self.test_data = Data(dataset.test, device, dtype)
+        self.train_data = Data(dataset.train, device)
+        self.test_data = Data(dataset.test, device)
         max_batch = max(config.batch, EVALUATION_BATCH)
         self.network = Network(parameters, config.activation, device, gemm, strategy, max_batch)
         self.evaluator = Evaluator(self.network)
