@@ -17,10 +17,10 @@ def info(json: options.Json = False) -> None:
     for title, rows in (("versions", document["versions"]), ("processor", document["processor"])):
         print(title)
         for name, value in rows.items():
-            print(f"  {name:<12} {value if value is not None else 'not installed'}")
+            print(f"  {name:<14} {value if value is not None else 'not installed'}")
     print("devices")
     for device in document["devices"]:
-        print(f"  {device['name']:<12} {device['status']}")
+        print(f"  {device['name']:<14} {device['status']}")
     for advice in document["advice"]:
         print(f"advice: {advice}")
 

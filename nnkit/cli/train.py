@@ -25,10 +25,10 @@ def train(
     hidden: Annotated[
         str, typer.Option("-n", "--hidden", help="Neurons of each hidden layer: 100, or 300,100.")
     ] = "100",
-    epochs: Annotated[int, typer.Option("-e", "--epochs", help="Passes over the training set.")] = 15,
+    epochs: Annotated[int, typer.Option("-e", "--epochs", help="Passes over the training set.")] = 20,
     batch: Annotated[int, typer.Option("-b", "--batch", help="Samples in a minibatch.")] = 100,
     lr: Annotated[float, typer.Option("-l", "--lr", help="Learning rate.")] = 1.0,
-    l2: Annotated[float, typer.Option("-r", "--l2", help="L2 penalty on the weights.")] = 2e-5,
+    l2: Annotated[float, typer.Option("-r", "--l2", help="L2 penalty on the weights.")] = 1e-5,
     activation: Annotated[str, typer.Option(help="Of the hidden layers: sigmoid, tanh or relu.")] = "sigmoid",
     seed: Annotated[int, typer.Option(help="Decides the first weights, the split and the shuffles.")] = 0,
     validation_fraction: Annotated[

@@ -13,10 +13,10 @@ class TrainConfig:
     """The options of `nnkit train` that decide the result; UsageError for a value without sense."""
 
     hidden: tuple[int, ...] = (100,)
-    epochs: int = 15
+    epochs: int = 20
     batch: int = 100
     lr: float = 1.0
-    l2: float = 2e-5
+    l2: float = 1e-5
     activation: str = "sigmoid"
     seed: int = 0
     validation_fraction: float = 0.1
