@@ -1,5 +1,6 @@
 """`nnkit train`: the whole job, from options to a trained, tested network."""
 
+import shlex
 import signal
 import sys
 import time
@@ -149,6 +150,11 @@ class _Run:
             raise UsageError("the checkpoint was trained on other data: give the same --data as then")
         if saved is not None and saved.sizes[0] != dataset.pixels:
             raise UsageError(f"the checkpoint is for images of {saved.sizes[0]} pixels, not {dataset.pixels}")
+        if saved is not None and config.epochs < saved.position.epoch + (saved.position.step > 0):
+            raise UsageError(
+                f"--epochs {config.epochs}: the checkpoint is in epoch {saved.position.epoch + 1} already: "
+                "give more to go on, or use nnkit evaluate"
+            )
         registry = Registry.discover()
         gemm = registry.gemm(config.backend)
         self.device = open_device(config.device)
@@ -233,7 +239,11 @@ class _Run:
     def _headline(self) -> str:
         trainer, config = self.trainer, self.config
         sizes = "-".join(str(layer.weight.shape[1]) for layer in trainer.network.layers) + "-10"
-        start = f", resumed in epoch {trainer.position.epoch + 1}" if trainer.position.history else ""
+        position, start = trainer.position, ""
+        if position.epoch == config.epochs:
+            start = "; trained already, only tested"
+        elif position.epoch or position.step:
+            start = f"; resumed in epoch {position.epoch + 1} after step {position.step}"
         return (
             f"training {sizes} ({config.activation}) on {len(trainer.training)} samples, "
             f"{len(trainer.validation)} for validation; backend {config.backend}, device {self.device.name}, "
@@ -264,7 +274,8 @@ class _Run:
         if self.directory is None:
             note(f"{where}; nothing was saved: train with --checkpoint DIR to be able to go on")
         else:
-            note(f"{where}; go on with: nnkit train --checkpoint {self.directory} --resume")
+            again = f"nnkit train --checkpoint {shlex.quote(str(self.directory))} --resume"
+            note(f"{where}; go on with: {again}")
         return 130
 
     def _what_is_saved(self) -> str:

@@ -61,7 +61,7 @@ def draw(
     for (row, column), count in np.ndenumerate(confusion):
         right = row == column
         dark = mistakes[row, column] > 0.6 * mistakes.max()
-        colour = "0.55" if right else "white" if dark else "black"
+        colour = "0.35" if right else "white" if dark else "black"
         matrix.text(
             column, row, str(count) if count else "", ha="center", va="center", fontsize=8, color=colour
         )
