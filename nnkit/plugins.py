@@ -5,8 +5,8 @@ misspelled hook, a hook that raises, a backend that lacks something or whose nam
 backends come in through the same door; they are only asked first, so that nobody can take their names.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
@@ -28,11 +28,13 @@ class Entry:
     """One row of `nnkit backends`: a backend, or a plugin that offers none because of `error`."""
 
     name: str
+    """The backend's; the plugin's entry point where the backend has none."""
     kind: str
     """"gemm", "comm", or "plugin" where the fault lies with the plugin as a whole."""
+    devices: tuple[str, ...] = ()
+    _: KW_ONLY
     distribution: str
-    devices: tuple[str, ...]
-    backend: Any
+    backend: Any = None
     error: str = ""
 
     @property
@@ -118,7 +120,7 @@ def _entries_of(point: EntryPoint) -> Iterator[Entry]:
     distribution = _distribution(point)
 
     def fault(kind: str, name: str, error: str) -> Entry:
-        return Entry(name, kind, distribution, (), None, error)
+        return Entry(name, kind, distribution=distribution, error=error)
 
     # A plugin is foreign code: whatever it raises, SystemExit too, is its fault and ours to report.
     try:
@@ -156,17 +158,33 @@ def _entries_of(point: EntryPoint) -> Iterator[Entry]:
 
 def _checked(backend: Any, kind: str, plugin: str, distribution: str) -> Entry:
     """The entry of a backend that was offered, broken if it lacks what its contract asks for."""
+    try:
+        return Entry(*_identity(backend, kind), distribution=distribution, backend=backend)
+    except _ContractError as error:
+        what = f"{error} (see nnkit.contracts)"
+    except Exception as error:
+        what = f"raises {type(error).__name__} when asked what it is: {reason(error)}"
+    return Entry(plugin, kind, distribution=distribution, error=f"{type(backend).__name__} {what}")
+
+
+class _ContractError(Exception):
+    """A backend is not what its contract asks for; the message continues its class name."""
+
+
+def _identity(backend: Any, kind: str) -> tuple[str, str, tuple[str, ...]]:
+    """Name, kind and devices of a backend. Raises _ContractError, or whatever its properties raise."""
+    if not isinstance(getattr(backend, "name", None), str) or not backend.name:
+        raise _ContractError("has no name: `name` must be a non-empty string")
     missing = [attribute for attribute in REQUIRED[kind] if not hasattr(backend, attribute)]
-    name = getattr(backend, "name", None)
-    error = ""
-    if not isinstance(name, str) or not name:
-        name, error = plugin, f"{type(backend).__name__} has no name: it needs a non-empty string `name`"
-    elif missing:
-        error = f"{type(backend).__name__} lacks {', '.join(missing)} (see nnkit.contracts)"
-    elif kind == "gemm" and (isinstance(backend.devices, str) or isinstance(backend.dtypes, str)):
-        error = f"{type(backend).__name__}: devices and dtypes must be sets of names, not a string"
-    devices = () if error or kind != "gemm" else tuple(sorted(backend.devices))
-    return Entry(name, kind, distribution, devices, None if error else backend, error)
+    if missing:
+        raise _ContractError(f"lacks {', '.join(missing)}")
+    if kind != "gemm":
+        return backend.name, kind, ()
+    for attribute in ("devices", "dtypes"):
+        names = getattr(backend, attribute)
+        if not isinstance(names, Set) or not all(isinstance(name, str) for name in names):
+            raise _ContractError("is wrong: devices and dtypes must be sets of names")
+    return backend.name, kind, tuple(sorted(backend.devices))
 
 
 def _unless_taken(entry: Entry, earlier: list[Entry]) -> Entry:
@@ -174,5 +192,5 @@ def _unless_taken(entry: Entry, earlier: list[Entry]) -> Entry:
     for other in earlier:
         if not entry.error and not other.error and (other.kind, other.name) == (entry.kind, entry.name):
             error = f"the name {entry.name!r} is taken by {other.distribution}: give the backend another name"
-            return Entry(entry.name, entry.kind, entry.distribution, entry.devices, None, error)
+            return replace(entry, backend=None, error=error)
     return entry

@@ -7,7 +7,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from nnkit.cli import backends, evaluate, gemm_check, info, predict, train
-from nnkit.errors import NnkitError
+from nnkit.errors import NnkitError, reason
 
 app = typer.Typer(
     name="nnkit",
@@ -30,8 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(arguments)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
+    except OSError as error:
+        _silence()
+        return _fail(f"cannot go on: {error.filename or 'the output'}: {reason(error)}", 2)
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -51,6 +54,11 @@ def _run(arguments: list[str] | None) -> int:
         return _fail("stopped", 130)
     except MemoryError as error:
         return _fail(f"out of memory: {error}: give a smaller --batch or --hidden", 2)
+
+
+def _silence() -> None:
+    """Keep what is left in the output's buffer from failing again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,5 +1,6 @@
 """`nnkit predict`: which digit is it?"""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,7 @@ def _sample(source: str, directory: Path | None) -> tuple["Samples", int | None]
     from nnkit.data import Samples, load_dataset
     from nnkit.data.picture import read_picture
 
-    if not source.lstrip("-").isdigit() or Path(source).exists():
+    if not re.fullmatch("-?[0-9]+", source) or Path(source).exists():
         return Samples(read_picture(Path(source)), np.zeros(1, np.intp), (28, 28)), None
     test = load_dataset(directory).test
     index = int(source)

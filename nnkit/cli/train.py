@@ -86,8 +86,11 @@ def train(
             "add --resume to go on from it, or give another directory"
         )
     run = _Run(config, checkpoint, metrics, plot, quiet=quiet, json=json)
-    run.prepare(load_dataset(data), saved)
-    return run.train(begun)
+    try:
+        run.prepare(load_dataset(data), saved)
+        return run.train(begun)
+    finally:
+        run.close()
 
 
 def _resumed_config(context: typer.Context, given: "TrainConfig", saved: "TrainConfig") -> "TrainConfig":
@@ -176,6 +179,8 @@ class _Run:
 
         if self.directory is not None:
             trainer = self.trainer
+            # What is there is a good network: nothing else may replace it.
+            trainer.check_finite()
             parameters = trainer.network.download()
             Checkpoint(parameters, self.config, trainer.position, self.fingerprint).save(self.directory)
 
@@ -202,6 +207,11 @@ class _Run:
             signal.signal(signal.SIGINT, previous)
         self._finish(begun)
         return 0
+
+    def close(self) -> None:
+        """Give the metrics file back."""
+        if self.metrics:
+            self.metrics.close()
 
     def _finish(self, begun: float) -> None:
         """Test the network, then write and print the outcome."""

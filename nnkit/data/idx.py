@@ -65,5 +65,8 @@ def parse_idx(content: bytes, path: Path) -> npt.NDArray[Any]:
             f"{path} has {len(content) - expected} trailing bytes: shape {shape} of {dtype.name} "
             f"needs {expected}, the file has {len(content)}"
         )
-    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    try:
+        array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    except ValueError as error:
+        raise DataError(f"{path} has a shape that NumPy cannot hold ({reason(error)})") from None
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -1,5 +1,6 @@
 """A picture file as a sample: turned into what the images of MNIST are, white strokes centred on black."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ SIDE = 28
 STROKES = 20
 """MNIST fits the digit into 20 x 20 pixels and puts its centre of mass into the middle of 28 x 28."""
 
+FAINTEST = 32
+"""The least contrast, of 255, that counts as a stroke."""
+
 MAX_PIXELS = 64_000_000
 
 
@@ -19,7 +23,10 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        # Pillow's warning comes before our own, stricter check can answer.
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            opened = Image.open(path)
+        with opened as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{path} is too large ({picture.width} x {picture.height}): scale it down")
             # On white, where it is transparent: strokes are drawn dark on a page.
@@ -31,20 +38,21 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
         raise DataError(f"cannot read the picture {path}: {reason(error)}: give a PNG file") from None
     pixels = np.asarray(grey)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    if np.median(border) > 127:
-        pixels = 255 - pixels
-    elif pixels.shape == (SIDE, SIDE):
+    page_grey = float(np.median(border))
+    contrast = pixels - page_grey if page_grey <= 127 else page_grey - pixels
+    if contrast.max() < FAINTEST:
+        raise DataError(f"{path} shows nothing: it needs a digit that stands out from its background")
+    if pixels.shape == (SIDE, SIDE) and page_grey == 0:
         return pixels.reshape(1, -1).copy()
-    return _centred(pixels, path).reshape(1, -1)
+    strokes = np.clip(contrast * (255 / contrast.max()), 0, 255).astype(np.uint8)
+    return _centred(strokes).reshape(1, -1)
 
 
-def _centred(pixels: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.uint8]:
+def _centred(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """White strokes on black, cropped, scaled into 20 x 20 and centred by mass in 28 x 28."""
     from PIL import Image
 
     inked = np.argwhere(pixels > 64)
-    if not len(inked):
-        raise DataError(f"{path} shows nothing: it needs a digit that stands out from its background")
     (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
     digit = Image.fromarray(pixels[top:bottom, left:right])
     scale = STROKES / max(digit.size)

@@ -58,7 +58,7 @@ class CpuOperations:
 
     def total(self, x: CpuArray) -> float:
         """The sum of all elements in float64."""
-        return float(np.add.reduce(x.host, dtype=np.float64))
+        return float(np.add.reduce(x.host, axis=None, dtype=np.float64))
 
     def sgd_update(self, parameter: CpuArray, gradient: CpuArray, lr: float, decay: float) -> None:
         """parameter <- (1 - lr * decay) * parameter - lr * gradient."""

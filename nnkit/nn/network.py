@@ -4,6 +4,7 @@ Z = X W^T + b, a hidden activation, softmax of the last layer, mean cross-entrop
 for the largest batch; a shorter batch uses its first rows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,6 +118,11 @@ class Network:
         for layer in self.layers:
             self.operations.sgd_update(layer.weight, layer.weight_gradient, lr, l2)
             self.operations.sgd_update(layer.bias, layer.bias_gradient, lr, 0.0)
+
+    def is_finite(self) -> bool:
+        """Whether every parameter is a finite number: a sum keeps what is not."""
+        totals = (self.operations.total(part) for layer in self.layers for part in (layer.weight, layer.bias))
+        return all(map(math.isfinite, totals))
 
     def download(self) -> Parameters:
         """Copies of this rank's parameters in host memory."""

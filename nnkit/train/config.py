@@ -7,6 +7,9 @@ from typing import Any
 from nnkit.contracts import ACTIVATIONS
 from nnkit.errors import UsageError, unknown_name
 
+MAX_NEURONS = 1_000_000
+"""Of one layer; the weights to MNIST's pixels alone are 3 GB then."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -25,8 +28,10 @@ class TrainConfig:
     comm: str = "none"
 
     def __post_init__(self) -> None:
-        if not self.hidden or min(self.hidden) < 1:
-            raise UsageError(f"--hidden {_joined(self.hidden)}: each hidden layer needs 1 neuron or more")
+        if not self.hidden or not all(1 <= width <= MAX_NEURONS for width in self.hidden):
+            raise UsageError(
+                f"--hidden {_joined(self.hidden)}: give each hidden layer 1 to {MAX_NEURONS} neurons"
+            )
         _at_least("--epochs", self.epochs, 1)
         _at_least("--batch", self.batch, 1)
         _at_least("--seed", self.seed, 0)

@@ -24,6 +24,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_directory(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError unless a file can be written at `path`; leaves what is there, or that nothing is."""
+    existed = path.exists()
+    with open(path, "ab"):
+        pass
+    if not existed:
+        path.unlink()
+
+
 def _sync_directory(directory: Path) -> None:
     """Make a rename survive a power failure, where the system can sync a directory."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -1,11 +1,13 @@
 """The metrics file: one JSON document a line, one line an epoch, and a last one with the outcome."""
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from nnkit.errors import OutputError, reason
+from nnkit.train.files import check_writable
 
 
 class MetricsFile:
@@ -14,12 +16,17 @@ class MetricsFile:
     def __init__(self, path: Path):
         self.path = path
         self._stream: TextIO | None = None
-        # Appending nothing shows whether the file can be written, and leaves what it holds.
-        self._open("a").close()
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise self._error(error) from None
 
     def start(self, history: Iterable[dict[str, Any]]) -> None:
         """Begin the file anew with the epochs that a resumed run has behind it."""
-        self._stream = self._open("w")
+        try:
+            self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  it outlives this call
+        except OSError as error:
+            raise self._error(error) from None
         for record in history:
             self.write(record)
 
@@ -32,11 +39,13 @@ class MetricsFile:
         except OSError as error:
             raise self._error(error) from None
 
-    def _open(self, mode: Literal["a", "w"]) -> TextIO:
-        try:
-            return open(self.path, mode, encoding="utf-8")
-        except OSError as error:
-            raise self._error(error) from None
+    def close(self) -> None:
+        """Give the file back; a second call does nothing."""
+        if self._stream is not None:
+            # Every line was flushed; what is left after a full disk was reported then.
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._stream = None
 
     def _error(self, error: OSError) -> OutputError:
         return OutputError(f"--metrics {self.path}: cannot write: {reason(error)}: give another file")

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.errors import OutputError, reason
+from nnkit.train.files import check_writable
 
 SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -15,12 +16,8 @@ def check_plot(path: Path) -> None:
     """Raise OutputError unless a plot can be written to `path`; leaves what is there."""
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"--plot {path}: the name must end in one of {', '.join(SUFFIXES)}")
-    existed = path.exists()
     try:
-        with open(path, "ab"):
-            pass
-        if not existed:
-            path.unlink()
+        check_writable(path)
     except OSError as error:
         raise OutputError(f"--plot {path}: cannot write: {reason(error)}: give another file") from None
 

@@ -95,10 +95,7 @@ class Trainer:
         self.network.backward(flow, divisor=len(index))
         loss = self.operations.total(flow.losses)
         if not math.isfinite(loss):
-            at = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
-            raise DivergedError(
-                f"the loss became {loss} in {at}: give a smaller --lr than {self.config.lr:g}"
-            )
+            raise self._diverged(f"the loss became {loss}", self.position.epoch, self.position.step)
         self.network.update(self.config.lr, self.config.l2)
         return loss
 
@@ -109,11 +106,13 @@ class Trainer:
         """
         position, batch = self.position, self.config.batch
         order = self._shuffled(position.epoch)
-        while position.step < self.steps:
-            start = position.step * batch
-            position.loss_sum += self.step(order[start : start + batch])
-            position.step += 1
-            on_step(self)
+        # A run that diverges overflows first: that is told once, by the loss, not by NumPy's warnings.
+        with np.errstate(over="ignore", invalid="ignore"):
+            while position.step < self.steps:
+                start = position.step * batch
+                position.loss_sum += self.step(order[start : start + batch])
+                position.step += 1
+                on_step(self)
         mean = position.loss_sum / len(order)
         position.epoch, position.step, position.loss_sum = position.epoch + 1, 0, 0.0
         return mean
@@ -122,9 +121,10 @@ class Trainer:
         """Train to the last epoch; yields the record of every epoch as it ends."""
         while self.position.epoch < self.config.epochs:
             begun = time.perf_counter()
-            done_before = self.position.step * self.config.batch
+            done_before = min(self.position.step * self.config.batch, len(self.training))
             train_loss = self.epoch(on_step)
             seconds = time.perf_counter() - begun
+            self.check_finite()
             held_out = None
             if len(self.validation):
                 held_out = self.evaluator.evaluate(self.train_data, self.validation)
@@ -138,6 +138,18 @@ class Trainer:
             }
             self.position.history.append(record)
             yield record
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if a parameter is infinite or not a number: the last update overflowed."""
+        if not self.network.is_finite():
+            # Between epochs the step was the last of the one before.
+            epoch, step = self.position.epoch, self.position.step
+            epoch, step = (epoch, step - 1) if step else (epoch - 1, self.steps - 1)
+            raise self._diverged("a weight became infinite or not a number", epoch, step)
+
+    def _diverged(self, what: str, epoch: int, step: int) -> DivergedError:
+        at = f"epoch {epoch + 1}, step {step + 1}"
+        return DivergedError(f"{what} in {at}: give a smaller --lr than {self.config.lr:g}")
 
     def _shuffled(self, epoch: int) -> npt.NDArray[np.intp]:
         """The order of an epoch's samples: depends on seed and epoch alone, so a resumed run repeats it."""

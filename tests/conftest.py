@@ -1,0 +1,146 @@
+"""What the tests share: a small data set, a trained checkpoint, and the command in and out of process."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from nnkit import cli
+from nnkit.data.idx import DTYPES
+
+CODES = {np.dtype(name): code for code, name in DTYPES.items()}
+TRAIN, TEST = 300, 60
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Result]
+
+
+def idx_bytes(array: npt.NDArray[Any]) -> bytes:
+    """The array as the content of an IDX file."""
+    big = array.dtype.newbyteorder(">")
+    header = bytes([0, 0, CODES[big], array.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.astype(big).tobytes()
+
+
+def write_idx(path: Path, array: npt.NDArray[Any]) -> Path:
+    """Write an IDX file, gzipped if its name ends in .gz."""
+    content = idx_bytes(array)
+    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_dataset(
+    folder: Path, suffix: str = "", seed: int = 0, counts: tuple[int, int] = (TRAIN, TEST)
+) -> Path:
+    """The four files of a data set that a network can learn: ten pictures on black, with noise."""
+    generator = np.random.default_rng(seed)
+    pictures = generator.integers(0, 200, (10, 28, 28))
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix, count in zip(("train", "t10k"), counts, strict=True):
+        labels = generator.integers(0, 10, count)
+        images = np.zeros((count, 28, 28), np.uint8)
+        noise = generator.integers(0, 55, (count, 24, 24))
+        images[:, 2:26, 2:26] = pictures[labels, 2:26, 2:26] + noise
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", labels.astype(np.uint8))
+    return folder
+
+
+def is_refusal(result: Result, *words: str) -> bool:
+    """Asserts a user's mistake as it should look: status 2, one line on stderr that has the words."""
+    assert result.status == 2, result
+    assert result.stdout == ""
+    return is_one_line(result, *words)
+
+
+def is_one_line(result: Result, *words: str) -> bool:
+    """Asserts that stderr is one line of nnkit's that has the words."""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("nnkit: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    return True
+
+
+def arguments_of(*arguments: object) -> list[str]:
+    """The command line of the command in a process of its own."""
+    return [sys.executable, "-m", "nnkit", *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small, learnable data set."""
+    return write_dataset(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def nnkit() -> Command:
+    """`nnkit(*arguments)` in a process of its own; `prefix` is a command that starts it."""
+
+    def run(*arguments: object, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> Result:
+        done = subprocess.run(
+            [*prefix, *arguments_of(*arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **(env or {})},
+            check=False,
+            timeout=60,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def main(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`main(*arguments)` runs the command in this process."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        status = cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Result(status, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path, nnkit: Command) -> Path:
+    """A checkpoint after two epochs on the small data, with the metrics beside it; copy it to change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = nnkit(
+        *("train", "--data", small_data, "--epochs", 2, "--batch", 10, "--quiet"),
+        *("--checkpoint", folder / "checkpoint", "--metrics", folder / "metrics.jsonl"),
+    )
+    assert result.status == 0, result
+    return folder / "checkpoint"
+
+
+@pytest.fixture
+def going_on(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained checkpoint, to be resumed."""
+    return Path(shutil.copytree(trained, tmp_path / "going on"))
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The documents of a metrics file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

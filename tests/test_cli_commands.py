@@ -1,0 +1,135 @@
+"""The other commands as a user meets them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEST, Command, is_refusal, lines_of
+from PIL import Image
+
+from nnkit.data import load_dataset
+
+
+def test_evaluate_repeats_what_training_found(main: Command, small_data: Path, trained: Path) -> None:
+    done = lines_of(trained.parent / "metrics.jsonl")[-1]
+    result = main("evaluate", "--checkpoint", trained, "--data", small_data, "--json")
+    assert (result.status, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert (document["accuracy"], document["loss"]) == (done["test_accuracy"], done["test_loss"])
+    assert (document["samples"], document["split"], document["epoch"]) == (TEST, "test", 2)
+    plain = main("evaluate", "--checkpoint", trained, "--data", small_data, "--split", "train")
+    assert plain.stdout.startswith("train accuracy ")
+    assert plain.stdout.endswith(" on 300 samples\n")
+
+
+def test_evaluate_refuses_what_does_not_fit(
+    main: Command, small_data: Path, trained: Path, tmp_path: Path
+) -> None:
+    assert is_refusal(main("evaluate", "--checkpoint", trained, "--split", "tset"), "--split tset")
+    assert is_refusal(main("evaluate", "--data", small_data), "--checkpoint")
+    assert is_refusal(main("evaluate", "--checkpoint", tmp_path), "there is no checkpoint")
+
+
+def test_predict_reads_an_index_and_a_picture(
+    main: Command, small_data: Path, trained: Path, tmp_path: Path
+) -> None:
+    test = load_dataset(small_data).test
+    picture = tmp_path / "digit.png"
+    Image.fromarray(test.images[7].reshape(28, 28)).save(picture)
+    common = ("--checkpoint", trained, "--data", small_data)
+    results = [main("predict", source, *common, "--json") for source in (7, picture)]
+    by_index, by_picture = [json.loads(result.stdout) for result in results]
+    assert [result.stderr for result in results] == ["", ""]
+    assert by_index["probabilities"] == by_picture["probabilities"]
+    assert by_index["digit"] == by_picture["digit"] == int(np.argmax(by_index["probabilities"]))
+    assert len(by_index["probabilities"]) == 10
+    assert sum(by_index["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert (by_index["label"], by_picture["label"]) == (int(test.labels[7]), None)
+    plain = main("predict", 7, *common).stdout.splitlines()
+    assert len(plain) == 11
+    assert plain[-1] == f"it is a {by_index['digit']}; its label says {by_index['label']}"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (TEST, f"the test set has images 0 to {TEST - 1}"),
+        ("none.png", "cannot read the picture none.png: No such file or directory"),
+        ("", "cannot read the picture"),
+        ("²", "²"),
+        ("--7", "--7"),
+    ],
+)
+def test_predict_refuses_what_is_no_image(
+    main: Command, small_data: Path, trained: Path, source: object, words: str
+) -> None:
+    assert is_refusal(main("predict", "--checkpoint", trained, "--data", small_data, "--", source), words)
+
+
+def test_a_picture_that_is_too_large_is_one_line(nnkit: Command, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    # Between Pillow's warning and its error.
+    Image.new("1", (10_000, 9_500)).save(path)
+    assert is_refusal(nnkit("predict", path, "--checkpoint", trained), "is too large (10000 x 9500)")
+
+
+def test_info_names_versions_and_devices(main: Command) -> None:
+    document = json.loads(main("info", "--json").stdout)
+    assert {"nnkit", "python", "numpy", "typer"} <= set(document["versions"])
+    assert {"name": "cpu", "status": "ready"} in document["devices"]
+    plain = main("info")
+    assert (plain.status, plain.stderr) == (0, "")
+    assert "versions" in plain.stdout.splitlines()
+
+
+def test_backends_lists_what_ships(main: Command) -> None:
+    rows = json.loads(main("backends", "--json").stdout)["backends"]
+    assert {("numpy", "gemm", "ok"), ("none", "comm", "ok")} <= {
+        (row["name"], row["kind"], row["status"]) for row in rows
+    }
+    table = main("backends")
+    assert (table.status, table.stderr) == (0, "")
+    assert table.stdout.split()[:6] == ["name", "kind", "distribution", "devices", "status", "error"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(65, 33, 17), (1, 1, 1), (0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)])
+def test_gemm_check_passes_numpy(main: Command, sizes: tuple[int, int, int], dtype: str) -> None:
+    m, n, k = sizes
+    result = main("gemm-check", "--m", m, "--n", n, "--k", k, "--dtype", dtype, "--json")
+    assert (result.status, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    expected = {
+        "m": m,
+        "n": n,
+        "k": k,
+        "dtype": dtype,
+        "backend": "numpy",
+        "device": "cpu",
+        "verdict": "pass",
+    }
+    assert {key: document[key] for key in expected} == expected
+    assert 0 <= document["of_bound"] <= 1
+    assert (document["cases"], document["failed"], document["failures"]) == (16, 0, [])
+
+
+def test_gemm_check_says_what_it_found(main: Command) -> None:
+    result = main("gemm-check", "--m", 4, "--n", 3, "--k", 2)
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("pass: backend numpy on cpu, 4 x 3 x 2 float32, 16 of 16 cases right")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--m", -1), "--m -1: give 0 or more"),
+        (("--n", "x"), "--n"),
+        (("--k", 10**6, "--m", 10**6), "more than 100000000 elements"),
+        (("--seed", -1), "--seed -1"),
+        (("--dtype", "float16"), "--dtype float16"),
+        (("--device", "moon"), "there is no device 'moon'; known: auto, cpu"),
+    ],
+)
+def test_gemm_check_refuses_bad_values(main: Command, arguments: tuple[object, ...], words: str) -> None:
+    assert is_refusal(main("gemm-check", *arguments), words)
