@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-type_name = str
+DtypeName = str
 """A dtype by name: "float32" or "float64"."""
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
@@ -127,7 +127,7 @@ class GemmBackend(Protocol):
         """The names of the devices it serves."""
 
     @property
-    def dtypes(self) -> frozenset[type_name]:
+    def dtypes(self) -> frozenset[DtypeName]:
         """The element types it serves; it accumulates in the same precision."""
 
     def gemm(

@@ -8,6 +8,7 @@ import pytest
 from conftest import TEST, Command, is_refusal, lines_of
 from PIL import Image
 
+from nnkit import __version__
 from nnkit.data import load_dataset
 
 
@@ -133,3 +134,7 @@ def test_gemm_check_says_what_it_found(main: Command) -> None:
 )
 def test_gemm_check_refuses_bad_values(main: Command, arguments: tuple[object, ...], words: str) -> None:
     assert is_refusal(main("gemm-check", *arguments), words)
+
+
+def test_the_version_is_shown(main: Command) -> None:
+    assert main("--version").stdout == f"nnkit {__version__}\n"
