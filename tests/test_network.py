@@ -129,7 +129,7 @@ def step_by_hand(
     softmax, one_hot = exps / exps.sum(axis=1, keepdims=True), np.eye(sums[-1].shape[1])[labels]
     delta, size = (softmax - one_hot) / len(labels), (softmax + one_hot) / len(labels)
     after: Parameters = []
-    gauges = []
+    gauges: list[float] = []
     for layer in reversed(range(len(full))):
         weight, bias = (part.astype(np.float64) for part in full[layer])
         moved = (1 - lr * l2) * weight - lr * delta.T @ inputs[layer], bias - lr * delta.sum(axis=0)

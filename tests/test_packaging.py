@@ -16,7 +16,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 # Folder in the checkout -> package when installed.
 PLACES = {"nnkit": "nnkit", "backends": "nnkit_backends", "cuda_src": "nnkit_cuda_src"}
 SOURCES = sorted(path for folder in PLACES for path in (ROOT / folder).rglob("*.py"))
-FILES = [path for folder in (*PLACES, "tools", "benchmarks") for path in (ROOT / folder).rglob("*")]
+FILES = [path for folder in (*PLACES, "tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*")]
 TEXTS = sorted(path for path in FILES if path.suffix in {".py", ".cu", ".cuh"} or path == ROOT / "tools/run")
 
 
