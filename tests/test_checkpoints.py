@@ -127,6 +127,19 @@ SPOILED: dict[str, Callable[[dict[str, Any], dict[str, str]], object]] = {
     "config no object": lambda tensors, meta: meta.update(config="[1]"),
     "config a number": lambda tensors, meta: meta.update(config="7"),
     "config short": lambda tensors, meta: meta.update(config='{"hidden":[8,6]}'),
+    "config too deep": lambda tensors, meta: meta.update(config="[" * 100_000),
+    "batch no integer": lambda tensors, meta: meta.update(config=meta["config"].replace("50,", "50.5,", 1)),
+    "hidden no integers": lambda tensors, meta: meta.update(config=meta["config"].replace("[8", "[8.0", 1)),
+    "position no number": lambda tensors, meta: meta.update(position='{"epoch":"x"}'),
+    "position negative": lambda tensors, meta: meta.update(position='{"step":-3}'),
+    "history no list": lambda tensors, meta: meta.update(position='{"history":5}'),
+    "history too short": lambda tensors, meta: meta.update(position='{"epoch":2}'),
+    "all integers": lambda tensors, meta: tensors.update({n: t.astype(np.int32) for n, t in tensors.items()}),
+    "one layer wide": lambda tensors, meta: tensors.update(
+        {n: t.astype(np.float64) for n, t in tensors.items() if n.startswith("layers.1")}
+    ),
+    "no inputs": lambda tensors, meta: tensors.update({"layers.0.weight": np.zeros((8, 0), np.float32)}),
+    "not finite": lambda tensors, meta: tensors["layers.0.bias"].fill(np.nan),
     "position no object": lambda tensors, meta: meta.update(position="3"),
     "position unknown": lambda tensors, meta: meta.update(position='{"day":3}'),
     "no weight": lambda tensors, meta: tensors.pop("layers.1.weight"),
@@ -181,9 +194,16 @@ def test_the_content_is_on_disk_before_it_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    fsync, rename = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
-    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("replace"), rename(*names)))
+
+    def noting(name: str, function: Callable[..., None]) -> Callable[..., None]:
+        def noted(*arguments: Any) -> None:
+            calls.append(name)
+            function(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(os, "fsync", noting("fsync", os.fsync))
+    monkeypatch.setattr(os, "replace", noting("replace", os.replace))
     write_atomically(tmp_path / "file", b"content")
     # The file, its name, the directory that holds the name.
     assert calls == ["fsync", "replace", "fsync"]

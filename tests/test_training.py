@@ -148,8 +148,6 @@ def test_without_validation_there_is_nothing_to_report() -> None:
     assert len(trainer.training) == 230
 
 
-# The warnings of NumPy on the way to infinity are beside the point here.
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_divergence_names_the_step_and_spares_the_last_checkpoint(tmp_path: Path) -> None:
     trainer = make(replace(CONFIG, lr=1e30, l2=0, activation="relu"))
     with pytest.raises(DivergedError, match=r"in epoch 1, step 2: give a smaller --lr than 1e\+30") as caught:

@@ -277,3 +277,18 @@ def test_the_numbers_of_a_nan_are_infinite() -> None:
 
     cases = check_gemm(ReturnsNan(), open_device("cpu"), 2, 3, 4, "float32", seed=0)
     assert {numbers(case) for case in cases} == {(np.inf, np.inf, np.inf)}
+
+
+def test_huge_garbage_is_judged_without_a_warning() -> None:
+    backend = HugeGarbage()
+    cases = check_gemm(backend, open_device("cpu"), 2, 2, 0, "float64", 0)
+    assert all(case.failures for case in cases)
+
+
+class HugeGarbage:
+    name = "huge"
+    devices = frozenset({"cpu"})
+    dtypes = frozenset({"float64"})
+
+    def gemm(self, a: Any, b: Any, c: Any, **options: Any) -> None:
+        c.host[:] = 1e300

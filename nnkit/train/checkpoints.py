@@ -76,10 +76,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of this version of nnkit")
     try:
         config = TrainConfig.from_json(json.loads(metadata["config"]))
-        position = Position(**json.loads(metadata["position"]))
+        position = Position.from_json(json.loads(metadata["position"]))
         parameters = _parameters(tensors, config.hidden)
         return Checkpoint(parameters, config, position, metadata["data"])
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{file} is a damaged checkpoint ({reason(error)})") from None
 
 
@@ -89,10 +89,17 @@ def _parameters(tensors: dict[str, Any], hidden: tuple[int, ...]) -> Parameters:
     pairs = [(tensors.pop(f"layers.{i}.weight"), tensors.pop(f"layers.{i}.bias")) for i in range(layers)]
     if tensors:
         raise ValueError(f"unexpected tensors {', '.join(sorted(tensors))}")
-    width = pairs[0][0].shape[1] if pairs[0][0].ndim == 2 else -1
+    dtype = pairs[0][0].dtype
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"parameters are {dtype}")
+    width = pairs[0][0].shape[1] if pairs[0][0].ndim == 2 else 0
     for index, (weight, bias) in enumerate(pairs):
         outputs = hidden[index] if index < len(hidden) else len(bias)
-        if weight.shape != (outputs, width) or bias.shape != (outputs,) or weight.dtype != bias.dtype:
+        if weight.shape != (outputs, width) or bias.shape != (outputs,) or not width:
             raise ValueError(f"layer {index} has weight {weight.shape} and bias {bias.shape}")
+        if weight.dtype != dtype or bias.dtype != dtype:
+            raise ValueError(f"layer {index} is {weight.dtype} and {bias.dtype}, the first {dtype}")
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise ValueError(f"layer {index} holds what is no finite number")
         width = outputs
     return pairs

@@ -66,7 +66,16 @@ class TrainConfig:
         known = {field.name for field in fields(cls)}
         if set(document) != known:
             raise TypeError(f"fields {sorted(set(document) ^ known)} are missing or unknown")
-        return cls(**{**document, "hidden": tuple(document["hidden"])})
+        values = {**document, "hidden": tuple(document["hidden"])}
+        default = cls()
+        for name, value in values.items():
+            kind = type(getattr(default, name))
+            # A library user may have given 0 where the field is a float.
+            if type(value) is not kind and (kind, type(value)) != (float, int):
+                raise TypeError(f"{name} is {value!r}")
+        if not all(type(width) is int for width in values["hidden"]):
+            raise TypeError(f"hidden is {document['hidden']!r}")
+        return cls(**values)
 
 
 SHAPING = ("hidden", "batch", "lr", "l2", "activation", "seed", "validation_fraction")

@@ -39,6 +39,18 @@ class Position:
         """A document of the fields."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Position":
+        """The position in such a document; raises TypeError or ValueError if it is none."""
+        position = cls(**document)
+        kinds = {"epoch": int, "step": int, "loss_sum": float, "history": list}
+        for name, kind in kinds.items():
+            if type(getattr(position, name)) is not kind:
+                raise TypeError(f"position: {name} is {getattr(position, name)!r}")
+        if position.epoch < 0 or position.step < 0 or len(position.history) != position.epoch:
+            raise ValueError(f"position: epoch {position.epoch}, step {position.step}")
+        return position
+
 
 class Interrupted(Exception):
     """The run was asked to stop, and did so after a step."""

@@ -16,7 +16,7 @@ SCALINGS = ((1.0, 0.0), (2.0, 5.0), (0.7, 1.0), (0.0, 1.3))
 """alpha and beta of the cases."""
 
 GUARD = 3
-"""Columns of poison beside the output: whoever writes them writes outside its matrix."""
+"""Rows of poison before and after the output: whoever writes them writes outside its matrix."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _case(
 
 def _largest(difference: npt.NDArray[Any], unit: npt.NDArray[Any]) -> float:
     """The largest difference in its unit; 0 / 0 is 0, and NaN counts as infinite."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(difference == 0, 0.0, difference / unit)
     return float(np.nan_to_num(ratio, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
@@ -132,7 +132,8 @@ def _worst(
 ) -> str:
     """The component that breaks its bound most, and how many do."""
     broken = ~(difference <= bound)
-    excess = np.where(broken, np.nan_to_num(difference / bound, nan=np.inf), 0.0)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        excess = np.where(broken, np.nan_to_num(difference / bound, nan=np.inf, posinf=np.inf), 0.0)
     row, column = np.unravel_index(int(excess.argmax()), excess.shape)
     return (
         f"{int(broken.sum())} of {broken.size} components break their bound, first C[{row},{column}]: "
