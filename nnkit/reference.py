@@ -132,7 +132,7 @@ def softmax_cross_entropy_columns(
     """Both of the above at once and without a temporary: `losses` gets the loss, `logits` the gradient.
 
     The classes are few and the samples many, so the work is done on a transposed copy (classes, B), where
-    reductions run over long contiguous rows: three times as fast as along rows of ten.
+    reductions run over long contiguous rows: about three times as fast as along rows of ten.
     """
     z, row = work.transposed, work.row
     batch = z.shape[1]
