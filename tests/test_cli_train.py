@@ -228,7 +228,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(main: Command, small_data: Path, tmp
     result = interrupted(arguments_of(*common, saved, *shape, "--epochs", 5000))
     assert result.status == 130
     assert result.stderr.startswith("stopped in epoch ")
-    assert result.stderr.endswith(f"go on with: nnkit train --checkpoint {saved} --resume\n")
+    assert result.stderr.endswith(
+        f"go on with: nnkit train --checkpoint {saved} --resume --data {small_data}\n"
+    )
     assert result.stderr.count("\n") == 1
     position = load_checkpoint(saved).position
     assert position.epoch >= 1
@@ -283,3 +285,15 @@ def test_a_terminal_shows_a_live_bar(small_data: Path) -> None:
     assert text.index("\x1b[?25l") < text.index("samples/s  left") < text.rindex("\x1b[?25h")
     assert "epoch 20/20  loss " in text
     assert "test accuracy " in text.splitlines()[-1]
+
+
+def test_weights_that_overflow_in_the_last_update_spare_the_checkpoint(
+    main: Command, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter([True, False])
+    monkeypatch.setattr("nnkit.nn.network.Network.is_finite", lambda network: next(verdicts))
+    saved = tmp_path / "saved"
+    result = main("train", "--data", small_data, "--quiet", "--checkpoint", saved)
+    assert result.status == 1
+    assert is_one_line(result, "a weight became infinite", "in epoch 2", "with 1 complete epochs")
+    assert load_checkpoint(saved).position.epoch == 1

@@ -15,7 +15,6 @@ from nnkit.cli.options import note, print_json
 from nnkit.errors import DivergedError, UsageError
 
 if TYPE_CHECKING:
-    from nnkit.data import Dataset
     from nnkit.train.checkpoints import Checkpoint
     from nnkit.train.config import TrainConfig
     from nnkit.train.trainer import Trainer
@@ -73,7 +72,6 @@ def train(
     if resume and checkpoint is None:
         raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
 
-    from nnkit.data import load_dataset
     from nnkit.train.checkpoints import FILE_NAME, load_checkpoint
 
     saved = None
@@ -85,9 +83,9 @@ def train(
             f"--checkpoint {checkpoint} holds a checkpoint already: "
             "add --resume to go on from it, or give another directory"
         )
-    run = _Run(config, checkpoint, metrics, plot, quiet=quiet, json=json)
+    run = _Run(config, data, checkpoint, metrics, plot, quiet=quiet, json=json)
     try:
-        run.prepare(load_dataset(data), saved)
+        run.prepare(saved)
         return run.train(begun)
     finally:
         run.close()
@@ -120,6 +118,7 @@ class _Run:
     def __init__(
         self,
         config: "TrainConfig",
+        data: Path | None,
         directory: Path | None,
         metrics: Path | None,
         plot: Path | None,
@@ -130,6 +129,7 @@ class _Run:
         from nnkit.train.plot import check_plot
 
         self.config = config
+        self.data = data
         self.directory = directory
         self.plot = plot
         self.quiet = quiet
@@ -139,16 +139,18 @@ class _Run:
             check_plot(plot)
         self.metrics = MetricsFile(metrics) if metrics is not None else None
 
-    def prepare(self, dataset: "Dataset", saved: "Checkpoint | None") -> None:
+    def prepare(self, saved: "Checkpoint | None") -> None:
         """Resolve backends, open the device, build the trainer: what can be refused is refused here."""
         from nnkit.cli.progress import progress
         from nnkit.comm.single import SingleTransport
+        from nnkit.data import load_dataset
         from nnkit.data.dataset import CLASSES
         from nnkit.device import open_device
         from nnkit.plugins import Registry, check_serves
         from nnkit.train.trainer import Trainer
 
         config = self.config
+        dataset = load_dataset(self.data)
         if saved is not None and saved.fingerprint != dataset.fingerprint:
             raise UsageError("the checkpoint was trained on other data: give the same --data as then")
         if saved is not None and saved.sizes[0] != dataset.pixels:
@@ -179,8 +181,6 @@ class _Run:
 
         if self.directory is not None:
             trainer = self.trainer
-            # What is there is a good network: nothing else may replace it.
-            trainer.check_finite()
             parameters = trainer.network.download()
             Checkpoint(parameters, self.config, trainer.position, self.fingerprint).save(self.directory)
 
@@ -273,6 +273,8 @@ class _Run:
         from nnkit.train.trainer import Interrupted
 
         if self.stop_requested:
+            # What was saved is a good network: nothing else may replace it.
+            trainer.check_finite()
             raise Interrupted
         self.progress.step(trainer)
 
@@ -284,12 +286,15 @@ class _Run:
         if self.directory is None:
             note(f"{where}; nothing was saved: train with --checkpoint DIR to be able to go on")
         else:
-            again = f"nnkit train --checkpoint {shlex.quote(str(self.directory))} --resume"
-            note(f"{where}; go on with: {again}")
+            again = ["nnkit", "train", "--checkpoint", str(self.directory), "--resume"]
+            if self.data is not None:
+                again += ["--data", str(self.data)]
+            note(f"{where}; go on with: {shlex.join(again)}")
         return 130
 
     def _what_is_saved(self) -> str:
         if self.directory is None:
             return "nothing was saved"
-        epochs = self.trainer.position.epoch
-        return f"{self.directory} keeps the checkpoint after epoch {epochs}"
+        # Not position.epoch: weights that overflow in an epoch's last update are found after that is counted.
+        epochs = len(self.trainer.position.history)
+        return f"{self.directory} keeps the last checkpoint, with {epochs} complete epochs"
