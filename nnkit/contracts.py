@@ -6,6 +6,7 @@ moves the bytes. Everything here is a Protocol: a backend needs no base class.
 """
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,7 +37,25 @@ class Array(Protocol):
         """A copy in host memory."""
 
     def write(self, host: npt.NDArray[Any]) -> None:
-        """Overwrite the whole array with host values of the same shape."""
+        """Overwrite the whole array with host values of the same shape and dtype."""
+
+    def reshape(self, shape: tuple[int, ...]) -> "Array":
+        """A view with another shape and as many elements; shares memory."""
+
+    def copy(self) -> "Array":
+        """A new array with the same content on the same device."""
+
+
+class DeviceArray(Array, Protocol):
+    """An array that a kernel can take as a pointer: those of the devices `virtual` and `cuda`."""
+
+    @property
+    def device(self) -> "Device":
+        """The device that holds it; `array.device.compile(...)` is how a backend gets its kernels."""
+
+    @property
+    def address(self) -> int:
+        """The device address of the first element: what a kernel's pointer parameter receives."""
 
 
 OwnArray = Any
@@ -94,12 +113,77 @@ class Operations(Protocol):
         """Overwrite parameter with (1 - lr * decay) * parameter - lr * gradient; may destroy gradient."""
 
 
-class Device(Protocol):
-    """Holds arrays and offers operations on them. Not safe for use from several threads at once."""
+Dimensions = int | tuple[int, ...]
+"""A grid's or a block's extent in one to three dimensions, x first; missing ones are 1."""
+
+
+class Event(Protocol):
+    """A mark in a stream, with the time at which the stream reached it."""
+
+    def record(self, stream: "Stream | None" = None) -> None:
+        """Place the mark behind everything launched so far; None is the default stream."""
+
+    def synchronize(self) -> None:
+        """Wait until the mark is reached."""
+
+    def elapsed_ms(self, since: "Event") -> float:
+        """Milliseconds from the event `since` to this one; waits for both."""
+
+
+class Stream(Protocol):
+    """A queue of launches that run in order."""
+
+    def synchronize(self) -> None:
+        """Wait until everything launched in it is done; raises what a kernel did wrong."""
+
+    def close(self) -> None:
+        """Wait and give it back; a second call does nothing."""
+
+
+class Kernel(Protocol):
+    """A `__global__` function, ready to launch."""
 
     @property
     def name(self) -> str:
-        """The device's name: "cpu"."""
+        """Its name in the PTX."""
+
+    def launch(
+        self,
+        grid: Dimensions,
+        block: Dimensions,
+        args: Sequence[Any] = (),
+        shared_bytes: int = 0,
+        stream: Stream | None = None,
+    ) -> None:
+        """Run it over grid x block threads.
+
+        `args` holds one value for each parameter: an array of this device for a pointer, a NumPy scalar of
+        the parameter's size and kind, a Python int or float, or bytes for a struct passed by value. Raises
+        LaunchError for a wrong argument or extent, DeviceMemoryError for a wrong access (on `cuda`, at the
+        next synchronisation).
+        """
+
+
+class Module(Protocol):
+    """Compiled CUDA source."""
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of its kernels."""
+
+    def __getitem__(self, name: str) -> Kernel:
+        """The kernel of that name; raises UsageError with a near match for one that is not there."""
+
+
+class Device(Protocol):
+    """Holds arrays, compiles and launches kernels, and offers the operations of a training step.
+
+    Not safe for use from several threads at once.
+    """
+
+    @property
+    def name(self) -> str:
+        """The device's name: "cpu", "virtual" or "cuda"."""
 
     @property
     def operations(self) -> Operations:
@@ -108,8 +192,37 @@ class Device(Protocol):
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """An array of unspecified content."""
 
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """An array of zeros."""
+
     def upload(self, host: npt.NDArray[Any]) -> Array:
-        """A copy of a host array on the device."""
+        """A row-major copy of a host array on the device."""
+
+    def compile(
+        self,
+        source: str | PathLike[str],
+        name: str = "kernel.cu",
+        options: Sequence[str] = (),
+        arch: str | None = None,
+    ) -> Module:
+        """Compile CUDA C++ with NVRTC, once: the result is cached on disk.
+
+        `source` is text or a path; `name` is what messages call a text. `options` are NVRTC's own, such as
+        "-DTILE=32"; `arch` is for example "compute_90" (default: what suits the device). Raises CompileError
+        with the compiler's log, and UsageError on a device that runs no kernels.
+        """
+
+    def load_ptx(self, ptx: str) -> Module:
+        """Load PTX text as it is. Raises CompileError where it cannot be understood."""
+
+    def stream(self) -> Stream:
+        """A new stream."""
+
+    def event(self) -> Event:
+        """A new event, not yet recorded."""
+
+    def synchronize(self) -> None:
+        """Wait until every launch is done; raises what a kernel did wrong."""
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""

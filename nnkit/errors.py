@@ -39,6 +39,28 @@ class DivergedError(NnkitError):
     exit_status = 1
 
 
+class DeviceError(NnkitError):
+    """A device cannot be had, or failed: no GPU, no driver, no memory left."""
+
+
+class CompileError(NnkitError):
+    """CUDA source or PTX that the compiler or the device refuses; the message holds the compiler's log."""
+
+
+class LaunchError(NnkitError):
+    """A kernel was launched with a wrong argument, grid, block or amount of shared memory."""
+
+
+class KernelError(NnkitError):
+    """A kernel went wrong while it ran: an assertion, a trap, a barrier that not all threads reach."""
+
+    exit_status = 1
+
+
+class DeviceMemoryError(KernelError):
+    """A kernel read or wrote where it may not: out of bounds, misaligned, or freed."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody has, with the known names and the nearest one."""
     names = sorted(known)

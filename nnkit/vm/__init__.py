@@ -1,0 +1,1 @@
+"""The PTX machine: the intermediate representation to native code, and its execution. Imports `nnkit.ptx` alone."""
