@@ -1,0 +1,300 @@
+"""Control flow: basic blocks, liveness, and an order in which every loop's blocks stand together.
+
+A barrier ends its block, since a warp that waits there goes on later; so does everything else that leaves the
+straight line. A guarded instruction becomes a branch around it: past this file, only branches have conditions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from nnkit.ptx.ir import (
+    Address,
+    Function,
+    Guard,
+    Instruction,
+    Label,
+    Location,
+    Negated,
+    Operand,
+    Pair,
+    PtxError,
+    Register,
+    Symbol,
+    Vector,
+)
+
+Ending = Literal["jump", "branch", "switch", "exit", "barrier"]
+
+NO_RESULT = frozenset(
+    "st red bar barrier membar fence trap brkpt prefetch prefetchu discard applypriority nanosleep pmevent "
+    "exit ret bra brx setmaxnreg griddepcontrol".split()
+)
+"""Opcodes whose first operand is no destination."""
+
+
+@dataclass(slots=True)
+class Block:
+    """Instructions without a jump among them, and how they end.
+
+    `targets` holds the successors' numbers: one for "jump" and "barrier" (where to resume), two for "branch" (taken,
+    then not taken), the table's for "switch", none for "exit".
+    """
+
+    number: int
+    instructions: list[Instruction] = field(default_factory=list)
+    ending: Ending = "exit"
+    targets: tuple[int, ...] = ()
+    last: Instruction | None = None
+    """The instruction that ends it: the branch with its guard, the switch, the barrier; None if it just goes on."""
+
+    @property
+    def location(self) -> Location:
+        """Where the last instruction with a known line came from."""
+        for item in (self.last, *reversed(self.instructions)):
+            if item is not None and item.location.line:
+                return item.location
+        return Location()
+
+
+def destinations(item: Instruction) -> list[str]:
+    """The names of the registers that an instruction writes."""
+    if item.opcode == "extcall":
+        return _names(item.operands[1:2])
+    if item.opcode in NO_RESULT or not item.operands:
+        return []
+    first = item.operands[0]
+    return [] if isinstance(first, Address) else _names((first,))
+
+
+def sources(item: Instruction) -> list[str]:
+    """The names of the registers that an instruction reads, its guard included."""
+    if item.opcode == "extcall":
+        read: Iterable[Operand | None] = item.operands[2:]
+    elif item.opcode in NO_RESULT or (item.operands and isinstance(item.operands[0], Address)):
+        read = item.operands
+    else:
+        read = item.operands[1:]
+    found = _names(read)
+    return [*found, item.guard.register.name] if item.guard else found
+
+
+def _names(operands: Iterable[Operand | None]) -> list[str]:
+    found: list[str] = []
+    for operand in operands:
+        match operand:
+            case Register(name):
+                found.append(name)
+            case Negated(register):
+                found.append(register.name)
+            case Address(base, _) if isinstance(base, Register):
+                found.append(base.name)
+            case Vector(parts):
+                found += _names(parts)
+            case Pair(first, second):
+                found += [part.name for part in (first, second) if part]
+    return found
+
+
+def build(function: Function) -> list[Block]:
+    """The reachable blocks of a function, entry first; `block.number` is its place in the list."""
+    blocks, labels = _split(function)
+    for block in blocks:
+        _connect(block, blocks, labels, function)
+    return _reachable(blocks)
+
+
+def _split(function: Function) -> tuple[list[Block], dict[str, int]]:
+    blocks = [Block(0)]
+    labels: dict[str, int] = {}
+
+    def start() -> Block:
+        blocks.append(Block(len(blocks)))
+        return blocks[-1]
+
+    now = blocks[0]
+    for item in function.body or []:
+        if isinstance(item, Label):
+            if now.instructions or now.last or item.name in labels:
+                now = start()
+            if item.name in labels:
+                raise PtxError(f"label {item.name} stands twice in {function.name}")
+            labels[item.name] = now.number
+            continue
+        if item.opcode in ("bra", "brx", "ret", "exit") and not _needs_detour(item):
+            now.last = item
+            now = start()
+            continue
+        after = ""
+        if item.guard:
+            # @p x  becomes  @!p bra after; x; after:
+            after = f"after${len(blocks)}"
+            around = Guard(item.guard.register, not item.guard.negated)
+            now.last = replace(item, opcode="bra", modifiers=(), operands=(Symbol(after),), guard=around)
+            now = start()
+            item = replace(item, guard=None)
+        if item.opcode in ("ret", "exit", "brx") or is_barrier(item):
+            now.last = item
+            now = start()
+        else:
+            now.instructions.append(item)
+            if item.opcode in ("extcall", "trap"):
+                now = start()
+        if after:
+            if now.instructions or now.last:
+                now = start()
+            labels[after] = now.number
+    return blocks, labels
+
+
+def _needs_detour(item: Instruction) -> bool:
+    return item.guard is not None and item.opcode != "bra"
+
+
+def is_barrier(item: Instruction) -> bool:
+    """Whether a thread may have to wait for other warps here."""
+    if item.opcode not in ("bar", "barrier") or "warp" in item.modifiers or "arrive" in item.modifiers:
+        return False
+    return "cluster" not in item.modifiers
+
+
+def _connect(block: Block, blocks: list[Block], labels: dict[str, int], function: Function) -> None:
+    def place(name: str, line: int) -> int:
+        if name not in labels:
+            raise PtxError(f"there is no label {name} in {function.name}", line)
+        return labels[name]
+
+    following = block.number + 1
+    has_following = following < len(blocks)
+    last = block.last
+    if last is None:
+        block.ending, block.targets = ("jump", (following,)) if has_following else ("exit", ())
+    elif last.opcode in ("ret", "exit"):
+        block.ending, block.targets = "exit", ()
+    elif last.opcode == "bra":
+        target = last.operands[0]
+        assert isinstance(target, Symbol)
+        taken = place(target.name, last.line)
+        if last.guard is None or taken == following:
+            block.ending, block.targets, block.last = "jump", (taken,), None
+        else:
+            block.ending, block.targets = "branch", (taken, following)
+    elif last.opcode == "brx":
+        table = last.operands[1]
+        names = function.branch_targets.get(table.name) if isinstance(table, Symbol) else None
+        if names is None:
+            raise PtxError("brx.idx without its .branchtargets", last.line)
+        block.ending, block.targets = "switch", tuple(place(name, last.line) for name in names)
+    else:
+        block.ending, block.targets = "barrier", (following,)
+
+
+def _reachable(blocks: list[Block]) -> list[Block]:
+    seen = {0}
+    stack = [0]
+    while stack:
+        for target in blocks[stack.pop()].targets:
+            if target not in seen:
+                seen.add(target)
+                stack.append(target)
+    kept = [block for block in blocks if block.number in seen]
+    renumbered = {block.number: index for index, block in enumerate(kept)}
+    for block in kept:
+        block.number = renumbered[block.number]
+        block.targets = tuple(renumbered[target] for target in block.targets)
+    return kept
+
+
+def live_in(blocks: list[Block]) -> list[set[str]]:
+    """For every block the registers whose value at its start may still be read."""
+    reads: list[set[str]] = []
+    writes: list[set[str]] = []
+    for block in blocks:
+        read: set[str] = set()
+        written: set[str] = set()
+        for item in (*block.instructions, *((block.last,) if block.last else ())):
+            read.update(name for name in sources(item) if name not in written)
+            written.update(destinations(item))
+        reads.append(read)
+        writes.append(written)
+    live = [set(read) for read in reads]
+    changed = True
+    while changed:
+        changed = False
+        for block in reversed(blocks):
+            after: set[str] = set()
+            for target in block.targets:
+                after |= live[target]
+            new = reads[block.number] | (after - writes[block.number])
+            if new != live[block.number]:
+                live[block.number] = new
+                changed = True
+    return live
+
+
+def ordered(entry: int, successors: dict[int, tuple[int, ...]]) -> list[int]:
+    """The blocks reachable from `entry`, each after those that lead to it, a loop's blocks together.
+
+    Edges back to a loop's first block are the only ones that run against the order (in an irreducible loop,
+    the first block found is taken for its header).
+    """
+    components = _components(entry, successors)
+    result: list[int] = []
+    for component in components:
+        header = component[0]
+        if len(component) == 1:
+            result.append(header)
+            continue
+        inside = set(component)
+        within = {
+            number: tuple(t for t in successors[number] if t in inside and t != header)
+            for number in component
+        }
+        result += ordered(header, within)
+    return result
+
+
+def _components(entry: int, successors: dict[int, tuple[int, ...]]) -> list[list[int]]:
+    """Strongly connected components in topological order (Tarjan), each with its first found block in front."""
+    index: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    found: list[list[int]] = []
+    # An explicit stack: kernels with thousands of blocks would exceed Python's recursion limit.
+    work: list[tuple[int, int]] = [(entry, 0)]
+    while work:
+        number, step = work.pop()
+        if step == 0:
+            index[number] = low[number] = len(index)
+            stack.append(number)
+            on_stack.add(number)
+        # Not taken first: it is found last and so stands nearer to the branch.
+        targets = successors[number]
+        if step > 0 and targets[step - 1] in on_stack:
+            low[number] = min(low[number], low[targets[step - 1]])
+        pushed = False
+        while step < len(targets):
+            target = targets[step]
+            step += 1
+            if target not in index:
+                work.append((number, step))
+                work.append((target, 0))
+                pushed = True
+                break
+            if target in on_stack:
+                low[number] = min(low[number], index[target])
+        if pushed:
+            continue
+        if low[number] == index[number]:
+            component = []
+            while True:
+                member = stack.pop()
+                on_stack.discard(member)
+                component.append(member)
+                if member == number:
+                    break
+            component.reverse()
+            found.append(component)
+    found.reverse()
+    return found

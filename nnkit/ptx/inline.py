@@ -1,0 +1,269 @@
+"""Kernels without calls: every device function's body is put where it is called.
+
+Arguments and results pass through `.param` slots; a slot whose accesses agree on offsets and sizes becomes
+registers, any other becomes local memory. What only the machine can do (`vprintf`, `__assertfail`, ...) stays as
+the pseudo-instruction `extcall name, {results}, {arguments}`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from nnkit.ptx.ir import (
+    SIZES,
+    Address,
+    Function,
+    Guard,
+    Immediate,
+    Instruction,
+    Label,
+    Module,
+    Negated,
+    Operand,
+    Pair,
+    PtxError,
+    Register,
+    Symbol,
+    Variable,
+    Vector,
+)
+
+LONGEST = 200_000
+"""Instructions of one kernel after inlining; more is refused rather than compiled for minutes."""
+
+
+def inline(module: Module, kernel: str) -> Function:
+    """The kernel with all calls resolved: one body, its registers and its variables."""
+    entry = module.functions[kernel]
+    inliner = _Inliner(module, entry)
+    inliner.copy(entry, {}, ())
+    made = inliner.made
+    for name, declared in inliner.slots.items():
+        _Slot(name, declared).resolve(made)
+    return made
+
+
+@dataclass
+class _Names:
+    """How one copy of a function calls its registers, labels, variables and parameters."""
+
+    suffix: str
+    symbols: dict[str, str] = field(default_factory=dict)
+
+    def operand(self, operand: Operand | None) -> Operand | None:
+        match operand:
+            case Register(name):
+                return Register(name + self.suffix)
+            case Negated(register):
+                return Negated(Register(register.name + self.suffix))
+            case Symbol(name, offset):
+                return Symbol(self.symbols.get(name, name), offset)
+            case Address(base, offset):
+                renamed = self.operand(base)
+                assert isinstance(renamed, Register | Symbol | Immediate)
+                return Address(renamed, offset)
+            case Vector(parts):
+                return Vector(tuple(self.operand(part) for part in parts))
+            case Pair(first, second):
+                names = (part and Register(part.name + self.suffix) for part in (first, second))
+                return Pair(*names)
+        return operand
+
+    def guard(self, guard: Guard | None) -> Guard | None:
+        return guard and Guard(Register(guard.register.name + self.suffix), guard.negated)
+
+
+class _Inliner:
+    def __init__(self, module: Module, entry: Function):
+        self.module = module
+        self.made = replace(entry, registers={}, variables=[], body=[], branch_targets={})
+        self.slots: dict[str, Variable] = {}
+        self.copies = 0
+
+    def copy(self, function: Function, symbols: dict[str, str], callers: tuple[str, ...]) -> None:
+        """Append one copy of the function's body, with its own names."""
+        assert function.body is not None
+        assert self.made.body is not None
+        number = self.copies
+        self.copies += 1
+        names = _Names(f"@{number}" if number else "", dict(symbols))
+        self.declare(function, names)
+        for item in function.body:
+            if isinstance(item, Label):
+                names.symbols[item.name] = item.name + names.suffix
+        for table, targets in function.branch_targets.items():
+            self.made.branch_targets[table + names.suffix] = tuple(t + names.suffix for t in targets)
+            names.symbols[table] = table + names.suffix
+        end = Label(f"end{names.suffix}")
+        for item in function.body:
+            if isinstance(item, Label):
+                self.made.body.append(Label(names.symbols[item.name]))
+            else:
+                self.instruction(item, names, end if callers else None, (*callers, function.name))
+        if callers:
+            self.made.body.append(end)
+        if len(self.made.body) > LONGEST:
+            raise PtxError(f"kernel {self.made.name} has more than {LONGEST} instructions", function.line)
+
+    def declare(self, function: Function, names: _Names) -> None:
+        for name, kind in function.registers.items():
+            self.made.registers[name + names.suffix] = kind
+        for variable in function.variables:
+            unique = variable.name + names.suffix
+            if variable.space == "shared":
+                # One instance for the block, however often the function is inlined.
+                unique = f"{function.name}.{variable.name}" if names.suffix else variable.name
+            names.symbols[variable.name] = unique
+            if variable.space == "param":
+                self.slots[unique] = variable
+            elif not any(known.name == unique for known in self.made.variables):
+                self.made.variables.append(replace(variable, name=unique))
+
+    def instruction(
+        self, item: Instruction, names: _Names, end: Label | None, callers: tuple[str, ...]
+    ) -> None:
+        assert self.made.body is not None
+        operands = tuple(names.operand(operand) for operand in item.operands)
+        renamed = replace(item, operands=operands, guard=names.guard(item.guard))
+        if item.opcode == "call":
+            self.call(renamed, callers)
+        elif item.opcode == "ret" and end is not None:
+            operands = (Symbol(end.name),)
+            self.made.body.append(replace(renamed, opcode="bra", modifiers=(), operands=operands))
+        else:
+            self.made.body.append(renamed)
+
+    def call(self, item: Instruction, callers: tuple[str, ...]) -> None:
+        assert self.made.body is not None
+        results, target, arguments = item.operands
+        assert isinstance(results, Vector)
+        assert isinstance(arguments, Vector)
+        if not isinstance(target, Symbol):
+            raise PtxError("calls through a function pointer are not supported", item.line)
+        callee = self.module.functions.get(target.name)
+        if target.name in callers:
+            raise PtxError(f"{target.name} calls itself: recursion is not supported", item.line)
+        after = Label(f"after@{self.copies}${len(self.made.body)}")
+        if item.guard:
+            skip = Guard(item.guard.register, not item.guard.negated)
+            jump = replace(item, opcode="bra", modifiers=(), operands=(Symbol(after.name),), guard=skip)
+            self.made.body.append(jump)
+        if callee is None or callee.body is None:
+            self.extern(item, target.name, results, arguments)
+        else:
+            pairs = zip(
+                (*callee.results, *callee.parameters), (*results.parts, *arguments.parts), strict=True
+            )
+            slots = {}
+            for declared, given in pairs:
+                if not isinstance(given, Symbol):
+                    raise PtxError(f"an argument of {callee.name} is no .param variable", item.line)
+                slots[declared.name] = given.name
+            self.copy(callee, slots, callers)
+        if item.guard:
+            self.made.body.append(after)
+
+    def extern(self, item: Instruction, name: str, results: Vector, arguments: Vector) -> None:
+        """Read the slots into registers, call, write the results back into slots."""
+        assert self.made.body is not None
+
+        def register_of(slot: Operand | None) -> tuple[Register, Symbol, str]:
+            assert isinstance(slot, Symbol)
+            size = self.slots[slot.name].size
+            register = Register(f"{slot.name}@value{len(self.made.registers)}")
+            self.made.registers[register.name] = f"b{8 * size}"
+            return register, slot, f"b{8 * size}"
+
+        def move(opcode: str, kind: str, *operands: Operand) -> Instruction:
+            return replace(item, opcode=opcode, modifiers=("param", kind), operands=operands, guard=None)
+
+        taken, given = [], []
+        for slot in arguments.parts:
+            register, symbol, kind = register_of(slot)
+            self.made.body.append(move("ld", kind, register, Address(symbol)))
+            taken.append(register)
+        stores = []
+        for slot in results.parts:
+            register, symbol, kind = register_of(slot)
+            stores.append(move("st", kind, Address(symbol), register))
+            given.append(register)
+        operands = (Symbol(name), Vector(tuple(given)), Vector(tuple(taken)))
+        self.made.body.append(replace(item, opcode="extcall", modifiers=(), operands=operands, guard=None))
+        self.made.body += stores
+
+
+class _Slot:
+    """One `.param` variable of a call sequence, on its way to registers or to local memory."""
+
+    def __init__(self, name: str, declared: Variable):
+        self.name = name
+        self.declared = declared
+
+    def resolve(self, function: Function) -> None:
+        assert function.body is not None
+        accesses = [item for item in function.body if isinstance(item, Instruction) and self.is_access(item)]
+        slices = {piece for item in accesses for piece in self.slices(item)}
+        if self.disjoint(slices):
+            for offset, size in slices:
+                function.registers[self.register(offset)] = f"b{8 * max(size, 2)}"
+            function.body = [
+                new
+                for item in function.body
+                for new in (self.as_moves(function, item) if item in accesses else (item,))
+            ]
+        else:
+            function.variables.append(replace(self.declared, name=self.name, space="local"))
+            for item in accesses:
+                item.modifiers = ("local", *item.modifiers[1:])
+
+    def is_access(self, item: Instruction) -> bool:
+        return (
+            item.opcode in ("ld", "st")
+            and item.modifiers[:1] == ("param",)
+            and self.address(item) is not None
+        )
+
+    def address(self, item: Instruction) -> Address | None:
+        place = item.operands[1 if item.opcode == "ld" else 0]
+        if isinstance(place, Address) and isinstance(place.base, Symbol) and place.base.name == self.name:
+            return place
+        return None
+
+    def slices(self, item: Instruction) -> Iterable[tuple[int, int]]:
+        address = self.address(item)
+        assert address is not None
+        assert isinstance(address.base, Symbol)
+        size = SIZES[item.type]
+        value = item.operands[0 if item.opcode == "ld" else 1]
+        count = len(value.parts) if isinstance(value, Vector) else 1
+        start = address.offset + address.base.offset
+        return [(start + index * size, size) for index in range(count)]
+
+    @staticmethod
+    def disjoint(slices: set[tuple[int, int]]) -> bool:
+        ordered = sorted(slices)
+        return all(a + size <= b for (a, size), (b, _) in zip(ordered, ordered[1:], strict=False))
+
+    def register(self, offset: int) -> str:
+        return f"{self.name}@{offset}"
+
+    def as_moves(self, function: Function, item: Instruction) -> list[Instruction]:
+        value = item.operands[0 if item.opcode == "ld" else 1]
+        parts = value.parts if isinstance(value, Vector) else (value,)
+        moves = []
+        for part, (offset, size) in zip(parts, self.slices(item), strict=True):
+            slot = Register(self.register(offset))
+            if part is None:
+                continue
+            if item.opcode == "st":
+                modifiers: tuple[str, ...] = (f"b{8 * max(size, 2)}",)
+                moves.append(replace(item, opcode="mov", modifiers=modifiers, operands=(slot, part)))
+                continue
+            assert isinstance(part, Register)
+            wide = SIZES[function.registers[part.name]]
+            if wide == max(size, 2) and size > 1:
+                moves.append(replace(item, opcode="mov", modifiers=(f"b{8 * wide}",), operands=(part, slot)))
+            else:
+                sign = "s" if item.type[0] == "s" else "u"
+                modifiers = (f"{sign}{8 * wide}", f"{sign}{8 * size}")
+                moves.append(replace(item, opcode="cvt", modifiers=modifiers, operands=(part, slot)))
+        return moves

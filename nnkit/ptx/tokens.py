@@ -1,0 +1,73 @@
+"""PTX text to tokens, and the values of literals."""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from nnkit.ptx.ir import Immediate, PtxError
+
+_PATTERN = re.compile(
+    r"""
+    (?P<space>[ \t\r\f\v]+|//[^\n]*)
+  | (?P<newline>\n)
+  | (?P<comment>/\*.*?\*/)
+  | (?P<string>"(?:[^"\\]|\\.)*")
+  | (?P<float>0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
+  | (?P<integer>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
+  | (?P<word>[%$_.]?[A-Za-z_$%][\w$.:]*|[%_.$][\w$.]+|_)
+  | (?P<mark>[{}()\[\],;:@!|+\-<>=*/])
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of text with its kind ("word", "integer", "float", "string", "mark" or "end") and its line."""
+
+    kind: str
+    text: str
+    line: int
+
+
+def tokenise(text: str) -> list[Token]:
+    """All tokens of the text, with an "end" behind them."""
+    tokens: list[Token] = []
+    line, position, length = 1, 0, len(text)
+    match = _PATTERN.match
+    while position < length:
+        found = match(text, position)
+        if found is None:
+            raise PtxError(f"unexpected character {text[position]!r}", line)
+        kind = found.lastgroup or ""
+        position = found.end()
+        if kind == "newline":
+            line += 1
+        elif kind == "comment":
+            line += found.group().count("\n")
+        elif kind == "word" and found.group().endswith(":"):
+            # A label ends in a colon, which is a token of its own; "::" is part of a modifier.
+            tokens.append(Token("word", found.group()[:-1], line))
+            tokens.append(Token("mark", ":", line))
+        elif kind != "space":
+            tokens.append(Token(kind, found.group(), line))
+            line += found.group().count("\n")
+    tokens.append(Token("end", "", line))
+    return tokens
+
+
+def integer(text: str) -> int:
+    """The value of an integer literal: decimal, hexadecimal, octal or binary, with or without U."""
+    digits = text.rstrip("U")
+    if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+        return int(digits, 8)
+    return int(digits, 0)
+
+
+def floating(text: str) -> Immediate:
+    """The bit pattern of a float literal: 0fXXXXXXXX, 0dXXXXXXXXXXXXXXXX or decimal (a double)."""
+    if text[:2] in ("0f", "0F"):
+        return Immediate(int(text[2:], 16), 32)
+    if text[:2] in ("0d", "0D"):
+        return Immediate(int(text[2:], 16), 64)
+    return Immediate(struct.unpack("<Q", struct.pack("<d", float(text)))[0], 64)
