@@ -1,0 +1,347 @@
+"""How a kernel runs over vectors of lanes: which registers are scalars, which branches diverge, who waits where.
+
+A kernel is cut into regions, one for each place where a warp can (re)start: the entry and behind every barrier.
+Inside a region the lanes of a vector go through the blocks in one fixed order. Where lanes part, the block that
+comes first in the order runs first, the others wait ("pending"); since a loop's blocks stand together and every
+block comes after those that lead to it, lanes meet again by themselves. A uniform branch with nobody pending is
+an ordinary branch. This is partial control-flow linearisation (Moll and Hack, PLDI 2018), with the pending
+sets computed as a data-flow problem.
+
+A register that is written while lanes are pending somewhere where its old value is still needed must keep the
+old value for those lanes: it is blended, and so it varies. Shapes and pending sets depend on each other; both
+only grow, so the search for a fixed point ends.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from nnkit.ptx import cfg
+from nnkit.ptx.cfg import Block
+from nnkit.ptx.ir import (
+    SIZES,
+    Address,
+    Function,
+    Immediate,
+    Instruction,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+    Vector,
+)
+from nnkit.vm import shapes
+from nnkit.vm.shapes import UNIFORM, VARYING, Shape
+
+PATIENCE = 4
+"""How often a register's range may grow before it is given up."""
+
+SMALL_GRID = 65535
+"""Grids up to this extent in x are compiled with that knowledge: indices then provably do not wrap."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What code is specialised for: the block's extents, the vector's width, and whether the grid is small."""
+
+    block: tuple[int, int, int]
+    width: int
+    small_grid: bool
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        x, y, z = self.block
+        return x * y * z
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors of lanes a block needs."""
+        return -(-self.threads // self.width)
+
+
+@dataclass
+class Region:
+    """The blocks that a warp can run from one (re)start until it waits at a barrier or ends."""
+
+    number: int
+    entry: int
+    order: list[int]
+    place: dict[int, int] = field(default_factory=dict)
+    pending: dict[int, frozenset[int]] = field(default_factory=dict)
+    """For every block, where else lanes may be waiting while it runs."""
+
+    @property
+    def masked(self) -> frozenset[int]:
+        """The blocks that need a mask of their own: lanes can wait for them, or elsewhere while they run."""
+        waited_for = frozenset().union(*self.pending.values()) if self.pending else frozenset()
+        return waited_for | {number for number, others in self.pending.items() if others}
+
+
+class Analysis:
+    """The facts about one kernel for one kind of launch."""
+
+    def __init__(self, function: Function, launch: Launch, addresses: dict[str, int]):
+        self.function = function
+        self.launch = launch
+        self.addresses = addresses
+        self.blocks = cfg.build(function)
+        self.live = cfg.live_in(self.blocks)
+        # A register that may be read before it is written holds the same (0 or poison) in all lanes.
+        self.shapes: dict[str, Shape] = dict.fromkeys(self.live[0], UNIFORM)
+        self.written = {
+            name
+            for block in self.blocks
+            for item in (*block.instructions, *((block.last,) if block.last else ()))
+            for name in cfg.destinations(item)
+        }
+        self.blended: set[str] = set()
+        self.regions = self._regions()
+        self._converge()
+        self.full = self._stays_full()
+        self.saved = self._saved()
+
+    # -- queries --------------------------------------------------------------------------------------------
+
+    def shape(self, register: str) -> Shape:
+        """A register's shape; one that is never written is uniform (and zero)."""
+        return self.shapes.get(register, UNIFORM)
+
+    def operand(self, operand: Operand | None, type_: str) -> Shape:
+        """An operand's shape, read as that type."""
+        match operand:
+            case Register(name):
+                return self.shape(name)
+            case Immediate(value, 0) if type_ in shapes.INTEGERS:
+                return shapes.constant(value, 8 * SIZES[type_])
+            case Symbol(name, offset) if name in self.addresses:
+                return shapes.constant(self.addresses[name] + offset, 64)
+            case Special(name):
+                return special(name, self.launch)
+            case Immediate() | Symbol():
+                return UNIFORM
+        return VARYING
+
+    def diverges(self, block: Block) -> bool:
+        """Whether lanes can leave a block for different targets."""
+        if block.last is None or len(set(block.targets)) < 2:
+            return False
+        if block.ending == "branch" and block.last.guard:
+            return self.shape(block.last.guard.register.name).kind != "uniform"
+        return block.ending == "switch" and self.operand(block.last.operands[0], "u32").kind != "uniform"
+
+    def must_blend(self, region: Region, block: int, register: str) -> bool:
+        """Whether lanes that wait elsewhere still need the register's old value."""
+        return any(register in self.live[other] for other in region.pending[block])
+
+    def written_in(self, region: Region) -> set[str]:
+        """The registers that a region's blocks write."""
+        blocks = [self.blocks[number] for number in region.order]
+        items = [item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))]
+        return {name for item in items for name in cfg.destinations(item)}
+
+    # -- the fixed point ------------------------------------------------------------------------------------
+
+    def _regions(self) -> list[Region]:
+        starts = [0]
+        for block in self.blocks:
+            if block.ending == "barrier" and block.targets[0] not in starts:
+                starts.append(block.targets[0])
+        inside = {b.number: () if b.ending == "barrier" else b.targets for b in self.blocks}
+        regions = []
+        for number, start in enumerate(starts):
+            order = cfg.ordered(start, inside)
+            regions.append(Region(number, start, order, {block: i for i, block in enumerate(order)}))
+        return regions
+
+    def _converge(self) -> None:
+        while True:
+            self._find_shapes()
+            found: set[str] = set()
+            for region in self.regions:
+                self._find_pending(region)
+                for number in region.order:
+                    if not region.pending[number]:
+                        continue
+                    for item in self.blocks[number].instructions:
+                        for name in cfg.destinations(item):
+                            if name not in self.blended and self.must_blend(region, number, name):
+                                found.add(name)
+            if not found:
+                return
+            self.blended |= found
+
+    def _find_shapes(self) -> None:
+        items = [item for block in self.blocks for item in block.instructions]
+        items += [block.last for block in self.blocks if block.ending == "barrier" and block.last]
+        visits: dict[str, int] = {}
+        changed = True
+        while changed:
+            changed = False
+            for item in items:
+                for name, shape in self._results(item):
+                    old = self.shapes.get(name)
+                    new = VARYING if name in self.blended else shapes.join(old, shape)
+                    if new == old:
+                        continue
+                    visits[name] = visits.get(name, 0) + 1
+                    if visits[name] > PATIENCE and new.kind != "varying":
+                        new = shapes.widened(new, 8 * SIZES[self.function.registers[name]])
+                        if visits[name] > 3 * PATIENCE:
+                            new = VARYING if new.kind != "uniform" else Shape("uniform")
+                        if new == old:
+                            continue
+                    self.shapes[name] = new
+                    changed = True
+
+    def _results(self, item: Instruction) -> list[tuple[str, Shape]]:
+        names = cfg.destinations(item)
+        if not names:
+            return []
+        given = [self.operand(operand, item.type) for operand in item.operands[1:] if operand is not None]
+        # Operands that no lane has a value for yet say nothing so far.
+        if any(name not in self.shapes and name in self.written for name in cfg.sources(item)):
+            return []
+        if item.opcode in ("ld", "ldu"):
+            shape = self._loaded(item)
+        elif item.opcode in VARYING_RESULTS:
+            shape = VARYING
+        elif item.opcode in UNIFORM_RESULTS:
+            shape = UNIFORM
+        elif isinstance(item.operands[0], Vector) or any(isinstance(o, Vector) for o in item.operands):
+            sources = [self.shape(name) for name in cfg.sources(item)]
+            shape = UNIFORM if all(s.kind == "uniform" for s in sources) else VARYING
+        else:
+            shape = self._pure(item, given)
+        return [(name, shape) for name in names]
+
+    def _pure(self, item: Instruction, given: list[Shape]) -> Shape:
+        if item.opcode in ("shl", "shr"):
+            given[1] = self.operand(item.operands[2], "u32")
+        elif item.opcode == "mad" and "wide" in item.modifiers:
+            given[2] = self.operand(item.operands[3], "s64")
+        elif item.opcode == "selp" and isinstance(item.operands[3], Register):
+            given[2] = self.shape(item.operands[3].name)
+        elif item.opcode in ("setp", "set"):
+            given = [self.shape(name) for name in cfg.sources(item)]
+        return shapes.transfer(item, given, self.launch.width)
+
+    def _loaded(self, item: Instruction) -> Shape:
+        place = item.operands[1]
+        assert isinstance(place, Address)
+        space = next((m for m in item.modifiers if m in ("global", "shared", "const", "param", "local")), "")
+        uniform = self.operand(place.base, "u64").kind == "uniform"
+        return shapes.of_type(item.type) if uniform and space not in ("local", "") else VARYING
+
+    def _find_pending(self, region: Region) -> None:
+        """Propagate along the edges that the code will have until nothing changes."""
+        pending: dict[int, set[int]] = {region.entry: set()}
+        work = [region.entry]
+        while work:
+            number = work.pop()
+            for target, others in self.edges(region, number, frozenset(pending[number])):
+                known = pending.get(target)
+                if known is None or not others <= known:
+                    pending[target] = (known or set()) | others
+                    work.append(target)
+        region.pending = {number: frozenset(pending.get(number, ())) for number in region.order}
+
+    def edges(
+        self, region: Region, number: int, pending: frozenset[int]
+    ) -> list[tuple[int, frozenset[int]]]:
+        """Where the code may go from a block, each with who is then pending elsewhere."""
+        block = self.blocks[number]
+        found = []
+        for group in self.arms(block):
+            waiting = sorted(pending | group, key=region.place.__getitem__)
+            for index, target in enumerate(waiting):
+                found.append((target, frozenset(waiting[index + 1 :])))
+                # Lanes surely go to a single target; one that is only pending may turn out empty.
+                if target in group and len(group) == 1:
+                    break
+        return found
+
+    def arms(self, block: Block) -> list[frozenset[int]]:
+        """The sets of targets that lanes go to together: all at once if they diverge, else one by one."""
+        if block.ending in ("exit", "barrier"):
+            return [frozenset()]
+        if self.diverges(block):
+            return [frozenset(block.targets)]
+        return [frozenset((target,)) for target in dict.fromkeys(block.targets)]
+
+    # -- what the code generator asks besides ---------------------------------------------------------------
+
+    def _stays_full(self) -> bool:
+        """Whether every lane is alive at every (re)start, so that code needs no mask outside divergence."""
+        if self.launch.threads % self.launch.width:
+            return False
+        for region in self.regions:
+            endings = {self.blocks[number].ending for number in region.order}
+            diverges = any(region.pending[number] for number in region.order)
+            if {"exit", "barrier"} <= endings and diverges:
+                return False
+        return True
+
+    def _saved(self) -> list[str]:
+        """Registers whose values must outlive a barrier."""
+        names: set[str] = set()
+        for region in self.regions[1:]:
+            names |= self.live[region.entry]
+        return sorted(names & self.written)
+
+
+VARYING_RESULTS = frozenset("atom shfl match extcall redux elect".split())
+UNIFORM_RESULTS = frozenset("vote activemask bar barrier clock".split())
+
+
+def special(name: str, launch: Launch) -> Shape:
+    """The shape of a special register."""
+    x, y, z = launch.block
+    width = launch.width
+    if name.startswith("%tid"):
+        return thread_index(name[-1], launch)
+    if name.startswith("%ntid"):
+        return shapes.constant({"x": x, "y": y, "z": z}[name[-1]], 32)
+    if name == "%ctaid.x":
+        return Shape("uniform", (), 0, SMALL_GRID - 1 if launch.small_grid else (1 << 31) - 1, 1)
+    if name in ("%ctaid.y", "%ctaid.z"):
+        return Shape("uniform", (), 0, 65534, 1)
+    if name == "%laneid":
+        lanes = tuple(lane % 32 for lane in range(width))
+        return shapes.made(32, 0, 32 - min(width, 32), min(width, 32), lanes)
+    if name.startswith("%lanemask"):
+        return VARYING
+    if name == "%warpid":
+        return Shape("uniform", (), 0, 31, 1)
+    return UNIFORM
+
+
+def thread_index(axis: str, launch: Launch) -> Shape:
+    """%tid of one axis: linear thread number t = vector * width + lane, x fastest."""
+    x, y, z = launch.block
+    width, last = launch.width, launch.threads - 1
+    first = shapes.made(32, 0, (launch.vectors - 1) * width, width, tuple(range(width)))
+    if launch.vectors == 1:
+        first = shapes.made(32, 0, 0, 0, tuple(range(width)))
+    if y == 1 and z == 1:
+        return first if axis == "x" else shapes.constant(0, 32)
+    starts = [vector * width for vector in range(launch.vectors)]
+
+    def coordinate(thread: int) -> int:
+        thread = min(thread, last)
+        return {"x": thread % x, "y": thread // x % y, "z": thread // (x * y)}[axis]
+
+    bases = [coordinate(start) for start in starts]
+    patterns = {
+        tuple(coordinate(start + lane) - base for lane in range(width) if start + lane <= last)
+        for start, base in zip(starts, bases, strict=True)
+    }
+    longest = max(patterns, key=len)
+    # The last vector may be shorter; lanes beyond the block may hold anything.
+    if any(longest[: len(pattern)] != pattern for pattern in patterns):
+        return VARYING
+    pattern = longest + (0,) * (width - len(longest))
+    multiple = 0
+    for base in bases:
+        multiple = math.gcd(multiple, base)
+    return shapes.made(32, min(bases), max(bases), multiple, pattern)
+

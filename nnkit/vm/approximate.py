@@ -1,0 +1,176 @@
+"""The approximate functions. Errors are those of the formulas below, tested against mpmath.
+
+    rcp, div, sqrt      the correctly rounded result (PTX allows 1 to 2 ulp)
+    rsqrt               1.5 ulp: two roundings, of sqrt and of the division
+    ex2                 2 ulp: a polynomial of degree 6 on [-1/2, 1/2]
+    lg2                 2 ulp, and 2^-22 absolute near 1
+    sin, cos            2^-21 absolute, for arguments of any size that f32 holds (PTX promises it in [-pi, pi])
+    tanh                2^-22 absolute
+
+f32 is computed in f32 where that suffices and in f64 where the argument must be reduced.
+"""
+
+import math
+
+from nnkit.ptx.ir import Instruction
+from nnkit.vm.builder import Lanes
+from nnkit.vm.floating import finished, flushed
+from nnkit.vm.table import pure
+
+FTZ = r"(\.ftz)?"
+
+
+@pure(rf"div\.(approx|full){FTZ}\.f32", "t t")
+def _div(x: Lanes, item: Instruction, a: str, b: str) -> str:
+    a, b = flushed(x, item, "float", a), flushed(x, item, "float", b)
+    return finished(x, item, "float", x.binary("fdiv", "float", a, b))
+
+
+@pure(rf"rcp\.approx{FTZ}\.f32", "t")
+@pure(r"rcp\.approx\.ftz\.f64", "t")
+def _rcp(x: Lanes, item: Instruction, a: str) -> str:
+    kind = "float" if item.type == "f32" else "double"
+    a = flushed(x, item, kind, a)
+    return finished(x, item, kind, x.binary("fdiv", kind, x.real(kind, 1.0), a))
+
+
+@pure(rf"sqrt\.approx{FTZ}\.f32", "t")
+def _sqrt(x: Lanes, item: Instruction, a: str) -> str:
+    return finished(x, item, "float", x.call("sqrt", "float", flushed(x, item, "float", a)))
+
+
+@pure(rf"rsqrt\.approx{FTZ}\.(f32|f64)", "t")
+def _rsqrt(x: Lanes, item: Instruction, a: str) -> str:
+    kind = "float" if item.type == "f32" else "double"
+    root = x.call("sqrt", kind, flushed(x, item, kind, a))
+    return finished(x, item, kind, x.binary("fdiv", kind, x.real(kind, 1.0), root))
+
+
+def polynomial(x: Lanes, kind: str, at: str, coefficients: list[float]) -> str:
+    """Horner's rule; the coefficient of the highest power first."""
+    value = x.real(kind, _single(coefficients[0]) if kind == "float" else coefficients[0])
+    for coefficient in coefficients[1:]:
+        exact = _single(coefficient) if kind == "float" else coefficient
+        value = x.call("fma", kind, value, at, x.real(kind, exact))
+    return value
+
+
+def _single(value: float) -> float:
+    import struct
+
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+# 2^f on [-1/2, 1/2]: the Taylor coefficients ln(2)^k / k!; the first one left out is below 1e-7 relative.
+_EXP2 = [math.log(2.0) ** k / math.factorial(k) for k in range(7, -1, -1)]
+
+
+def exp2(x: Lanes, a: str) -> str:
+    """2^a in f32: below -150 gives 0, at 128 and above infinity, denormal results are rounded."""
+    a = x.select(x.compare("olt", "float", a, x.real("float", -151.0)), "float", x.real("float", -151.0), a)
+    a = x.select(x.compare("ogt", "float", a, x.real("float", 129.0)), "float", x.real("float", 129.0), a)
+    whole = x.call("rint", "float", a)
+    fraction = x.binary("fsub", "float", a, whole)
+    value = polynomial(x, "float", fraction, _EXP2)
+    # In two steps, so that neither factor leaves the range of normal numbers.
+    number = x.op(
+        f"call {x.type('i32')} @llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}({x.type('float')} {whole})"
+    )
+    x.text.declarations.add(
+        f"declare {x.type('i32')} @llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}({x.type('float')})"
+    )
+    half = x.binary("ashr", "i32", number, x.constant("i32", 1))
+    for part in (half, x.binary("sub", "i32", number, half)):
+        exponent = x.binary(
+            "shl", "i32", x.binary("add", "i32", part, x.constant("i32", 127)), x.constant("i32", 23)
+        )
+        value = x.binary("fmul", "float", value, x.cast("bitcast", "i32", exponent, "float"))
+    return value
+
+
+@pure(rf"ex2\.approx{FTZ}\.f32", "t")
+def _ex2(x: Lanes, item: Instruction, a: str) -> str:
+    return finished(x, item, "float", exp2(x, flushed(x, item, "float", a)))
+
+
+# log2(m) = 2 atanh(s) / ln 2 with s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)], so |s| < 0.172.
+_LOG2 = [2.0 / (k * math.log(2.0)) for k in range(15, 0, -2)]
+
+
+@pure(rf"lg2\.approx{FTZ}\.f32", "t")
+def _lg2(x: Lanes, item: Instruction, a: str) -> str:
+    """In f64, where denormals are ordinary numbers."""
+    a = flushed(x, item, "float", a)
+    wide = x.cast("fpext", "float", a, "double")
+    word = x.cast("bitcast", "double", wide, "i64")
+    # Subtracting sqrt(1/2)'s mantissa centres the fraction on 1.
+    centred = x.binary("sub", "i64", word, x.constant("i64", 0x3FE6A09E00000000))
+    exponent = x.binary("ashr", "i64", centred, x.constant("i64", 52))
+    mantissa = x.binary("sub", "i64", word, x.binary("shl", "i64", exponent, x.constant("i64", 52)))
+    m = x.cast("bitcast", "i64", mantissa, "double")
+    one = x.real("double", 1.0)
+    s = x.binary("fdiv", "double", x.binary("fsub", "double", m, one), x.binary("fadd", "double", m, one))
+    series = polynomial(x, "double", x.binary("fmul", "double", s, s), _LOG2)
+    log = x.call("fma", "double", s, series, x.cast("sitofp", "i64", exponent, "double"))
+    found = x.cast("fptrunc", "double", log, "float")
+    infinity = x.real("float", math.inf)
+    found = x.select(x.compare("oeq", "float", a, infinity), "float", infinity, found)
+    found = x.select(
+        x.compare("oeq", "float", a, x.real("float", 0.0)), "float", x.real("float", -math.inf), found
+    )
+    invalid = x.compare("ult", "float", a, x.real("float", 0.0))
+    quiet = x.cast("bitcast", "i32", x.constant("i32", 0x7FFFFFFF), "float")
+    return finished(x, item, "float", x.select(invalid, "float", quiet, found))
+
+
+_SIN = [(-1) ** k / math.factorial(2 * k + 1) for k in range(7, -1, -1)]
+_COS = [(-1) ** k / math.factorial(2 * k) for k in range(8, -1, -1)]
+# pi / 2 in three parts: the first two have trailing zeros enough that multiples up to 2^31 are exact.
+_PI_2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
+
+
+@pure(rf"sin|cos\.approx{FTZ}\.f32", "t")
+def _sin(x: Lanes, item: Instruction, a: str) -> str:
+    """Reduced to [-pi/4, pi/4] in f64; beyond 2^31 quarter turns the result is only some value in [-1, 1]."""
+    wide = x.cast("fpext", "float", flushed(x, item, "float", a), "double")
+    turns = x.call("rint", "double", x.binary("fmul", "double", wide, x.real("double", 2.0 / math.pi)))
+    rest = wide
+    for part in _PI_2:
+        rest = x.call("fma", "double", turns, x.real("double", -part), rest)
+    rest = x.call("minnum", "double", x.call("maxnum", "double", rest, x.real("double", -1.0)), x.real("double", 1.0))
+    name = f"@llvm.fptosi.sat.{x.mangled('i64')}.{x.mangled('double')}"
+    x.text.declarations.add(f"declare {x.type('i64')} {name}({x.type('double')})")
+    quadrant = x.op(f"call {x.type('i64')} {name}({x.type('double')} {turns})")
+    if item.opcode == "cos":
+        quadrant = x.binary("add", "i64", quadrant, x.constant("i64", 1))
+    square = x.binary("fmul", "double", rest, rest)
+    sine = x.binary("fmul", "double", rest, polynomial(x, "double", square, _SIN))
+    cosine = polynomial(x, "double", square, _COS)
+    odd = x.cast("trunc", "i64", quadrant, "i1")
+    found = x.select(odd, "double", cosine, sine)
+    second = x.cast("trunc", "i64", x.binary("lshr", "i64", quadrant, x.constant("i64", 1)), "i1")
+    found = x.select(second, "double", x.op(f"fneg {x.type('double')} {found}"), found)
+    result = x.cast("fptrunc", "double", found, "float")
+    # Infinity has no sine; NaN stays NaN.
+    finite = x.compare("olt", "double", x.call("fabs", "double", wide), x.real("double", math.inf))
+    quiet = x.cast("bitcast", "i32", x.constant("i32", 0x7FFFFFFF), "float")
+    # A zero keeps its sign through the series, but not through the reduction.
+    zero = x.compare("oeq", "float", a, x.real("float", 0.0))
+    if item.opcode == "sin":
+        result = x.select(zero, "float", a, result)
+    return finished(x, item, "float", x.select(finite, "float", result, quiet))
+
+
+@pure(r"tanh\.approx\.f32", "t")
+def _tanh(x: Lanes, item: Instruction, a: str) -> str:
+    """1 - 2 / (1 + e^2|a|), and a itself near 0 where that cancels."""
+    size = x.call("fabs", "float", a)
+    power = exp2(x, x.binary("fmul", "float", size, x.real("float", _single(2.0 / math.log(2.0)))))
+    one, two = x.real("float", 1.0), x.real("float", 2.0)
+    large = x.binary("fsub", "float", one, x.binary("fdiv", "float", two, x.binary("fadd", "float", power, one)))
+    square = x.binary("fmul", "float", size, size)
+    # The Taylor series to x^9: below 1/4 its error is under 2^-24.
+    series = polynomial(x, "float", square, [62.0 / 2835, -17.0 / 315, 2.0 / 15, -1.0 / 3, 1.0])
+    small = x.binary("fmul", "float", size, series)
+    near = x.compare("olt", "float", size, x.real("float", 0.25))
+    return x.call("copysign", "float", x.select(near, "float", small, large), a)

@@ -1,0 +1,399 @@
+"""One kernel's regions as LLVM functions: registers, blocks, masks and the places where warps stop.
+
+A region function runs the vectors [first, last) of a block one after another from the same place. Registers live
+in stack slots that LLVM turns into values; inside a block their current values are kept here, so that a slot is
+read and written at most once a block. Registers that outlive a barrier are saved in the vector's frame.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nnkit.ptx import cfg
+from nnkit.ptx.cfg import Block
+from nnkit.ptx.ir import (
+    Immediate,
+    Instruction,
+    Location,
+    Negated,
+    Operand,
+    PtxError,
+    Register,
+    Special,
+    Symbol,
+)
+from nnkit.vm.analysis import Analysis, Region
+from nnkit.vm.builder import BITS, LLVM_TYPES, Lanes, Text, register_type
+from nnkit.vm.layout import ENDED, Context, Fault, Worker
+from nnkit.vm.shapes import VARYING, Shape
+
+POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
+
+
+@dataclass
+class Value:
+    """A register's value: a scalar (uniform or base), a vector, or both, as its shape says."""
+
+    shape: Shape
+    kind: str
+    """The LLVM type of one lane."""
+    scalar: str = ""
+    vector: str = ""
+    flag: str = ""
+    """Of a likely pattern: whether it holds."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the kernel that can go wrong, for messages."""
+
+    what: str
+    space: str
+    size: int
+    line: int
+    location: Location
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where a kernel's variables are: known sizes, and the order of the table of global addresses."""
+
+    static_shared: int
+    local_bytes: int
+    parameter_bytes: int
+    addresses: dict[str, int]
+    """Of shared, local and param variables, within their space."""
+    globals: dict[str, int]
+    """Of global and const variables, their number in the table of addresses."""
+
+
+class Emitter:
+    """Text for all regions of one kernel."""
+
+    def __init__(self, analysis: Analysis, memory: "Memory", has_avx512: bool, poison: bool):
+        self.analysis = analysis
+        self.memory = memory
+        self.globals = memory.globals
+        self.launch = analysis.launch
+        self.width = analysis.launch.width
+        self.poison = poison
+        self.text = Text(has_avx512)
+        self.one = Lanes(self.text, 0)
+        self.all = Lanes(self.text, self.width)
+        self.sites: list[Site] = []
+        self.caches = 0
+        self.frame_offsets, self.frame_size = self._frame()
+        self.region: Region = analysis.regions[0]
+        self.block: Block = analysis.blocks[0]
+        self.now: dict[str, Value] = {}
+        self.changed: set[str] = set()
+        self.guards: dict[object, object] = {}
+        self.mask = ""
+        """The current block's mask as an integer; "" where every lane is active for certain."""
+        self.entry_text: list[str] = []
+        self.constants: dict[str, str] = {}
+
+    # -- registers ------------------------------------------------------------------------------------------
+
+    def kind(self, register: str) -> str:
+        """The LLVM type of a register."""
+        return register_type(self.analysis.function.registers[register])
+
+    def read(self, name: str) -> Value:
+        """A register's value in the current block."""
+        value = self.now.get(name)
+        if value is None:
+            shape = self.analysis.shape(name)
+            kind = self.kind(name)
+            value = Value(shape, kind)
+            if shape.kind != "varying":
+                value.scalar = self.text.op(f"load {kind}, ptr %s.{ident(name)}")
+            if shape.kind in ("varying", "likely"):
+                value.vector = self.text.op(f"load {self.all.type(kind)}, ptr %v.{ident(name)}")
+            if shape.kind == "likely":
+                value.flag = self.text.op(f"load i1, ptr %f.{ident(name)}")
+            self.now[name] = value
+        return value
+
+    def vector(self, value: Value) -> str:
+        """All lanes of a value."""
+        if value.vector:
+            return value.vector
+        made = self.splat(value.kind, value.scalar)
+        if value.shape.pattern:
+            steps = ", ".join(f"{value.kind} {step}" for step in value.shape.pattern)
+            made = self.all.binary("add", value.kind, made, f"<{steps}>")
+        value.vector = made
+        return made
+
+    def splat(self, kind: str, scalar: str) -> str:
+        """A scalar in every lane."""
+        full = self.all.type(kind)
+        if is_literal(scalar):
+            return f"splat ({kind} {scalar})"
+        first = self.text.op(f"insertelement {full} poison, {kind} {scalar}, i64 0")
+        zeros = f"<{self.width} x i32> zeroinitializer"
+        return self.text.op(f"shufflevector {full} {first}, {full} poison, {zeros}")
+
+    def write(self, name: str, value: Value) -> None:
+        """Assign a register in the current block; blending happens at the block's end."""
+        self.now[name] = value
+        self.changed.add(name)
+
+    def flush(self) -> None:
+        """Store what this block has changed and somebody may still read."""
+        region, number = self.region, self.block.number
+        needed: set[str] = set()
+        for target in (*self.block.targets, *region.pending[number]):
+            needed |= self.analysis.live[target]
+        last = self.block.last
+        if last is not None:
+            needed.update(cfg.sources(last))
+        for name in sorted(self.changed & needed):
+            value = self.now[name]
+            shape, kind = self.analysis.shape(name), self.kind(name)
+            if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):
+                full = self.all.type(kind)
+                old = self.text.op(f"load {full}, ptr %v.{ident(name)}")
+                value = Value(VARYING, kind, vector=self.all.select(self.lanes(), kind, self.vector(value), old))
+            if shape.kind != "varying":
+                self.text.line(f"store {kind} {value.scalar}, ptr %s.{ident(name)}")
+            if shape.kind in ("varying", "likely"):
+                self.text.line(f"store {self.all.type(kind)} {self.vector(value)}, ptr %v.{ident(name)}")
+            if shape.kind == "likely":
+                self.text.line(f"store i1 {value.flag or 'true'}, ptr %f.{ident(name)}")
+
+    # -- operands -------------------------------------------------------------------------------------------
+
+    def operand(self, operand: Operand | None, ptx_type: str) -> Value:
+        """An operand as a value of the LLVM type that goes with a PTX type."""
+        kind = LLVM_TYPES[ptx_type]
+        match operand:
+            case Register(name):
+                return self.as_kind(self.read(name), kind)
+            case Immediate(value, 0) if kind in ("float", "double"):
+                return self.constant(kind, value, 0)
+            case Immediate(value, bits):
+                return self.constant(kind, value, bits)
+            case Symbol(name, offset):
+                return self.address_of(name, offset, kind)
+            case Special(name):
+                return self.special(name, kind)
+            case Negated(register):
+                value = self.read(register.name)
+                if value.shape.kind == "uniform":
+                    return Value(value.shape, "i1", scalar=self.one.binary("xor", "i1", value.scalar, "true"))
+                flipped = self.all.binary("xor", "i1", self.vector(value), self.all.constant("i1", 1))
+                return Value(VARYING, "i1", vector=flipped)
+        raise PtxError(f"operand {operand} is not supported here")
+
+    def constant(self, kind: str, value: int, bits: int) -> Value:
+        """An immediate: an integer, or the bits of a float."""
+        from nnkit.vm import shapes
+
+        if kind in ("float", "double"):
+            return Value(self.uniform(), kind, scalar=float_literal(kind, value, bits))
+        if bits and bits != BITS[kind]:
+            raise PtxError(f"a {bits}-bit float constant where {kind} is expected")
+        return Value(shapes.constant(value, BITS[kind]), kind, scalar=self.one.constant(kind, value))
+
+    @staticmethod
+    def uniform() -> Shape:
+        """The shape of a scalar of which nothing is known."""
+        return Shape("uniform")
+
+    def address_of(self, name: str, offset: int, kind: str) -> Value:
+        """The address of a variable: known when the kernel is compiled."""
+        from nnkit.vm import shapes
+
+        if name in self.globals:
+            table = self.context_field(Context.GLOBALS, "ptr")
+            place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.globals[name]}")
+            start = self.text.op(f"load i64, ptr {place}")
+            address = self.one.binary("add", "i64", start, str(offset))
+            return Value(self.uniform(), kind, scalar=self.one.resize("i64", address, kind))
+        if name not in self.analysis.addresses:
+            raise PtxError(f"there is no variable {name}")
+        address = self.analysis.addresses[name] + offset
+        return Value(shapes.constant(address, BITS[kind]), kind, scalar=self.one.constant(kind, address))
+
+    def as_kind(self, value: Value, kind: str) -> Value:
+        """The same bits as another type; a wider register is cut off."""
+        if value.kind == kind:
+            return value
+        forms = []
+        for lanes, given in ((self.one, value.scalar), (self.all, value.vector)):
+            if given and BITS[kind] < BITS[value.kind]:
+                source = value.kind
+                if source in ("float", "double"):
+                    given, source = lanes.cast("bitcast", source, given, f"i{BITS[source]}"), f"i{BITS[source]}"
+                forms.append(lanes.cast("trunc", source, given, kind))
+            elif given:
+                forms.append(lanes.cast("bitcast", value.kind, given, kind))
+            else:
+                forms.append("")
+        if BITS[kind] > BITS[value.kind]:
+            raise PtxError(f"a register of {BITS[value.kind]} bits where {BITS[kind]} are expected")
+        shape = value.shape
+        if BITS[kind] < BITS[value.kind] and shape.kind != "uniform":
+            shape, forms = VARYING, ["", forms[1] or self._cut(value, kind)]
+        elif BITS[kind] < BITS[value.kind]:
+            shape = self.uniform()
+        return Value(shape, kind, forms[0], forms[1], value.flag)
+
+    def _cut(self, value: Value, kind: str) -> str:
+        return self.all.cast("trunc", value.kind, self.vector(value), kind)
+
+    def assign(self, target: Operand | None, value: Value, sign: bool = False) -> None:
+        """Write a result to a register: same bits, or extended to the register's width."""
+        if target is None:
+            return
+        if not isinstance(target, Register):
+            raise PtxError(f"a result cannot go to {target}")
+        kind = self.kind(target.name)
+        if BITS[kind] > BITS[value.kind]:
+            word = f"i{BITS[value.kind]}"
+            value = self.as_kind(value, word)
+            scalar = value.scalar and self.one.resize(word, value.scalar, f"i{BITS[kind]}", sign)
+            vector = "" if scalar and value.shape.kind == "uniform" else self.vector(value)
+            vector = vector and self.all.resize(word, vector, f"i{BITS[kind]}", sign)
+            shape = self.uniform() if value.shape.kind == "uniform" else VARYING
+            value = Value(shape, f"i{BITS[kind]}", scalar if shape.kind == "uniform" else "", vector)
+        self.write(target.name, self.as_kind(value, kind))
+
+    # -- lanes ----------------------------------------------------------------------------------------------
+
+    def lanes(self) -> str:
+        """The current mask as a vector of i1."""
+        if not self.mask:
+            return self.all.constant("i1", 1)
+        return self.text.op(f"bitcast i{self.width} {self.mask} to {self.all.type('i1')}")
+
+    def as_mask(self, vector: str) -> str:
+        """A vector of i1 as an integer."""
+        return self.text.op(f"bitcast {self.all.type('i1')} {vector} to i{self.width}")
+
+    def mask64(self) -> str:
+        """The current mask in 64 bits."""
+        if not self.mask:
+            return str((1 << self.width) - 1)
+        return self.text.op(f"zext i{self.width} {self.mask} to i64")
+
+    # -- fields of the records ------------------------------------------------------------------------------
+
+    def worker_field(self, index: int, kind: str = "i64") -> str:
+        """A word of the worker, read once at the start of the region."""
+        return self._field("wk", index, kind)
+
+    def context_field(self, index: int, kind: str = "i64") -> str:
+        """A word of the launch's context, read once at the start of the region."""
+        return self._field("ctx", index, kind)
+
+    def _field(self, record: str, index: int, kind: str) -> str:
+        key = f"{record}{index}"
+        name = self.constants.get(key)
+        if name is None:
+            name = self.constants[key] = f"%{key}"
+            self.entry_text.append(f"{name}.ptr = getelementptr i64, ptr %{record}, i64 {int(index)}")
+            self.entry_text.append(f"{name} = load {kind}, ptr {name}.ptr")
+        return name
+
+    def store_worker(self, index: int, value: str) -> None:
+        """Write a word of the worker."""
+        place = self.text.op(f"getelementptr i64, ptr %wk, i64 {int(index)}")
+        self.text.line(f"store i64 {value}, ptr {place}")
+
+    def special(self, name: str, kind: str) -> Value:
+        """A special register."""
+        from nnkit.vm.special import emit_special
+
+        return self.as_kind(emit_special(self, name), kind)
+
+    # -- faults ---------------------------------------------------------------------------------------------
+
+    def site(self, item: Instruction, what: str, space: str = "", size: int = 0) -> int:
+        """Note a place that can go wrong; returns its number."""
+        self.sites.append(Site(what, space, size, item.line, item.location))
+        return len(self.sites) - 1
+
+    def fault(self, kind: Fault, site: int, mask: str) -> None:
+        """End the launch here: store what happened and leave the region."""
+        self.store_worker(Worker.FAULT, str(int(kind)))
+        self.store_worker(Worker.FAULT_SITE, str(site))
+        self.store_worker(Worker.FAULT_LANE, self._lowest(mask))
+        self.text.jump("fault")
+
+    def _lowest(self, mask: str) -> str:
+        self.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
+        return self.text.op(f"call i64 @llvm.cttz.i64(i64 {mask}, i1 false)")
+
+    # -- frames ---------------------------------------------------------------------------------------------
+
+    def _frame(self) -> tuple[dict[str, int], int]:
+        """Where each register that outlives a barrier is saved, vectors first and aligned."""
+        offsets: dict[str, int] = {}
+        position = 0
+        names = sorted(self.analysis.saved, key=lambda name: not self._has_vector(name))
+        for name in names:
+            size = BITS[self.kind(name)] // 8 or 1
+            if self._has_vector(name):
+                size = max(-(-BITS[self.kind(name)] * self.width // 8), 1)
+                position = -(-position // 64) * 64
+            else:
+                position = -(-position // 8) * 8
+            offsets[name] = position
+            position += size
+            if self.analysis.shape(name).kind == "likely":
+                position = -(-position // 8) * 8 + 16
+        return offsets, -(-position // 64) * 64
+
+    def _has_vector(self, name: str) -> bool:
+        return self.analysis.shape(name).kind in ("varying", "likely")
+
+    def frame_slots(self, name: str) -> list[tuple[str, str, int]]:
+        """(slot, type, offset) of everything saved for one register."""
+        kind, shape, offset = self.kind(name), self.analysis.shape(name), self.frame_offsets[name]
+        if not self._has_vector(name):
+            return [(f"%s.{ident(name)}", kind, offset)]
+        full = self.all.type(kind)
+        slots = [(f"%v.{ident(name)}", full, offset)]
+        if shape.kind == "likely":
+            behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
+            slots += [(f"%s.{ident(name)}", kind, behind), (f"%f.{ident(name)}", "i1", behind + 8)]
+        return slots
+
+
+def ident(name: str) -> str:
+    """A PTX name as part of an LLVM name."""
+    return "".join(c if c.isalnum() or c in "._$" else f"-{ord(c):x}" for c in name)
+
+
+def is_literal(value: str) -> bool:
+    """Whether a value is a constant in the text."""
+    return not value.startswith("%")
+
+
+def float_literal(kind: str, value: int, bits: int) -> str:
+    """A float constant as LLVM writes it: the bits of a double, whatever the type."""
+    import struct
+
+    if bits == 0:
+        number = float(value)
+    elif bits == 32:
+        number = struct.unpack("<f", struct.pack("<I", value))[0]
+    else:
+        number = struct.unpack("<d", struct.pack("<Q", value))[0]
+    if kind == "float" and bits == 64:
+        number = struct.unpack("<f", struct.pack("<f", number))[0]
+    word = struct.unpack("<Q", struct.pack("<d", number))[0]
+    if number != number:
+        # Through Python a NaN keeps its sign and payload as a double's: widen it by hand.
+        sign, payload = (value >> 31) << 63, (value & 0x7FFFFF) << 29
+        word = value if bits == 64 else sign | 0x7FF << 52 | payload
+        if kind == "float" and bits == 64:
+            word &= ~((1 << 29) - 1)
+    return f"0x{word:016X}"
+
+
+Handler = Callable[[Emitter, Instruction], None]
+
+__all__ = ["ENDED", "Context", "Emitter", "Handler", "Site", "Value", "float_literal", "ident", "is_literal"]

@@ -1,0 +1,492 @@
+"""What every compiled kernel carries with it, in LLVM IR: slow checks of addresses, and the block's scheduler.
+
+The check that a memory access makes on its fast path stands in `nnkit.vm.memory`. It ends up here when the
+remembered allocation does not hold all lanes: each active lane is then looked up in the sorted table of
+allocations, and the first that is nowhere is reported.
+
+A scheduler runs one block: all vectors from the same place together, each until it waits at a barrier or ends.
+"""
+
+from nnkit.vm.layout import Context, Fault, Worker
+
+PROBABLE = '!0 = !{!"branch_weights", i32 2000, i32 1}'
+
+
+def field(pointer: str, index: int, name: str) -> str:
+    """A line that computes the address of word `index` of a record."""
+    return f"{name} = getelementptr i64, ptr {pointer}, i64 {index}"
+
+
+def checks(width: int) -> str:
+    """`@find`, and `@check_global` and `@check_window` for vectors of that width.
+
+    `members` points to records of 4 words (offset, bytes, site, writes); every active lane of every member must
+    be inside one allocation, aligned, and writable where it writes. They return whether all is well; if not, the
+    worker's fault fields tell the rest.
+    """
+    c, w, f = Context, Worker, Fault
+    loop = """
+entry:
+  br label %members
+members:
+  %m = phi i64 [ 0, %entry ], [ %m.next, %member.done ]
+  %m.go = icmp slt i64 %m, %count
+  br i1 %m.go, label %member, label %good
+member:
+  %record = getelementptr [4 x i64], ptr %members.ptr, i64 %m
+  %offset = load i64, ptr %record
+  %bytes.ptr = getelementptr i64, ptr %record, i64 1
+  %bytes = load i64, ptr %bytes.ptr
+  %site.ptr = getelementptr i64, ptr %record, i64 2
+  %site = load i64, ptr %site.ptr
+  %writes.ptr = getelementptr i64, ptr %record, i64 3
+  %writes = load i64, ptr %writes.ptr
+  br label %lanes
+lanes:
+  %l = phi i64 [ 0, %member ], [ %l.next, %lane.done ]
+  %l.go = icmp slt i64 %l, WIDTH
+  br i1 %l.go, label %lane, label %member.done
+lane:
+  %bit.at = lshr i64 %mask, %l
+  %bit = trunc i64 %bit.at to i1
+  br i1 %bit, label %active, label %lane.done
+active:
+  %slot = getelementptr i64, ptr %addresses, i64 %l
+  %start = load i64, ptr %slot
+  %address.full = add i64 %start, %offset
+  %address = and i64 %address.full, ADDRESSMASK
+  %low.bits = sub i64 %bytes, 1
+  %odd = and i64 %address, %low.bits
+  %aligned = icmp eq i64 %odd, 0
+BODY
+lane.done:
+  %l.next = add i64 %l, 1
+  br label %lanes
+member.done:
+  %m.next = add i64 %m, 1
+  br label %members
+good:
+  ret i1 true
+bad:
+  %kind = phi i64 KINDS
+  %fault.ptr = getelementptr i64, ptr %wk, i64 FAULT
+  store i64 %kind, ptr %fault.ptr
+  %fsite.ptr = getelementptr i64, ptr %wk, i64 FSITE
+  store i64 %site, ptr %fsite.ptr
+  %flane.ptr = getelementptr i64, ptr %wk, i64 FLANE
+  store i64 %l, ptr %flane.ptr
+  %faddr.ptr = getelementptr i64, ptr %wk, i64 FADDR
+  store i64 %address, ptr %faddr.ptr
+  ret i1 false
+"""
+    loop = (
+        loop.replace("WIDTH", str(width))
+        .replace("FAULT", str(int(w.FAULT)))
+        .replace("FSITE", str(int(w.FAULT_SITE)))
+        .replace("FLANE", str(int(w.FAULT_LANE)))
+        .replace("FADDR", str(int(w.FAULT_ADDRESS)))
+    )
+    in_table = f"""
+  %found = call i64 @find(ptr %ctx, i64 %address, i64 %bytes)
+  %there = icmp sge i64 %found, 0
+  br i1 %there, label %present, label %bad
+present:
+  br i1 %aligned, label %straight, label %bad
+straight:
+  %table.ptr = getelementptr i64, ptr %ctx, i64 {int(c.ALLOCATIONS)}
+  %table = load ptr, ptr %table.ptr
+  %row = getelementptr [3 x i64], ptr %table, i64 %found
+  %row.start = load i64, ptr %row
+  %row.size.ptr = getelementptr i64, ptr %row, i64 1
+  %row.size = load i64, ptr %row.size.ptr
+  %row.flags.ptr = getelementptr i64, ptr %row, i64 2
+  %row.flags = load i64, ptr %row.flags.ptr
+  %forbidden = and i64 %row.flags, %writes
+  %allowed = icmp eq i64 %forbidden, 0
+  br i1 %allowed, label %remember, label %bad
+remember:
+  %sites.ptr = getelementptr i64, ptr %wk, i64 {int(w.SITES)}
+  %sites = load ptr, ptr %sites.ptr
+  %known = getelementptr [2 x i64], ptr %sites, i64 %cache
+  store i64 %row.start, ptr %known
+  %known.size = getelementptr i64, ptr %known, i64 1
+  store i64 %row.size, ptr %known.size
+  br label %lane.done
+"""
+    in_window = """
+  %end = add i64 %address, %bytes
+  %inside = icmp ule i64 %end, %limit
+  br i1 %inside, label %present, label %bad
+present:
+  br i1 %aligned, label %lane.done, label %bad
+"""
+    kinds_table = (
+        f"[ {int(f.MEMORY)}, %active ], [ {int(f.MISALIGNED)}, %present ], [ {int(f.READ_ONLY)}, %straight ]"
+    )
+    kinds_window = f"[ {int(f.MEMORY)}, %active ], [ {int(f.MISALIGNED)}, %present ]"
+    table = loop.replace("BODY", in_table).replace("KINDS", kinds_table).replace("ADDRESSMASK", "-1")
+    window = loop.replace("BODY", in_window).replace("KINDS", kinds_window).replace("ADDRESSMASK", "4294967295")
+    return f"""
+define internal i64 @find(ptr %ctx, i64 %address, i64 %bytes) noinline {{
+entry:
+  %table.ptr = getelementptr i64, ptr %ctx, i64 {int(c.ALLOCATIONS)}
+  %table = load ptr, ptr %table.ptr
+  %count.ptr = getelementptr i64, ptr %ctx, i64 {int(c.ALLOCATION_COUNT)}
+  %count = load i64, ptr %count.ptr
+  br label %search
+search:
+  %low = phi i64 [ 0, %entry ], [ %low.next, %halve ]
+  %high = phi i64 [ %count, %entry ], [ %high.next, %halve ]
+  %open = icmp slt i64 %low, %high
+  br i1 %open, label %halve, label %decide
+halve:
+  %total = add i64 %low, %high
+  %middle = lshr i64 %total, 1
+  %row = getelementptr [3 x i64], ptr %table, i64 %middle
+  %start = load i64, ptr %row
+  %before = icmp ule i64 %start, %address
+  %middle.up = add i64 %middle, 1
+  %low.next = select i1 %before, i64 %middle.up, i64 %low
+  %high.next = select i1 %before, i64 %high, i64 %middle
+  br label %search
+decide:
+  %index = sub i64 %low, 1
+  %none = icmp slt i64 %index, 0
+  br i1 %none, label %nowhere, label %verify
+verify:
+  %its = getelementptr [3 x i64], ptr %table, i64 %index
+  %its.start = load i64, ptr %its
+  %its.size.ptr = getelementptr i64, ptr %its, i64 1
+  %its.size = load i64, ptr %its.size.ptr
+  %distance = sub i64 %address, %its.start
+  %begins = icmp ule i64 %distance, %its.size
+  %rest = sub i64 %its.size, %distance
+  %fits = icmp ule i64 %bytes, %rest
+  %inside = and i1 %begins, %fits
+  br i1 %inside, label %here, label %nowhere
+here:
+  ret i64 %index
+nowhere:
+  ret i64 -1
+}}
+
+define internal i1 @check_global(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache) noinline cold {{{table}}}
+
+define internal i1 @check_window(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit) noinline cold {{{window}}}
+"""
+
+
+def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool) -> str:
+    """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter.
+
+    Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing, else the
+    barrier's number in the low 8 bits and the expected number of threads (0: all) above.
+    """
+    c, w, f = Context, Worker, Fault
+    cases = " ".join(f"i32 {number}, label %go{number}" for number in range(regions))
+    calls = "".join(
+        f"""
+go{number}:
+  %err{number} = call i32 @region{number}(ptr %ctx, ptr %wk, i64 %v, i64 %e)
+  br label %went"""
+        for number in range(regions)
+    )
+    merges = ", ".join(f"[ %err{number}, %go{number} ]" for number in range(regions))
+    fill = ""
+    if poison:
+        fill = f"""
+  %fill.bytes.ptr = getelementptr i64, ptr %ctx, i64 {int(c.SHARED_BYTES)}
+  %fill.bytes = load i64, ptr %fill.bytes.ptr
+  %fill.ptr = getelementptr i64, ptr %wk, i64 {int(w.SHARED)}
+  %fill = load ptr, ptr %fill.ptr
+  call void @llvm.memset.p0.i64(ptr %fill, i8 -1, i64 %fill.bytes, i1 false)"""
+    text = f"""
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+
+define internal i32 @block(ptr %ctx, ptr %wk) {{
+entry:
+  %resume.ptr = getelementptr i64, ptr %wk, i64 {int(w.RESUME)}
+  %resume = load ptr, ptr %resume.ptr
+  %waits.ptr = getelementptr i64, ptr %wk, i64 {int(w.BARRIER)}
+  %waits = load ptr, ptr %waits.ptr
+  %alive.ptr = getelementptr i64, ptr %wk, i64 {int(w.ALIVE)}
+  %alive = load ptr, ptr %alive.ptr
+  %arrived = getelementptr i64, ptr %wk, i64 {int(w.ARRIVED)}{fill}
+  %votes = getelementptr i64, ptr %wk, i64 {int(w.VOTES)}
+  call void @llvm.memset.p0.i64(ptr %votes, i8 0, i64 384, i1 false)
+  call void @llvm.memset.p0.i64(ptr %resume, i8 0, i64 {4 * vectors}, i1 false)
+  call void @llvm.memset.p0.i64(ptr %waits, i8 -1, i64 {8 * vectors}, i1 false)
+  br label %pass
+pass:
+  br label %next
+next:
+  %v = phi i64 [ 0, %pass ], [ %v.skip, %skip ], [ %e, %went.on ]
+  %more = icmp slt i64 %v, {vectors}
+  br i1 %more, label %look, label %settle
+look:
+  %r.ptr = getelementptr i32, ptr %resume, i64 %v
+  %r = load i32, ptr %r.ptr
+  %b.ptr = getelementptr i64, ptr %waits, i64 %v
+  %b = load i64, ptr %b.ptr
+  %ended = icmp slt i32 %r, 0
+  %waiting = icmp sge i64 %b, 0
+  %idle = or i1 %ended, %waiting
+  br i1 %idle, label %skip, label %gather
+skip:
+  %v.skip = add i64 %v, 1
+  br label %next
+gather:
+  %e.start = add i64 %v, 1
+  br label %same
+same:
+  %e = phi i64 [ %e.start, %gather ], [ %e.next, %join ]
+  %e.more = icmp slt i64 %e, {vectors}
+  br i1 %e.more, label %compare, label %dispatch
+compare:
+  %e.ptr = getelementptr i32, ptr %resume, i64 %e
+  %e.r = load i32, ptr %e.ptr
+  %e.b.ptr = getelementptr i64, ptr %waits, i64 %e
+  %e.b = load i64, ptr %e.b.ptr
+  %e.same = icmp eq i32 %e.r, %r
+  %e.runs = icmp slt i64 %e.b, 0
+  %e.too = and i1 %e.same, %e.runs
+  br i1 %e.too, label %join, label %dispatch
+join:
+  %e.next = add i64 %e, 1
+  br label %same
+dispatch:
+  switch i32 %r, label %impossible [ {cases} ]{calls}
+went:
+  %err = phi i32 {merges}
+  %failed = icmp ne i32 %err, 0
+  br i1 %failed, label %fail, label %went.on
+went.on:
+  br label %next
+impossible:
+  unreachable
+fail:
+  ret i32 1
+
+; Every vector waits or has ended: open each barrier at which all expected threads have arrived.
+settle:
+  %usual = call i32 @settle(ptr %wk, ptr %resume, ptr %waits, ptr %alive, ptr %arrived)
+  switch i32 %usual, label %pass [ i32 1, label %done i32 2, label %deadlock ]
+deadlock:
+  %fault.ptr = getelementptr i64, ptr %wk, i64 {int(w.FAULT)}
+  store i64 {int(f.DEADLOCK)}, ptr %fault.ptr
+  ret i32 1
+done:
+  ret i32 0
+}}
+
+; A barrier that opens forgets who arrived and publishes what was voted there.
+define internal void @reset(ptr %arrived, i64 %number) {{
+  %early = getelementptr i64, ptr %arrived, i64 %number
+  store i64 0, ptr %early
+  %vote = getelementptr i64, ptr %early, i64 {int(w.VOTES) - int(w.ARRIVED)}
+  %result = getelementptr i64, ptr %early, i64 {int(w.RESULTS) - int(w.ARRIVED)}
+  %votes = load i64, ptr %vote
+  store i64 %votes, ptr %result
+  store i64 0, ptr %vote
+  ret void
+}}
+
+; Returns 0 where some vector can go on, 1 where all have ended, 2 where nobody ever will.
+define internal i32 @settle(ptr %wk, ptr %resume, ptr %waits, ptr %alive, ptr %arrived) noinline {{
+entry:
+  br label %count
+count:
+  %v = phi i64 [ 0, %entry ], [ %v.next, %counted ]
+  %waiting = phi i64 [ 0, %entry ], [ %waiting.next, %counted ]
+  %living = phi i64 [ 0, %entry ], [ %living.next, %counted ]
+  %first = phi i64 [ -1, %entry ], [ %first.next, %counted ]
+  %equal = phi i1 [ true, %entry ], [ %equal.next, %counted ]
+  %go = icmp slt i64 %v, {vectors}
+  br i1 %go, label %one, label %judge
+one:
+  %r.ptr = getelementptr i32, ptr %resume, i64 %v
+  %r = load i32, ptr %r.ptr
+  %b.ptr = getelementptr i64, ptr %waits, i64 %v
+  %b = load i64, ptr %b.ptr
+  %ended = icmp slt i32 %r, 0
+  br i1 %ended, label %counted, label %lives
+lives:
+  %living.one = add i64 %living, 1
+  %waits.too = icmp sge i64 %b, 0
+  %waiting.inc = zext i1 %waits.too to i64
+  %waiting.one = add i64 %waiting, %waiting.inc
+  %is.first = icmp eq i64 %first, -1
+  %first.one = select i1 %is.first, i64 %b, i64 %first
+  %is.equal = icmp eq i64 %first.one, %b
+  %equal.one = and i1 %equal, %is.equal
+  br label %counted
+counted:
+  %living.next = phi i64 [ %living, %one ], [ %living.one, %lives ]
+  %waiting.next = phi i64 [ %waiting, %one ], [ %waiting.one, %lives ]
+  %first.next = phi i64 [ %first, %one ], [ %first.one, %lives ]
+  %equal.next = phi i1 [ %equal, %one ], [ %equal.one, %lives ]
+  %v.next = add i64 %v, 1
+  br label %count
+judge:
+  %nobody = icmp eq i64 %living, 0
+  br i1 %nobody, label %over, label %somebody
+over:
+  ret i32 1
+somebody:
+  ; The usual case: all wait for all at one barrier.
+  %expected = lshr i64 %first, 8
+  %for.all = icmp eq i64 %expected, 0
+  %all.wait = icmp eq i64 %waiting, %living
+  %plain.1 = and i1 %for.all, %all.wait
+  %plain = and i1 %plain.1, %equal
+  br i1 %plain, label %release, label %named
+release:
+  %number = and i64 %first, 255
+  call void @reset(ptr %arrived, i64 %number)
+  br label %free
+free:
+  %u = phi i64 [ 0, %release ], [ %u.next, %freed ]
+  %u.go = icmp slt i64 %u, {vectors}
+  br i1 %u.go, label %freed, label %open
+freed:
+  %u.ptr = getelementptr i64, ptr %waits, i64 %u
+  store i64 -1, ptr %u.ptr
+  %u.next = add i64 %u, 1
+  br label %free
+open:
+  ret i32 0
+named:
+  br label %barrier
+barrier:
+  %n = phi i64 [ 0, %named ], [ %n.next, %barrier.done ]
+  %opened = phi i1 [ false, %named ], [ %opened.next, %barrier.done ]
+  %n.go = icmp slt i64 %n, 16
+  br i1 %n.go, label %tally, label %verdict
+tally:
+  ; Threads that arrived without waiting, then those that wait here; whole warps count, as on the hardware.
+  %early.ptr = getelementptr i64, ptr %arrived, i64 %n
+  %early = load i64, ptr %early.ptr
+  br label %each
+each:
+  %t = phi i64 [ 0, %tally ], [ %t.next, %each.done ]
+  %sum = phi i64 [ %early, %tally ], [ %sum.next, %each.done ]
+  %want = phi i64 [ -1, %tally ], [ %want.next, %each.done ]
+  %all = phi i1 [ true, %tally ], [ %all.next, %each.done ]
+  %t.go = icmp slt i64 %t, {vectors}
+  br i1 %t.go, label %each.one, label %each.end
+each.one:
+  %t.r.ptr = getelementptr i32, ptr %resume, i64 %t
+  %t.r = load i32, ptr %t.r.ptr
+  %t.b.ptr = getelementptr i64, ptr %waits, i64 %t
+  %t.b = load i64, ptr %t.b.ptr
+  %t.ended = icmp slt i32 %t.r, 0
+  %t.number = and i64 %t.b, 255
+  %t.right = icmp eq i64 %t.number, %n
+  %t.waits = icmp sge i64 %t.b, 0
+  %t.here.1 = and i1 %t.right, %t.waits
+  %t.lives = xor i1 %t.ended, true
+  %t.here = and i1 %t.here.1, %t.lives
+  %t.ok = or i1 %t.here, %t.ended
+  %all.one = and i1 %all, %t.ok
+  %t.want = lshr i64 %t.b, 8
+  %want.one = select i1 %t.here, i64 %t.want, i64 %want
+  %first.thread = mul i64 %t, WIDTH
+  %left = sub i64 {threads}, %first.thread
+  %short = icmp slt i64 %left, WIDTH
+  %weight = select i1 %short, i64 %left, i64 WIDTH
+  %sum.inc = select i1 %t.here, i64 %weight, i64 0
+  %sum.one = add i64 %sum, %sum.inc
+  br label %each.done
+each.done:
+  %sum.next = phi i64 [ %sum.one, %each.one ]
+  %want.next = phi i64 [ %want.one, %each.one ]
+  %all.next = phi i1 [ %all.one, %each.one ]
+  %t.next = add i64 %t, 1
+  br label %each
+each.end:
+  %someone = icmp sge i64 %want, 0
+  %counts = icmp sgt i64 %want, 0
+  %enough.1 = icmp sge i64 %sum, %want
+  %enough.2 = and i1 %counts, %enough.1
+  %total = icmp sge i64 %sum, {threads}
+  %everyone = or i1 %all, %total
+  %unlimited = icmp eq i64 %want, 0
+  %everyone.2 = and i1 %unlimited, %everyone
+  %ready = or i1 %enough.2, %everyone.2
+  %opens = and i1 %ready, %someone
+  br i1 %opens, label %let, label %barrier.done
+let:
+  call void @reset(ptr %arrived, i64 %n)
+  br label %let.loop
+let.loop:
+  %y = phi i64 [ 0, %let ], [ %y.next, %let.next ]
+  %y.go = icmp slt i64 %y, {vectors}
+  br i1 %y.go, label %let.one, label %barrier.done
+let.one:
+  %y.ptr = getelementptr i64, ptr %waits, i64 %y
+  %y.b = load i64, ptr %y.ptr
+  %y.number = and i64 %y.b, 255
+  %y.here = icmp eq i64 %y.number, %n
+  %y.new = select i1 %y.here, i64 -1, i64 %y.b
+  store i64 %y.new, ptr %y.ptr
+  br label %let.next
+let.next:
+  %y.next = add i64 %y, 1
+  br label %let.loop
+barrier.done:
+  %opened.here = phi i1 [ false, %each.end ], [ true, %let.loop ]
+  %opened.next = or i1 %opened, %opened.here
+  %n.next = add i64 %n, 1
+  br label %barrier
+verdict:
+  %state = select i1 %opened, i32 0, i32 2
+  ret i32 %state
+}}
+
+define i32 @run(ptr %ctx, ptr %wk) {{
+entry:
+  %inside.ptr = getelementptr i64, ptr %ctx, i64 {int(c.INSIDE)}
+  %inside.old = atomicrmw add ptr %inside.ptr, i64 1 seq_cst
+  %next.ptr = getelementptr i64, ptr %ctx, i64 {int(c.NEXT_BLOCK)}
+  %total.ptr = getelementptr i64, ptr %ctx, i64 {int(c.BLOCKS)}
+  %stop.ptr = getelementptr i64, ptr %ctx, i64 {int(c.STOP)}
+  %gx.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_X)}
+  %gy.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_Y)}
+  %x.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK_X)}
+  %y.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK_Y)}
+  %z.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK_Z)}
+  %b.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK)}
+  br label %take
+take:
+  %stop = load atomic i64, ptr %stop.ptr monotonic, align 8
+  %stopped = icmp ne i64 %stop, 0
+  br i1 %stopped, label %leave, label %fetch
+fetch:
+  %b = atomicrmw add ptr %next.ptr, i64 1 monotonic
+  %total = load i64, ptr %total.ptr
+  %gx = load i64, ptr %gx.ptr
+  %gy = load i64, ptr %gy.ptr
+  %left = icmp slt i64 %b, %total
+  br i1 %left, label %do, label %leave
+do:
+  %x = urem i64 %b, %gx
+  %rest = udiv i64 %b, %gx
+  %y = urem i64 %rest, %gy
+  %z = udiv i64 %rest, %gy
+  store i64 %x, ptr %x.ptr
+  store i64 %y, ptr %y.ptr
+  store i64 %z, ptr %z.ptr
+  store i64 %b, ptr %b.ptr
+  %err = call i32 @block(ptr %ctx, ptr %wk)
+  %bad = icmp ne i32 %err, 0
+  br i1 %bad, label %fail, label %take
+fail:
+  store atomic i64 1, ptr %stop.ptr monotonic, align 8
+  br label %leave
+leave:
+  %result = phi i32 [ 0, %take ], [ 0, %fetch ], [ 1, %fail ]
+  %inside.end = atomicrmw sub ptr %inside.ptr, i64 1 seq_cst
+  ret i32 %result
+}}
+"""
+    return text.replace("WIDTH", str(width))

@@ -1,0 +1,236 @@
+"""Operations between the lanes of a warp: shuffles, votes, matches, reductions.
+
+A kernel that has one runs on vectors of 32 lanes, a vector being a warp then. Every lane that the instruction's
+member mask names must be here or have left the kernel; if one is elsewhere, the hardware would wait or do
+something undefined, so the launch ends with a report.
+"""
+
+from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError
+from nnkit.vm.emitter import Emitter, Handler, Value
+from nnkit.vm.layout import Fault
+from nnkit.vm.shapes import VARYING, Shape
+from nnkit.vm.table import effect
+
+WIDTH = 32
+OPCODES = frozenset("shfl vote match redux activemask elect".split())
+
+effect(
+    r"shfl(\.sync)?\.(up|down|bfly|idx)\.b32",
+    r"vote(\.sync)?\.(all|any|uni)\.pred",
+    r"vote(\.sync)?\.ballot\.b32",
+    r"match\.(all|any)\.sync\.b(32|64)",
+    r"redux\.sync\.(add|min|max)\.[us]32",
+    r"redux\.sync\.(and|or|xor)\.b32",
+    r"activemask\.b32",
+    r"elect\.sync",
+    r"bar|barrier\.warp\.sync",
+)
+
+
+def is_warp_level(item: Instruction) -> bool:
+    """Whether an instruction needs the whole warp in one vector."""
+    return item.opcode in OPCODES or "warp" in item.modifiers
+
+
+def _active(e: Emitter) -> str:
+    return e.mask or "-1"
+
+
+def _members(e: Emitter, item: Instruction, operand: Operand | None) -> str:
+    """The member mask; faults where a member that lives is not here."""
+    if operand is None:
+        return _active(e)
+    value = e.operand(operand, "u32")
+    vector = value.shape.kind != "uniform"
+    mask = e.text.op(f"extractelement {e.all.type('i32')} {e.vector(value)}, i64 {_first(e)}") if vector else value.scalar
+    if e.region.pending[e.block.number] or vector:
+        _check_together(e, item, e.vector(value) if vector else "", mask)
+    return mask
+
+
+def _first(e: Emitter) -> str:
+    if not e.mask:
+        return "0"
+    e.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
+    return e.text.op(f"call i64 @llvm.cttz.i64(i64 {e.mask64()}, i1 false)")
+
+
+def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> None:
+    """Lanes with different masks form different groups: each lane's own members must be here."""
+    alive = e.text.op("load i32, ptr %alive")
+    missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
+    if vector:
+        absent = e.all.binary("and", "i32", vector, e.splat("i32", missing))
+        bad = e.as_mask(
+            e.all.binary("and", "i1", e.all.compare("ne", "i32", absent, e.all.constant("i32", 0)), e.lanes())
+        )
+    else:
+        bad = e.one.binary("and", "i32", mask, missing)
+    fine, apart = e.text.label("fine"), e.text.label("apart")
+    e.text.likely(e.one.compare("eq", "i32", bad, "0"), fine, apart)
+    e.text.place(apart)
+    e.fault(Fault.DIVERGENT_WARP, e.site(item, item.name), e.mask64())
+    e.text.place(fine)
+
+
+def permuted(e: Emitter, vector: str, lanes: str) -> str:
+    """vector[lanes[l]] for each lane l, all in 0..31, through memory: LLVM has no general permutation."""
+    full = e.all.type("i32")
+    scratch = _scratch(e)
+    e.text.line(f"store {full} {vector}, ptr {scratch}, align 64")
+    wide = e.all.resize("i32", lanes, "i64")
+    places = e.text.op(f"getelementptr i32, ptr {scratch}, {e.all.type('i64')} {wide}")
+    pointers = e.all.type("ptr")
+    suffix = f"{e.all.mangled('i32')}.v{e.width}p0"
+    e.text.declarations.add(f"declare {full} @llvm.masked.gather.{suffix}({pointers}, i32, {e.all.type('i1')}, {full})")
+    return e.text.op(
+        f"call {full} @llvm.masked.gather.{suffix}({pointers} {places}, i32 4, "
+        f"{e.all.type('i1')} {e.all.constant('i1', 1)}, {full} zeroinitializer)"
+    )
+
+
+def _scratch(e: Emitter) -> str:
+    if "scratch" not in e.constants:
+        e.constants["scratch"] = "%scratch"
+        e.entry_text.insert(0, f"%scratch = alloca {e.all.type('i64')}, align 64")
+    return "%scratch"
+
+
+def _lane_numbers(e: Emitter) -> str:
+    return "<" + ", ".join(f"i32 {lane}" for lane in range(e.width)) + ">"
+
+
+def _shfl(e: Emitter, item: Instruction) -> None:
+    """PTX's rule: the lane stays inside the segment that the clamp describes, else it keeps its own value."""
+    target, source, by, clamp, *members = item.operands
+    _members(e, item, members[0] if members else None)
+    value = e.vector(e.operand(source, "b32"))
+    b = e.vector(e.operand(by, "u32"))
+    c = e.vector(e.operand(clamp, "u32"))
+    x, i32 = e.all, "i32"
+    lane = _lane_numbers(e)
+    b = x.binary("and", i32, b, x.constant(i32, 31))
+    segment = x.binary("and", i32, x.binary("lshr", i32, c, x.constant(i32, 8)), x.constant(i32, 31))
+    bound = x.binary("and", i32, c, x.constant(i32, 31))
+    inverse = x.binary("xor", i32, segment, x.constant(i32, 31))
+    low = x.binary("and", i32, lane, segment)
+    high = x.binary("or", i32, low, x.binary("and", i32, bound, inverse))
+    mode = next(m for m in item.modifiers if m in ("up", "down", "bfly", "idx"))
+    if mode == "up":
+        j = x.binary("sub", i32, lane, b)
+        inside = x.compare("sge", i32, j, high)
+    else:
+        if mode == "down":
+            j = x.binary("add", i32, lane, b)
+        elif mode == "bfly":
+            j = x.binary("xor", i32, lane, b)
+        else:
+            j = x.binary("or", i32, low, x.binary("and", i32, b, inverse))
+        inside = x.compare("sle", i32, j, high)
+    j = x.binary("and", i32, x.select(inside, i32, j, lane), x.constant(i32, 31))
+    found = permuted(e, value, j)
+    first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
+    e.assign(first, Value(VARYING, i32, vector=found))
+    if second is not None:
+        e.assign(second, Value(VARYING, "i1", vector=inside))
+
+
+def _ballot(e: Emitter, predicate: Operand) -> str:
+    """The active lanes for which a predicate holds, as 32 bits."""
+    value = e.operand(predicate, "pred")
+    bits = e.as_mask(e.vector(value))
+    return e.one.binary("and", "i32", bits, _active(e))
+
+
+def _vote(e: Emitter, item: Instruction) -> None:
+    target, predicate, *members = item.operands
+    mask = _members(e, item, members[0] if members else None)
+    votes = e.one.binary("and", "i32", _ballot(e, predicate), mask)
+    here = e.one.binary("and", "i32", _active(e), mask)
+    if "ballot" in item.modifiers:
+        e.assign(target, Value(Shape("uniform"), "i32", scalar=votes))
+        return
+    none = e.one.compare("eq", "i32", votes, "0")
+    every = e.one.compare("eq", "i32", votes, here)
+    if "all" in item.modifiers:
+        found = every
+    elif "any" in item.modifiers:
+        found = e.one.binary("xor", "i1", none, "true")
+    else:
+        found = e.one.binary("or", "i1", none, every)
+    e.assign(target, Value(Shape("uniform"), "i1", scalar=found))
+
+
+def _activemask(e: Emitter, item: Instruction) -> None:
+    e.assign(item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0")))
+
+
+def _elect(e: Emitter, item: Instruction) -> None:
+    """The lowest member is elected."""
+    target, members = item.operands
+    mask = e.one.binary("and", "i32", _members(e, item, members), _active(e))
+    e.text.declarations.add("declare i32 @llvm.cttz.i32(i32, i1)")
+    leader = e.text.op(f"call i32 @llvm.cttz.i32(i32 {mask}, i1 false)")
+    if not isinstance(target, Pair):
+        raise PtxError("elect.sync has two results", item.line)
+    e.assign(target.first, Value(VARYING, "i32", vector=e.splat("i32", leader)))
+    chosen = e.all.compare("eq", "i32", _lane_numbers(e), e.splat("i32", leader))
+    e.assign(target.second, Value(VARYING, "i1", vector=chosen))
+
+
+def _match(e: Emitter, item: Instruction) -> None:
+    """any: the members that hold this lane's value; all: every member if all hold the same, else none."""
+    target, source, members = item.operands
+    mask = e.one.binary("and", "i32", _members(e, item, members), _active(e))
+    kind = f"i{item.type[1:]}"
+    value = e.vector(e.operand(source, item.type))
+    result = e.all.constant("i32", 0)
+    for lane in range(e.width):
+        one = e.text.op(f"extractelement {e.all.type(kind)} {value}, i64 {lane}")
+        same = e.all.compare("eq", kind, value, e.splat(kind, one))
+        bit = e.all.constant("i32", 1 << lane)
+        result = e.all.binary("or", "i32", result, e.all.select(same, "i32", bit, e.all.constant("i32", 0)))
+    result = e.all.binary("and", "i32", result, e.splat("i32", mask))
+    first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
+    if "all" in item.modifiers:
+        every = e.all.compare("eq", "i32", result, e.splat("i32", mask))
+        result = e.all.select(every, "i32", result, e.all.constant("i32", 0))
+        if second is not None:
+            e.assign(second, Value(VARYING, "i1", vector=every))
+    e.assign(first, Value(VARYING, "i32", vector=result))
+
+
+_NEUTRAL = {"add": 0, "or": 0, "xor": 0, "and": -1, "umin": -1, "umax": 0, "smin": 0x7FFFFFFF, "smax": -0x80000000}
+
+
+def _redux(e: Emitter, item: Instruction) -> None:
+    """One reduction over the members; lanes that name different members get different results."""
+    target, source, members = item.operands
+    mask = _members(e, item, members)
+    operation = item.modifiers[1]
+    if operation in ("min", "max"):
+        operation = f"{item.type[0]}{operation}"
+    value = e.vector(e.operand(source, item.type))
+    here = e.text.op(f"bitcast i32 {e.one.binary('and', 'i32', mask, _active(e))} to {e.all.type('i1')}")
+    given = e.all.select(here, "i32", value, e.all.constant("i32", _NEUTRAL[operation]))
+    name = f"@llvm.vector.reduce.{operation}.{e.all.mangled('i32')}"
+    e.text.declarations.add(f"declare i32 {name}({e.all.type('i32')})")
+    total = e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
+    e.assign(target, Value(VARYING, "i32", vector=e.splat("i32", total)))
+
+
+def _warp_sync(e: Emitter, item: Instruction) -> None:
+    """Lanes run in step, so there is nothing to wait for; but all members must be here."""
+    _members(e, item, item.operands[0])
+
+
+HANDLERS: dict[str, Handler] = {
+    "shfl": _shfl,
+    "vote": _vote,
+    "match": _match,
+    "redux": _redux,
+    "activemask": _activemask,
+    "elect": _elect,
+    "bar": _warp_sync,
+    "barrier": _warp_sync,
+}
