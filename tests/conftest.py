@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fake_driver import FakeDriver
 
 from nnkit import cli
+from nnkit.contracts import Device
 from nnkit.data.idx import DTYPES
+from nnkit.device import cuda_driver, open_device
+from nnkit.device.cuda import CudaDevice
+from nnkit.errors import DeviceError
 
 CODES = {np.dtype(name): code for code, name in DTYPES.items()}
 TRAIN, TEST = 300, 60
@@ -32,6 +37,39 @@ class Result:
 
 
 Command = Callable[..., Result]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark by which tools/gpu_check finds the tests that need a GPU."""
+    config.addinivalue_line("markers", "cuda: runs on the device cuda, if there is one")
+
+
+@pytest.fixture(scope="session", params=["virtual", pytest.param("cuda", marks=pytest.mark.cuda)])
+def kernel_device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """Each device that runs kernels, one for all tests; without a GPU, `cuda` skips and says why."""
+    try:
+        device = open_device(request.param)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def fake_driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """The driver that every CudaDevice of the test finds."""
+    driver = FakeDriver()
+    monkeypatch.setattr(cuda_driver, "load", lambda: driver)
+    return driver
+
+
+@pytest.fixture
+def fake_cuda(fake_driver: FakeDriver) -> Iterator[CudaDevice]:
+    """A device `cuda` on the fake driver; checks that all its memory was freed."""
+    device = CudaDevice(0)
+    yield device
+    device.close()
+    assert not fake_driver.memory
 
 
 def idx_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -84,6 +122,12 @@ def is_one_line(result: Result, *words: str) -> bool:
 def arguments_of(*arguments: object) -> list[str]:
     """The command line of the command in a process of its own."""
     return [sys.executable, "-m", "nnkit", *map(str, arguments)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps the tests, and the commands that they start, out of the user's cache."""
+    os.environ.setdefault("NNKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")

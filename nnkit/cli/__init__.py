@@ -8,8 +8,8 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
-from nnkit.cli import backends, evaluate, gemm_check, info, predict, train
-from nnkit.errors import NnkitError, reason
+from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, predict, ptx, train
+from nnkit.errors import CompileError, NnkitError, reason
 
 app = typer.Typer(
     name="nnkit",
@@ -41,6 +41,8 @@ app.command("predict")(predict.predict)
 app.command("backends")(backends.backends)
 app.command("info")(info.info)
 app.command("gemm-check")(gemm_check.gemm_check)
+app.command("gemm-bench")(gemm_bench.gemm_bench)
+app.command("ptx")(ptx.ptx)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +63,12 @@ def _run(arguments: list[str] | None) -> int:
         status = app(arguments, prog_name="nnkit", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except CompileError as error:
+        # The first line says it; the compiler's log below is more than one line is good for.
+        line, _, log = str(error).partition("\n")
+        status = _fail(line, error.exit_status)
+        print(log, end="\n" if log else "", file=sys.stderr)
+        return status
     except NnkitError as error:
         return _fail(str(error), error.exit_status)
     except TyperException as error:

@@ -1,12 +1,17 @@
 """The device `cpu`: NumPy arrays, and the NumPy operations of `nnkit.reference` run without temporaries."""
 
+from collections.abc import Sequence
+from os import PathLike
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnkit import reference
+from nnkit.contracts import Event, Module, Stream
 from nnkit.device.array import CpuArray
+from nnkit.errors import UsageError
 
 
 class CpuOperations:
@@ -72,6 +77,36 @@ class CpuOperations:
         return buffer
 
 
+class CpuStream:
+    """A queue that is always empty: the operations of the device `cpu` are done when they return."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class CpuEvent:
+    """The time at which it was recorded, by the host's clock."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Take the time."""
+        self.seconds = perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def elapsed_ms(self, since: Event) -> float:
+        """Milliseconds from the event `since` to this one; raises UsageError for one not recorded."""
+        if self.seconds is None or not isinstance(since, CpuEvent) or since.seconds is None:
+            raise UsageError("an event has no time before it is recorded; call record() on both first")
+        return (self.seconds - since.seconds) * 1e3
+
+
 class CpuDevice:
     """`nnkit.contracts.Device` in host memory."""
 
@@ -84,10 +119,43 @@ class CpuDevice:
         """An array of unspecified content."""
         return CpuArray(np.empty(shape, dtype))
 
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
+        """An array of zeros."""
+        return CpuArray(np.zeros(shape, dtype))
+
     def upload(self, host: npt.NDArray[Any]) -> CpuArray:
         """A row-major copy."""
         return CpuArray(np.array(host, order="C"))
 
+    def compile(
+        self,
+        source: str | PathLike[str],
+        name: str = "kernel.cu",
+        options: Sequence[str] = (),
+        arch: str | None = None,
+    ) -> Module:
+        """Raises UsageError: this device runs no kernels."""
+        raise _no_kernels()
+
+    def load_ptx(self, ptx: str) -> Module:
+        """Raises UsageError: this device runs no kernels."""
+        raise _no_kernels()
+
+    def stream(self) -> CpuStream:
+        """A stream in which everything is already done."""
+        return CpuStream()
+
+    def event(self) -> CpuEvent:
+        """A new event, not yet recorded."""
+        return CpuEvent()
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
     def close(self) -> None:
         """Forget the work buffers."""
         self.operations = CpuOperations()
+
+
+def _no_kernels() -> UsageError:
+    return UsageError('the device cpu runs no kernels; open_device("virtual") runs them without a GPU')

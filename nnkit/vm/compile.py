@@ -114,21 +114,22 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
 
 
 @cache
-def _llvm() -> Any:
-    import llvmlite.binding as llvm
+def llvm() -> Any:
+    """llvmlite, ready to compile for this processor."""
+    import llvmlite.binding as binding
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    return binding
 
 
 @cache
 def host() -> tuple[str, str]:
     """The processor's name and features, as LLVM knows them."""
-    llvm = _llvm()
+    binding = llvm()
     # LLVM prefers 256-bit registers on some processors for fear of lower clocks; wide vectors are the point here.
-    features = llvm.get_host_cpu_features().flatten()
-    return llvm.get_host_cpu_name(), features + ",-prefer-256-bit"
+    features = binding.get_host_cpu_features().flatten()
+    return binding.get_host_cpu_name(), features + ",-prefer-256-bit"
 
 
 def has_avx512() -> bool:
@@ -139,26 +140,26 @@ def has_avx512() -> bool:
 @cache
 def target_machine() -> Any:
     """LLVM's description of this processor."""
-    llvm = _llvm()
+    binding = llvm()
     name, features = host()
-    target = llvm.Target.from_default_triple()
+    target = binding.Target.from_default_triple()
     return target.create_target_machine(cpu=name, features=features, opt=2, reloc="pic", codemodel="small")
 
 
 def _to_object(text: str, machine: Any) -> bytes:
-    llvm = _llvm()
+    binding = llvm()
     dump = os.environ.get("NNKIT_DUMP_LLVM")
     if dump:
         with open(dump, "w") as out:
             out.write(text)
-    module = llvm.parse_assembly(text)
+    module = binding.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = binding.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = False
     options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine, options)
-    passes = llvm.create_new_function_pass_manager()
+    builder = binding.create_pass_builder(machine, options)
+    passes = binding.create_new_function_pass_manager()
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()

@@ -310,6 +310,8 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     waits = e.worker_field(Worker.BARRIER, "ptr")
     place = text.op(f"getelementptr i64, ptr {waits}, i64 {vector}")
     text.line(f"store i64 {calls.barrier_word(e, block.last)}, ptr {place}")
+    # A loop around a barrier never jumps backwards inside a region.
+    _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order))
     text.jump("next.vector")
 
 
@@ -398,23 +400,30 @@ def _jump(e: Emitter, region: Region, target: int) -> None:
         return
     first, last = region.place[target], region.place[e.block.number]
     cost = sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order[first : last + 1])
+    _burn(e, cost)
+    e.text.jump(f"block{target}")
+
+
+def _burn(e: Emitter, cost: int) -> None:
+    """Use fuel: where none is left, ask for more, or stop."""
     fuel = e.text.op("load i64, ptr %fuel")
     left = e.text.op(f"sub i64 {fuel}, {cost}")
     e.text.line(f"store i64 {left}, ptr %fuel")
     some = e.text.op(f"icmp sgt i64 {left}, 0")
     empty, filled, stopped = e.text.label("empty"), e.text.label("filled"), e.text.label("stopped")
-    e.text.likely(some, f"block{target}", empty)
+    go = e.text.label("fuelled")
+    e.text.likely(some, go, empty)
     e.text.place(empty)
     refill = e.context_field(Context.REFILL, "ptr")
     more = e.text.op(f"call i64 {refill}(ptr %ctx, ptr %wk)")
-    enough = e.text.op(f"icmp sgt i64 {more}, 0")
-    e.text.branch(enough, filled, stopped)
+    e.text.branch(e.text.op(f"icmp sgt i64 {more}, 0"), filled, stopped)
     e.text.place(filled)
     e.text.line(f"store i64 {more}, ptr %fuel")
-    e.text.jump(f"block{target}")
+    e.text.jump(go)
     e.text.place(stopped)
     item = e.block.last or (e.block.instructions[-1] if e.block.instructions else _nowhere())
     e.fault(Fault.STOPPED, e.site(item, "stopped"), e.mask64())
+    e.text.place(go)
 
 
 def _nowhere() -> Instruction:

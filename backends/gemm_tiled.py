@@ -1,0 +1,128 @@
+"""The GEMM backend `tiled`: tiles in shared memory and registers, see cuda_src/gemm_tiled.cu."""
+
+from dataclasses import dataclass
+from functools import cache
+
+from nnkit.contracts import ACTIVATIONS, DeviceArray, GemmBackend
+from nnkit.hookspecs import hookimpl
+
+from .kernels import KernelCache, Problem
+
+SIDE = 16
+"""Threads along either side of a block; also the vector width of the device `virtual`."""
+
+TILE_K = 16
+"""Terms of the sums that go through shared memory at a time."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How much of C one thread computes; its block computes SIDE times as much in each direction."""
+
+    thread_m: int
+    thread_n: int
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the kernel is compiled with."""
+        return (
+            f"-DTILE_M={SIDE * self.thread_m}",
+            f"-DTILE_N={SIDE * self.thread_n}",
+            f"-DTILE_K={TILE_K}",
+            f"-DTHREAD_M={self.thread_m}",
+            f"-DTHREAD_N={self.thread_n}",
+        )
+
+    def blocks(self, m: int, n: int) -> int:
+        """How many tiles cover C (m, n)."""
+        return -(-m // (SIDE * self.thread_m)) * -(-n // (SIDE * self.thread_n))
+
+
+BUSY = 132
+"""As many blocks keep all multiprocessors of a large GPU busy."""
+
+TILES = {
+    # 32 vector registers: the sums, a piece of B and one value of A; a vector of doubles takes two.
+    ("virtual", "float32"): (Tile(4, 4), Tile(3, 7), Tile(4, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
+    ("virtual", "float64"): (Tile(4, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
+    ("cuda", "float32"): (Tile(8, 8), Tile(4, 4), Tile(2, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
+    ("cuda", "float64"): (Tile(4, 4), Tile(2, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
+}
+"""Device and element type -> the tiles to choose from: few, because each is compiled on its own."""
+
+
+class TiledGemm:
+    """Each number is read once from global memory for a whole tile, once from shared memory for many sums."""
+
+    name = "tiled"
+    devices = frozenset({"virtual", "cuda"})
+    dtypes = frozenset({"float32", "float64"})
+    fused_activations = frozenset(ACTIVATIONS)
+
+    def __init__(self) -> None:
+        self._kernels = KernelCache("gemm_tiled.cu")
+
+    def gemm(
+        self,
+        a: DeviceArray,
+        b: DeviceArray,
+        c: DeviceArray,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        trans_a: bool = False,
+        trans_b: bool = False,
+    ) -> None:
+        """Overwrite c with alpha op(A) op(B) + beta C; raises ValueError for shapes that disagree."""
+        problem = Problem.of(a, b, c, trans_a, trans_b)
+        if problem.empty:
+            return
+        tile = choose_tile(c.device.name, c.dtype.name, problem.m, problem.n)
+        kernel = self._kernels.get(c.device, "gemm_tiled", problem.options + tile.options)
+        real = c.dtype.type
+        arguments = (*problem.sizes, real(alpha), a, b, real(beta), c)
+        kernel.launch(tile.blocks(problem.m, problem.n), (SIDE, SIDE), arguments)
+
+    def gemm_bias_activation(
+        self,
+        a: DeviceArray,
+        b: DeviceArray,
+        c: DeviceArray,
+        bias: DeviceArray,
+        *,
+        activation: str,
+        trans_b: bool = False,
+    ) -> None:
+        """Overwrite c (M, N) with activation(A op(B) + bias); raises ValueError for shapes that disagree."""
+        problem = Problem.of(a, b, c, False, trans_b)
+        if bias.shape != (problem.n,) or bias.dtype != c.dtype:
+            raise ValueError(f"bias {bias.dtype} {bias.shape} for C {c.dtype} {c.shape}: give one a column")
+        if activation not in self.fused_activations:
+            raise ValueError(f"unknown activation {activation!r}: give one of {', '.join(ACTIVATIONS)}")
+        if problem.empty:
+            return
+        tile = choose_tile(c.device.name, c.dtype.name, problem.m, problem.n)
+        options = (*problem.options, *tile.options, f"-DACTIVATION={activation.upper()}")
+        kernel = self._kernels.get(c.device, "gemm_tiled_activation", options)
+        kernel.launch(tile.blocks(problem.m, problem.n), (SIDE, SIDE), (*problem.sizes, a, b, bias, c))
+
+
+@cache
+def choose_tile(device: str, dtype: str, m: int, n: int) -> Tile:
+    """The tile for a product (m, n): large ones reuse more, small ones waste less at the edges."""
+    return min(TILES[device, dtype], key=lambda tile: _cost(device, tile, m, n))
+
+
+def _cost(device: str, tile: Tile, m: int, n: int) -> float:
+    """Time in arbitrary units: multiply-adds and reads of shared memory of a term, for all tiles in turn."""
+    i, j = tile.thread_m, tile.thread_n
+    blocks = tile.blocks(m, n)
+    # A GPU does many tiles at once: fewer tiles than it can hold leave it idle.
+    rounds = max(blocks / BUSY, 1) if device == "cuda" else blocks
+    return rounds * (i * j + i + j)
+
+
+@hookimpl
+def nnkit_gemm_backends() -> list[GemmBackend]:
+    """Offer `tiled`."""
+    return [TiledGemm()]

@@ -1,0 +1,280 @@
+"""The arguments of a launch, checked against the kernel's parameters and packed as the kernel reads them.
+
+Used by the devices `virtual` and `cuda` on every launch, so what can be decided before is: one converter is
+chosen for each parameter when the kernel is loaded.
+"""
+
+import ctypes
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkit.device.array import CpuArray
+from nnkit.device.parameters import Parameter, parameters
+from nnkit.errors import LaunchError, NnkitError
+
+__all__ = ["Packer", "Parameter", "parameters"]
+
+Converter = Callable[[Any, Any], Any]
+"""From an argument and the device to what `struct.pack` takes."""
+
+BUFFER_ALIGN = 64
+"""As much as PTX ever asks of a parameter, in bytes."""
+
+_INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
+_INTEGERS = (
+    *(np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64),
+    *(np.longlong, np.ulonglong),
+)
+
+
+class _Refusal(Exception):
+    """An argument does not fit; the text says why, where the type alone does not."""
+
+
+class Packer:
+    """Packs one kernel's arguments into one buffer, laid out as PTX says.
+
+    `buffer` and `address` are the same memory throughout: the next `pack` overwrites it. `pointers` is the
+    address of an array with the address of each parameter in it, as `cuLaunchKernel` takes them.
+    """
+
+    def __init__(self, kernel: str, parameters: Sequence[Parameter]):
+        self.kernel = kernel
+        self.parameters = tuple(parameters)
+        self.offsets: list[int] = []
+        self.size = 0
+        layout = "<"
+        for parameter in self.parameters:
+            offset = -(-self.size // parameter.align) * parameter.align
+            layout += f"{offset - self.size}x{_code(parameter)}"
+            self.offsets.append(offset)
+            self.size = offset + parameter.size
+        self._struct = struct.Struct(layout)
+        self._converters = [_converter(parameter) for parameter in self.parameters]
+        memory = bytearray(self.size + BUFFER_ALIGN)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.buffer = (ctypes.c_char * self.size).from_buffer(memory, -start % BUFFER_ALIGN)
+        self.address = ctypes.addressof(self.buffer)
+        self._pointers = (ctypes.c_void_p * max(1, len(self.offsets)))(
+            *(self.address + offset for offset in self.offsets)
+        )
+        self.pointers = ctypes.addressof(self._pointers)
+
+    def pack(self, args: Sequence[Any], device: Any) -> "ctypes.Array[ctypes.c_char]":
+        """Write the arguments of a launch on that device to `buffer`.
+
+        Raises LaunchError that names kernel, parameter, what was given and what is expected.
+        """
+        values: list[Any] = []
+        try:
+            if len(args) != len(self._converters):
+                raise self._wrong_count(len(args))
+            for convert, argument in zip(self._converters, args, strict=True):
+                values.append(convert(argument, device))
+        except _Refusal as refusal:
+            raise self._refused(len(values), args[len(values)], str(refusal)) from None
+        except TypeError:
+            if isinstance(args, Sequence):
+                raise
+            raise LaunchError(
+                f"kernel {self.kernel}: args must be a tuple or a list, got {_given(args)}"
+            ) from None
+        self._struct.pack_into(self.buffer, 0, *values)
+        return self.buffer
+
+    def _wrong_count(self, given: int) -> LaunchError:
+        kinds = ", ".join(_noun(parameter) for parameter in self.parameters) or "none"
+        return LaunchError(
+            f"kernel {self.kernel} takes {len(self.parameters)} argument(s), got {given}; "
+            f"its parameters: {kinds}"
+        )
+
+    def _refused(self, index: int, argument: Any, why: str) -> LaunchError:
+        parameter = self.parameters[index]
+        return LaunchError(
+            f"kernel {self.kernel}, argument {index + 1} of {len(self.parameters)} ({parameter.name}, "
+            f"{_noun(parameter)}): got {_given(argument)}{', ' + why if why else ''}; "
+            f"expected {_expected(parameter)}"
+        )
+
+
+def _code(parameter: Parameter) -> str:
+    if parameter.kind == "struct":
+        return f"{parameter.size}s"
+    return (_FLOAT_CODES if parameter.kind == "float" else _INTEGER_CODES)[parameter.size]
+
+
+def _noun(parameter: Parameter) -> str:
+    bits = 8 * parameter.size
+    return {
+        "pointer": "a pointer" if parameter.marked else "a pointer or a 64-bit integer",
+        "integer": f"a {bits}-bit integer",
+        "float": f"a {bits}-bit float",
+        "bits": f"any {bits} bits",
+        "struct": f"a struct of {parameter.size} bytes",
+    }[parameter.kind]
+
+
+def _expected(parameter: Parameter) -> str:
+    bits = 8 * parameter.size
+    integer = f"np.int{bits}, np.uint{bits} or an int" + (" or a bool" if bits == 8 else "")
+    return {
+        "pointer": "an array of this device"
+        + (" or None" if parameter.marked else ", None, np.int64, np.uint64 or an int"),
+        "integer": integer,
+        "float": f"np.float{bits} or a float",
+        "bits": integer + (f", np.float{bits} or a float" if bits > 8 else ""),
+        "struct": f"{parameter.size} bytes, as bytes or a NumPy structured scalar",
+    }[parameter.kind]
+
+
+def _given(argument: Any) -> str:
+    """An argument in a few words."""
+    if isinstance(argument, np.ndarray):
+        return f"a NumPy array of shape {argument.shape} and dtype {argument.dtype}"
+    if isinstance(argument, bytes | bytearray):
+        return f"{len(argument)} bytes"
+    text = repr(argument)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(argument).__name__}"
+
+
+def _why_no_scalar(argument: Any) -> str:
+    """What to say of an argument that is not of the type expected, beyond its type."""
+    if isinstance(argument, np.ndarray | CpuArray):
+        return "which lies in host memory: upload it first with device.upload(array)"
+    if hasattr(argument, "address") and hasattr(argument, "rows"):
+        return "an array"
+    return ""
+
+
+def _converter(parameter: Parameter) -> Converter:
+    if parameter.kind == "pointer":
+        return _null_or_array if parameter.marked else _pointer_or_integer
+    if parameter.kind == "struct":
+        return _struct(parameter.size)
+    if parameter.kind == "float":
+        return _float(parameter.size)
+    integer = _integer(parameter.size)
+    return integer if parameter.kind == "integer" else _bits(parameter.size, integer)
+
+
+def _null_or_array(argument: Any, device: Any) -> Any:
+    try:
+        if argument.device is device:
+            return argument.address
+    except AttributeError:
+        pass
+    except NnkitError as error:
+        raise _Refusal(str(error)) from None
+    if argument is None or (type(argument) is int and argument == 0):
+        return 0
+    owner = getattr(argument, "device", None)
+    if hasattr(argument, "address") and owner is not None:
+        name = getattr(owner, "name", type(owner).__name__)
+        raise _Refusal(f"an array of another device ({name}): upload it to this one")
+    raise _Refusal(_why_no_scalar(argument))
+
+
+def _pointer_or_integer(argument: Any, device: Any) -> Any:
+    # Arrays first, and without a call in between: most parameters of most launches are arrays.
+    try:
+        if argument.device is device:
+            return argument.address
+    except AttributeError:
+        pass
+    except NnkitError as error:
+        raise _Refusal(str(error)) from None
+    if isinstance(argument, np.integer | int) and type(argument) is not bool:
+        return _integer_64(argument, device)
+    return _null_or_array(argument, device)
+
+
+def _integer(size: int) -> Converter:
+    """Integers of that size in bytes, signed or not: two's complement makes them one."""
+    mask = (1 << 8 * size) - 1
+    lowest = -(1 << (8 * size - 1))
+    accepted = frozenset(kind for kind in _INTEGERS if np.dtype(kind).itemsize == size)
+
+    def convert(argument: Any, device: Any) -> int:
+        kind = type(argument)
+        if kind in accepted:
+            return int(argument) & mask
+        if isinstance(argument, int) and kind is not bool:
+            if lowest <= argument <= mask:
+                return argument & mask
+            raise _Refusal(f"which needs more than {8 * size} bits")
+        if size == 1 and kind in {bool, np.bool_}:
+            return int(argument)
+        if isinstance(argument, float | np.floating):
+            raise _Refusal("a float")
+        raise _Refusal(_why_no_scalar(argument))
+
+    return convert
+
+
+_integer_64 = _integer(8)
+
+
+def _float(size: int) -> Converter:
+    accepted = np.dtype(f"f{size}").type
+    code = struct.Struct(f"<{_FLOAT_CODES[size]}")  # Native layout would not notice an overflow.
+
+    def convert(argument: Any, device: Any) -> Any:
+        kind = type(argument)
+        if kind is accepted:
+            return argument
+        if kind is float:
+            try:
+                code.pack(argument)
+            except OverflowError:
+                raise _Refusal(f"which needs more than {8 * size} bits") from None
+            return argument
+        if isinstance(argument, int | np.integer):
+            raise _Refusal(f"an integer: write float({argument})")
+        raise _Refusal(_why_no_scalar(argument))
+
+    return convert
+
+
+def _bits(size: int, integer: Converter) -> Converter:
+    """Integers or floats of that size in bytes, as their bits."""
+    code = _FLOAT_CODES.get(size)
+    accepted = None if code is None else np.dtype(f"f{size}").type
+
+    def convert(argument: Any, device: Any) -> Any:
+        if code is not None and type(argument) in {float, accepted}:
+            try:
+                return int.from_bytes(struct.pack(f"<{code}", argument), "little")
+            except OverflowError:
+                raise _Refusal(f"which needs more than {8 * size} bits") from None
+        return integer(argument, device)
+
+    return convert
+
+
+def _struct(size: int) -> Converter:
+    def convert(argument: Any, device: Any) -> bytes:
+        if isinstance(argument, bytes | bytearray):
+            content = bytes(argument)
+        elif _is_record(argument):
+            content = argument.tobytes()
+        else:
+            raise _Refusal("" if isinstance(argument, np.ndarray) else _why_no_scalar(argument))
+        if len(content) != size:
+            raise _Refusal(
+                "" if isinstance(argument, bytes | bytearray) else f"which has {len(content)} bytes"
+            )
+        return content
+
+    return convert
+
+
+def _is_record(argument: Any) -> bool:
+    """A structured scalar, or a number that CUDA passes as a struct: __half and the complex ones."""
+    if isinstance(argument, np.ndarray):
+        return argument.ndim == 0 and argument.dtype.kind == "V"
+    return isinstance(argument, np.void | np.float16 | np.complexfloating)

@@ -1,0 +1,244 @@
+"""CUDA C++ to PTX (and to machine code) with NVRTC; every result is kept on disk."""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+from nnkit.device.cache import DiskCache, cache_folder, digest
+from nnkit.device.headers import cuda_folders, included_files, option_values, own_folder, wheel_versions
+from nnkit.errors import CompileError, DeviceError, UsageError, reason
+
+CACHE_BYTES = 64 << 20
+"""How much compiled code is kept on disk."""
+
+_FORMAT = "1"  # Of a cached result, and of what its key holds.
+_ARCH = re.compile(r"(compute|sm)_\d+[af]?")
+_LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
+_ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
+_PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
+_NO_HEADER = "open source file"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What NVRTC made of a source."""
+
+    ptx: str
+    cubin: bytes | None
+    """Machine code for one architecture; None if the source was compiled for a virtual one, compute_NN."""
+    log: str
+    """The compiler's warnings; empty if it had none."""
+
+
+def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
+    """The text of a source and what messages call it.
+
+    A path is a PathLike, or a str without newline that ends in .cu or .cuh; any other str is the text itself.
+    Raises UsageError for a file that cannot be read as text.
+    """
+    if isinstance(source, str) and ("\n" in source or not source.endswith((".cu", ".cuh"))):
+        text = source
+    else:
+        name = os.fspath(source)
+        try:
+            with open(name, "rb") as stream:
+                text = stream.read().decode("utf-8-sig")
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the CUDA source {name}: {reason(error)}: give a file that is there"
+            ) from None
+        except UnicodeDecodeError:
+            raise UsageError(f"the CUDA source {name} is not text in UTF-8: save it as UTF-8") from None
+    if "\0" in text:
+        # NVRTC takes a C string: it would silently compile what stands before.
+        raise UsageError(f"the CUDA source {name} holds a zero byte: give text")
+    return text, name
+
+
+def compile_cuda(
+    source: str | PathLike[str],
+    name: str = "kernel.cu",
+    options: Sequence[str] = (),
+    arch: str = "compute_90",
+) -> Compiled:
+    """Compile CUDA C++ with NVRTC, or take the result from the cache on disk; safe in threads and processes.
+
+    `source` is text or a path as `read_source` takes it. `options` are NVRTC's own, such as "-DTILE=32".
+    `arch` compute_NN gives PTX alone, sm_NN machine code too, for which ptxas checks inline assembly. Line
+    information is always in it. Headers are found in the source's folder, those of "-I", nnkit's own
+    and CUDA's.
+
+    Raises UsageError for a wrong option, arch or path, CompileError for source that the compiler refuses (one
+    line with the first error, then its log), DeviceError without NVRTC.
+    """
+    text, name = read_source(source, name)
+    options = _checked(options, arch)
+    folders = (own_folder(), *cuda_folders())
+    key = _key(text, name, options, arch, folders)
+    cache = DiskCache("ptx", CACHE_BYTES)
+    if key is not None and (found := cache.get(key)) is not None:
+        return _unpacked(found)
+    compiled = _compile(text, name, options, arch, folders)
+    if key is not None:
+        cache.put(key, _packed(compiled))
+    return compiled
+
+
+def _checked(options: Sequence[str], arch: str) -> tuple[str, ...]:
+    if isinstance(options, str):
+        raise UsageError(f"options {options!r}: give a list of options, not one string")
+    if own := list(option_values(options, "-arch", "--gpu-architecture")):
+        raise UsageError(
+            f"options name the architecture {own[0]!r}: leave it out and give arch (--arch) instead"
+        )
+    if not _ARCH.fullmatch(arch):
+        raise UsageError(f"arch {arch!r}: give compute_NN for PTX or sm_NN for machine code, like sm_90")
+    return tuple(options)
+
+
+def _key(text: str, name: str, options: Sequence[str], arch: str, folders: Sequence[str]) -> str | None:
+    """Names all that the result depends on; None where that is not known.
+
+    CUDA's own headers stand under the version of their wheel, or their folder. The name is absolute because
+    line information is.
+    """
+    place = os.path.abspath(name)
+    searched = [os.path.dirname(place)]
+    searched += map(os.path.abspath, option_values(options, "-I", "--include-path"))
+    before = "".join(f'#include "{file}"\n' for file in option_values(options, "-include", "--pre-include"))
+    files = included_files(before + text, [*searched, own_folder()])
+    if files is None:
+        return None
+    # Without the wheel NVRTC comes from somewhere else, and only it knows its version.
+    compiler = "" if wheel_versions()[0] else _version_of(_nvrtc())
+    parts = (_FORMAT, name, place, arch, options, searched, folders, wheel_versions(), compiler, list(files))
+    return digest(repr(parts), text, *files.values())
+
+
+def _packed(compiled: Compiled) -> bytes:
+    cubin = compiled.cubin if compiled.cubin is None else base64.b64encode(compiled.cubin).decode()
+    return json.dumps({**asdict(compiled), "cubin": cubin}).encode()
+
+
+def _unpacked(entry: bytes) -> Compiled:
+    fields = json.loads(entry)
+    cubin = fields["cubin"]
+    return Compiled(fields["ptx"], None if cubin is None else base64.b64decode(cubin), fields["log"])
+
+
+def _nvrtc() -> Any:
+    """The module of NVRTC's bindings, with its library loaded."""
+    try:
+        from cuda.bindings import nvrtc
+    except ImportError as error:
+        raise DeviceError(
+            f"cannot compile CUDA: cuda-python is missing ({reason(error)}): pip install cuda-python"
+        ) from None
+    try:
+        nvrtc.nvrtcVersion()
+    except (RuntimeError, OSError):
+        # The bindings load the library at the first call.
+        raise DeviceError(
+            "cannot compile CUDA: the library NVRTC is missing: pip install nvidia-cuda-nvrtc"
+        ) from None
+    return nvrtc
+
+
+def _version_of(nvrtc: Any) -> str:
+    _, major, minor = nvrtc.nvrtcVersion()
+    return f"{major}.{minor}"
+
+
+def _compile(text: str, name: str, options: Sequence[str], arch: str, folders: Sequence[str]) -> Compiled:
+    nvrtc = _nvrtc()
+    flags = [f"-arch={arch}", *options, *(f"-I{folder}" for folder in folders)]
+    if not _LINE_OPTIONS.intersection(options):
+        flags.append("-lineinfo")
+    status, compiled = _run(nvrtc, text, name, flags)
+    if status.name == "NVRTC_ERROR_COMPILATION" and _NO_HEADER in compiled.log:
+        # The libraries <cuda/...>, <cub/...> are in no wheel that nnkit needs, but NVRTC brings them along.
+        flags += (f"-I{folder}" for folder in _bundled_folders(nvrtc))
+        status, compiled = _run(nvrtc, text, name, flags)
+    if status.name == "NVRTC_SUCCESS":
+        if not compiled.ptx:
+            raise UsageError(f"{name}: NVRTC made no PTX: leave out options for other output, such as -dlto")
+        return compiled
+    if status.name == "NVRTC_ERROR_INVALID_OPTION":
+        raise UsageError(_wrong_option(nvrtc, compiled.log, arch))
+    if status.name == "NVRTC_ERROR_COMPILATION":
+        raise CompileError(f"{_first_error(compiled, name)}\n{compiled.log}")
+    raise DeviceError(f"NVRTC cannot compile {name}: {status.name}: {reason(RuntimeError(compiled.log))}")
+
+
+def _run(nvrtc: Any, text: str, name: str, flags: Sequence[str]) -> tuple[Any, Compiled]:
+    """NVRTC's status, and what it made: after an error the log, and the PTX if ptxas found the error."""
+    status, program = nvrtc.nvrtcCreateProgram(text.encode(), os.fsencode(name), 0, None, None)
+    if status.name != "NVRTC_SUCCESS":
+        raise DeviceError(f"NVRTC cannot take {name}: {status.name}")
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [os.fsencode(flag) for flag in flags])
+        ptx, log = (
+            _output(nvrtc, program, what).rstrip(b"\0").decode("utf-8", "replace")
+            for what in ("PTX", "ProgramLog")
+        )
+        cubin = _output(nvrtc, program, "CUBIN") or None
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+    return status, Compiled(ptx, cubin, log.strip())
+
+
+def _output(nvrtc: Any, program: Any, what: str) -> bytes:
+    """One of the outputs of a program, empty if it has none."""
+    status, size = getattr(nvrtc, f"nvrtcGet{what}Size")(program)
+    if status.name != "NVRTC_SUCCESS" or not size:
+        return b""
+    buffer = bytearray(size)
+    getattr(nvrtc, f"nvrtcGet{what}")(program, buffer)
+    return bytes(buffer)
+
+
+def _bundled_folders(nvrtc: Any) -> tuple[str, ...]:
+    """The headers that NVRTC has within itself, unpacked into the cache; none if this version has none."""
+    folder = cache_folder(f"headers-{_version_of(nvrtc)}")
+    if folder is None or not hasattr(nvrtc, "nvrtcInstallBundledHeaders"):
+        return ()
+    # 0: do nothing if they are there. It locks the folder, and two processes take turns.
+    status, _ = nvrtc.nvrtcInstallBundledHeaders(os.fsencode(folder), 0)
+    return (str(folder), str(folder / "cccl")) if status.name == "NVRTC_SUCCESS" else ()
+
+
+def _wrong_option(nvrtc: Any, log: str, arch: str) -> str:
+    version = _version_of(nvrtc)
+    if "gpu-architecture" in log:
+        known = ", ".join(map(str, nvrtc.nvrtcGetSupportedArchs()[1]))
+        return (
+            f"arch {arch!r}: NVRTC {version} knows compute_NN and sm_NN for NN in {known}: give one of these"
+        )
+    said = reason(RuntimeError(log)).removeprefix("nvrtc: error: ")
+    return f"options: NVRTC {version}: {said}: see https://docs.nvidia.com/cuda/nvrtc for those it takes"
+
+
+def _first_error(compiled: Compiled, name: str) -> str:
+    """One line: where and what."""
+    if error := _ERROR.search(compiled.log):
+        hint = ": give its folder as -IFOLDER" if _NO_HEADER in error[3] else ""
+        return f"{error[1]}:{error[2]}: error: {error[3]}{hint}"
+    if error := _PTXAS_ERROR.search(compiled.log):
+        return f"{_place_in_ptx(compiled.ptx, int(error[1] or 0), name)}: ptxas error: {error[2]}"
+    return f"{name}: error: {(compiled.log.splitlines() or ['the compiler does not say why'])[0]}"
+
+
+def _place_in_ptx(ptx: str, number: int, name: str) -> str:
+    """Where line `number` of the PTX comes from, by the line information in it."""
+    lines = ptx.splitlines()[:number]
+    locations = [found for line in lines if (found := re.match(r"\s*\.loc\s+(\d+) (\d+)", line))]
+    if not locations:
+        return name
+    file = re.search(rf'^\s*\.file\s+{locations[-1][1]} "(.*?)"', ptx, re.MULTILINE)
+    place = name if file is None or file[1] == os.path.abspath(name) else file[1]
+    return f"{place}:{locations[-1][2]} (PTX line {number}, {lines[-1].strip()!r})"

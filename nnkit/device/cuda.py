@@ -1,0 +1,196 @@
+"""The device `cuda`: one GPU through the CUDA driver API."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit.contracts import Operations
+from nnkit.device import cuda_driver
+from nnkit.device.cuda_array import CudaArray
+from nnkit.device.cuda_driver import Context
+from nnkit.device.cuda_launch import CudaModule, native_arch
+from nnkit.device.cuda_memory import Pool, Staging
+from nnkit.device.cuda_stream import CudaEvent, CudaStream
+from nnkit.errors import DeviceError, UsageError
+
+
+@dataclass(frozen=True)
+class GpuProperties:
+    """What the driver says about a GPU."""
+
+    description: str
+    """The product's name."""
+    capability: tuple[int, int]
+    """The compute capability, such as (9, 0)."""
+    multiprocessors: int
+    clock_mhz: float
+    """The highest clock of the multiprocessors."""
+    memory_bytes: int
+    memory_clock_mhz: float
+    memory_bus_bits: int
+    l2_bytes: int
+    shared_bytes: int
+    """The most shared memory that a block can ask for."""
+    driver: str
+    """The CUDA version that the driver supports."""
+
+
+class CudaDevice:
+    """`nnkit.contracts.Device` on the GPU of that number, counted as CUDA_VISIBLE_DEVICES leaves them.
+
+    Launches return at once and run in order; so do copies. Raises DeviceError when there is no such GPU, no
+    driver, or one that is too old.
+    """
+
+    name = "cuda"
+
+    def __init__(self, ordinal: int = 0):
+        driver = cuda_driver.load()
+        count = cuda_driver.check(driver.cuDeviceGetCount(), "counting GPUs")
+        if not 0 <= ordinal < count:
+            there = ", ".join(f"cuda:{number}" for number in range(count)) or "none"
+            raise DeviceError(f"no device cuda:{ordinal}: there is no GPU of that number; there are: {there}")
+        self.ordinal = ordinal
+        self.label = f"cuda:{ordinal}"
+        self.context = Context(driver, ordinal, self.label)
+        self.properties = _properties(self.context)
+        self.pool = Pool(self.context)
+        self.staging = Staging(self.context)
+        self._modules: dict[tuple[bytes, str], CudaModule] = {}
+
+    @property
+    def description(self) -> str:
+        """The product's name."""
+        return self.properties.description
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """The compute capability, such as (9, 0)."""
+        return self.properties.capability
+
+    @cached_property
+    def operations(self) -> Operations:
+        """The operations of a training step; their kernels are compiled when first used."""
+        from nnkit.device.kernel_operations import KernelOperations
+
+        return KernelOperations(self)
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+        """An array of unspecified content; raises DeviceError when the GPU has no room."""
+        self.context.activate()
+        element = np.dtype(dtype)
+        if element.hasobject:
+            raise UsageError(f"a GPU holds no Python objects: dtype {element} is not possible")
+        if any(length < 0 for length in shape):
+            raise UsageError(f"an array cannot have the shape {shape}: every length must be at least 0")
+        block = self.pool.take(math.prod(shape) * element.itemsize)
+        return CudaArray(self, block, block.address, tuple(shape), element)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+        """An array of zeros."""
+        array = self.empty(shape, dtype)
+        if array.nbytes:
+            context = self.context
+            context.call(
+                *("cuMemsetD8Async", array.address, 0, array.nbytes, context.stream), doing="writing zeros"
+            )
+        return array
+
+    def upload(self, host: npt.NDArray[Any]) -> CudaArray:
+        """A row-major copy, in the machine's byte order."""
+        host = np.asarray(host)
+        native = np.asarray(host, host.dtype.newbyteorder("="))
+        array = self.empty(native.shape, native.dtype)
+        array.write(native)
+        return array
+
+    def compile(
+        self,
+        source: str | PathLike[str],
+        name: str = "kernel.cu",
+        options: Sequence[str] = (),
+        arch: str | None = None,
+    ) -> CudaModule:
+        """Compile CUDA C++, by default to this GPU's machine code; see `nnkit.contracts.Device.compile`."""
+        from nnkit.device.compile import compile_cuda
+
+        compiled = compile_cuda(source, name, options, arch or self._arch)
+        return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx)
+
+    def load_ptx(self, ptx: str) -> CudaModule:
+        """Load PTX text, which the driver assembles; raises CompileError with its log."""
+        return self._module(ptx.encode(), ptx)
+
+    def stream(self) -> CudaStream:
+        """A new stream, ordered with the default one."""
+        return CudaStream(self.context, self.pool)
+
+    def event(self) -> CudaEvent:
+        """A new event, not yet recorded."""
+        return CudaEvent(self.context)
+
+    def synchronize(self) -> None:
+        """Wait until every launch is done; raises what a kernel did wrong."""
+        self.context.synchronize()
+
+    def close(self) -> None:
+        """Wait, and give everything back; a second call does nothing.
+
+        Errors of kernels that nobody waited for are not raised: whoever wants their results has waited.
+        """
+        if self.context.closed:
+            return
+        driver = self.context.driver
+        driver.cuCtxSetCurrent(self.context.handle)
+        driver.cuCtxSynchronize()
+        for module in self._modules.values():
+            module.close()
+        self._modules.clear()
+        self.staging.close()
+        self.pool.close()
+        self.context.close()
+
+    def _module(self, image: bytes, ptx: str) -> CudaModule:
+        """The module for that image, loaded once."""
+        module = self._modules.get((image, ptx))
+        if module is None:
+            module = self._modules[image, ptx] = CudaModule(self, image, ptx)
+        return module
+
+    @cached_property
+    def _arch(self) -> str:
+        from cuda.bindings import nvrtc
+
+        return native_arch(self.capability, nvrtc.nvrtcGetSupportedArchs()[1])
+
+    def __repr__(self) -> str:
+        return f"CudaDevice({self.label}, {self.description})"
+
+
+def _properties(context: Context) -> GpuProperties:
+    doing = "asking about the GPU"
+
+    def ask(name: str) -> int:
+        attribute = getattr(context.driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(context.call("cuDeviceGetAttribute", attribute, context.device, doing=doing))
+
+    name = context.call("cuDeviceGetName", 256, context.device, doing=doing)
+    version = context.call("cuDriverGetVersion", doing=doing)
+    return GpuProperties(
+        description=name.split(b"\0", 1)[0].decode(errors="replace").strip(),
+        capability=(ask("COMPUTE_CAPABILITY_MAJOR"), ask("COMPUTE_CAPABILITY_MINOR")),
+        multiprocessors=ask("MULTIPROCESSOR_COUNT"),
+        clock_mhz=ask("CLOCK_RATE") / 1000,
+        memory_bytes=int(context.call("cuDeviceTotalMem", context.device, doing=doing)),
+        memory_clock_mhz=ask("MEMORY_CLOCK_RATE") / 1000,
+        memory_bus_bits=ask("GLOBAL_MEMORY_BUS_WIDTH"),
+        l2_bytes=ask("L2_CACHE_SIZE"),
+        shared_bytes=ask("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+        driver=cuda_driver.dotted(version),
+    )

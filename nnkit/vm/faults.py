@@ -1,0 +1,61 @@
+"""What went wrong in a kernel, in one line: kernel, source line, block, thread, address, and what is near it."""
+
+from dataclasses import dataclass
+
+from nnkit.vm.emitter import Site
+from nnkit.vm.layout import Fault
+
+
+class KernelFault(Exception):
+    """A launch that ended early. `kind` says why; the message is complete."""
+
+    def __init__(self, kind: Fault, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the grid, and where in the source."""
+
+    kernel: str
+    site: Site | None
+    block: tuple[int, int, int]
+    thread: tuple[int, int, int]
+
+    def __str__(self) -> str:
+        where = ""
+        if self.site is not None:
+            where = f" at {self.site.location}" if self.site.location.line else f" at PTX line {self.site.line}"
+        return f"kernel {self.kernel}{where}, block {self.block}, thread {self.thread}"
+
+
+def describe(kind: Fault, place: Place, address: int, near: str, limit: int) -> str:
+    """The whole message for a fault."""
+    site = place.site
+    what = f"{site.what} of {site.size} bytes" if site else "access"
+    space = site.space if site else "global"
+    where = f"{space} address {address:#x}"
+    match kind:
+        case Fault.MEMORY if limit >= 0:
+            return f"{place}: {what} at {where} is out of bounds: {space} memory has {limit} bytes here"
+        case Fault.MEMORY:
+            return f"{place}: {what} at {where} is out of bounds: {near}"
+        case Fault.MISALIGNED:
+            size = site.size if site else 0
+            return f"{place}: {what} at {where} is misaligned: the address must be a multiple of {size}"
+        case Fault.READ_ONLY:
+            return f"{place}: {what} at {where} writes to constant memory"
+        case Fault.DIVERGENT_BARRIER:
+            return (
+                f"{place}: a barrier that only some threads of a warp reach: move __syncthreads() out of the "
+                "condition"
+            )
+        case Fault.DIVERGENT_WARP:
+            return (
+                f"{place}: {site.what if site else 'a warp operation'} names threads that are not here: every "
+                "thread of its mask must execute it together"
+            )
+        case Fault.TRAP:
+            return f"{place}: the kernel stopped itself ({site.what if site else 'trap'})"
+    return f"{place}: {site.what if site else kind.name.lower()}"

@@ -1,0 +1,351 @@
+"""Parameters read from PTX, arguments packed for them, and extents: every layout and every refusal."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnkit.device.arguments import Packer
+from nnkit.device.array import CpuArray
+from nnkit.device.compile import compile_cuda
+from nnkit.device.extents import Limits, check_extents
+from nnkit.device.parameters import Parameter, parameters, thread_limits
+from nnkit.errors import CompileError, DeviceError, LaunchError
+
+
+@dataclass
+class FakeDevice:
+    """A device that only has a name."""
+
+    name: str = "virtual"
+
+
+@dataclass
+class FakeArray:
+    """An array that only has an address."""
+
+    device: Any
+    address: int = 0x7F00_0000_1000
+
+    def rows(self, start: int, stop: int) -> "FakeArray":
+        return self
+
+
+class ClosedArray:
+    """An array whose device was closed."""
+
+    def __init__(self, device: Any):
+        self.device = device
+
+    @property
+    def address(self) -> int:
+        raise DeviceError("the device is closed")
+
+
+DEVICE = FakeDevice()
+ARRAY = FakeArray(DEVICE)
+RECORD = np.zeros((), [("x", "f8"), ("n", "i4"), ("pad", "i4")])
+
+# PTX type, ctypes type, the values that fit as (argument, what C would hold).
+SCALARS = [
+    ("u8", ctypes.c_uint8, st.integers(0, 255).map(np.uint8)),
+    ("s8", ctypes.c_int8, st.integers(-128, 127)),
+    ("b8", ctypes.c_uint8, st.booleans()),
+    ("u16", ctypes.c_uint16, st.integers(0, 2**16 - 1).map(np.uint16)),
+    ("s32", ctypes.c_int32, st.integers(-(2**31), 2**31 - 1).map(np.int32)),
+    ("u32", ctypes.c_uint32, st.integers(0, 2**32 - 1)),
+    ("b32", ctypes.c_int32, st.integers(-(2**31), 2**31 - 1)),
+    ("u64", ctypes.c_int64, st.integers(-(2**63), 2**63 - 1).map(np.int64)),
+    ("s64", ctypes.c_int64, st.integers(-(2**63), 2**63 - 1)),
+    ("f32", ctypes.c_float, st.floats(width=32, allow_nan=False)),
+    ("f64", ctypes.c_double, st.floats(allow_nan=False)),
+]
+
+
+def ptx_of(*declarations: str, name: str = "k", after: str = "") -> str:
+    """An entry with these parameters."""
+    listed = ",\n\t".join(f".param {text} {name}_param_{i}" for i, text in enumerate(declarations))
+    return f".version 8.0\n.target sm_90\n.visible .entry {name}(\n\t{listed}\n)\n{after}{{ ret; }}"
+
+
+def packer(*declarations: str) -> Packer:
+    """A packer for a kernel k with these parameters."""
+    return Packer("k", parameters(ptx_of(*declarations))["k"])
+
+
+def refusal(pack: Packer, *args: Any, device: Any = DEVICE) -> str:
+    """The one line of the LaunchError for these arguments."""
+    with pytest.raises(LaunchError) as caught:
+        pack.pack(args, device)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("kernel k")
+    return message
+
+
+def test_parameters_of_what_nvrtc_writes() -> None:
+    source = r"""
+    struct Pair { double scale; int shift; };
+    extern "C" __global__ void all(const float* x, float* y, int n, float a, double d, bool f,
+                                   unsigned char c, short s, long long wide, Pair pair, float4 four) {
+        y[n] = x[n] * a + d + f + c + s + wide + pair.scale + four.x;
+    }
+    extern "C" __global__ void none() {}
+    template <int N> __global__ __launch_bounds__(N) void bounded(float* x) { x[0] = N; }
+    template __global__ void bounded<96>(float*);
+    """
+    ptx = compile_cuda(source).ptx
+    found = parameters(ptx)
+    assert {name: len(taken) for name, taken in found.items()} == {
+        "all": 11,
+        "none": 0,
+        "_Z7boundedILi96EEvPf": 1,
+    }
+    assert [(p.kind, p.size, p.align) for p in found["all"]] == [
+        ("pointer", 8, 8),
+        ("pointer", 8, 8),
+        ("integer", 4, 4),
+        ("float", 4, 4),
+        ("float", 8, 8),
+        ("integer", 1, 1),
+        ("integer", 1, 1),
+        ("integer", 2, 2),
+        ("pointer", 8, 8),
+        ("struct", 16, 8),
+        ("struct", 16, 16),
+    ]
+    assert thread_limits(ptx) == {"_Z7boundedILi96EEvPf": 96}
+
+
+def test_parameters_of_what_people_write() -> None:
+    ptx = """
+    .file 1 "a//b.cu" // .entry no(.param .u32 a)
+    /* .entry neither(.param .u32 a) */
+    .weak .entry spread
+    (
+        .param .u64 .ptr .align 1 p, // the input
+        .param
+            .u64.ptr.global.align 16 q,
+        .param .align 8 .b8 s[ 24 ],
+        .param .b8 raw[3],
+        .param .f16 half
+    )
+    .reqntid 8, 4, 2
+    { ret; }
+    .entry bare .maxntid 128 { ret; }
+    .func (.param .b32 r) helper(.param .b32 a) { ret; }
+    """
+    assert parameters(ptx) == {
+        "spread": (
+            Parameter("p", 8, 8, "pointer", marked=True),
+            Parameter("q", 8, 8, "pointer", marked=True),
+            Parameter("s", 24, 8, "struct"),
+            Parameter("raw", 3, 1, "struct"),
+            Parameter("half", 2, 2, "float"),
+        ),
+        "bare": (),
+    }
+    assert thread_limits(ptx) == {"spread": 64, "bare": 128}
+
+
+@pytest.mark.parametrize("text", [".texref t", ".v4 .f32 v", ".pred p", ".align 4 .b8"])
+def test_parameters_that_are_not_understood_are_refused(text: str) -> None:
+    with pytest.raises(CompileError, match="kernel k: the parameter"):
+        parameters(f".entry k(.param {text}) {{ ret; }}")
+
+
+@given(st.data())
+def test_packing_is_the_layout_of_c(data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(SCALARS), min_size=1, max_size=8))
+    values = [data.draw(values) for _, _, values in chosen]
+    pack = packer(*(f".{name}" for name, _, _ in chosen))
+
+    class Layout(ctypes.Structure):
+        _fields_ = tuple((f"p{i}", kind) for i, (_, kind, _) in enumerate(chosen))
+
+    expected = Layout(*(value.item() if isinstance(value, np.generic) else value for value in values))
+    packed = bytes(pack.pack(values, DEVICE))
+    assert pack.offsets == [getattr(Layout, f"p{i}").offset for i in range(len(chosen))]
+    # C fills the end up to the alignment of the whole, which no kernel reads.
+    assert packed == bytes(expected)[: pack.size]
+    # The second launch finds no trace of the first.
+    assert bytes(pack.pack(values, DEVICE)) == packed
+
+
+def test_pointers_structs_and_their_padding() -> None:
+    pack = packer(".u8", ".u64 .ptr .align 1", ".u8", ".align 16 .b8", ".u64")
+    pack = Packer("k", (*pack.parameters[:3], Parameter("s", 16, 16, "struct"), pack.parameters[4]))
+    content = bytes(range(16))
+    packed = bytes(pack.pack((True, ARRAY, 7, content, None), DEVICE))
+    assert pack.offsets == [0, 8, 16, 32, 48]
+    assert packed[0] == 1
+    assert int.from_bytes(packed[8:16], "little") == ARRAY.address
+    assert (packed[16], packed[17:32], packed[32:48], packed[48:]) == (7, bytes(15), content, bytes(8))
+
+
+def test_the_addresses_of_the_parameters_point_into_the_buffer() -> None:
+    pack = packer(".u8", ".f64", ".u32")
+    pack.pack((1, 2.5, 3), DEVICE)
+    pointers = (ctypes.c_void_p * 3).from_address(pack.pointers)
+    assert pack.address % 64 == 0
+    assert ctypes.c_uint8.from_address(pointers[0]).value == 1
+    assert ctypes.c_double.from_address(pointers[1]).value == 2.5
+    assert ctypes.c_uint32.from_address(pointers[2]).value == 3
+
+
+def test_no_parameters() -> None:
+    assert bytes(Packer("k", ()).pack((), DEVICE)) == b""
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "packed"),
+    [
+        (".u32", np.int32(-1), b"\xff" * 4),
+        (".s32", np.uint32(2**32 - 1), b"\xff" * 4),
+        (".s32", 2**32 - 1, b"\xff" * 4),
+        (".u8", np.bool_(True), b"\1"),
+        (".u64", np.uint64(5), b"\5" + bytes(7)),
+        (".u64", np.longlong(-1), b"\xff" * 8),
+        (".u64", None, bytes(8)),
+        (".u64 .ptr", 0, bytes(8)),
+        (".b32", np.float32(1), b"\0\0\x80\x3f"),
+        (".b32", 1.0, b"\0\0\x80\x3f"),
+        (".b16", np.float16(1), b"\0\x3c"),
+        (".f16", 1.0, b"\0\x3c"),
+        (".f32", float("inf"), b"\0\0\x80\x7f"),
+        (".f32", np.float32(1), b"\0\0\x80\x3f"),
+    ],
+)
+def test_arguments_that_fit(declared: str, argument: Any, packed: bytes) -> None:
+    assert bytes(packer(declared).pack((argument,), DEVICE)) == packed
+
+
+@pytest.mark.parametrize(
+    ("size", "argument"),
+    [(16, RECORD), (16, RECORD[()]), (16, bytearray(16)), (2, np.float16(1)), (8, np.complex64(1j))],
+)
+def test_structs_that_fit(size: int, argument: Any) -> None:
+    pack = Packer("k", (Parameter("s", size, 1, "struct"),))
+    assert bytes(pack.pack((argument,), DEVICE)) == bytes(memoryview(argument))
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "words"),
+    [
+        (".f32", np.float64(1), ("np.float64(1.0)", "np.float32 or a float")),
+        (".f32", np.int32(1), ("np.int32(1)", "float(1)")),
+        (".f32", 1, ("got 1", "float(1)")),
+        (".f32", True, ("True",)),
+        (".f32", 1e300, ("more than 32 bits",)),
+        (".f64", np.float32(1), ("np.float64 or a float",)),
+        (".u32", np.int64(1), ("np.int64(1)", "np.int32, np.uint32 or an int")),
+        (".u32", 2**32, ("more than 32 bits",)),
+        (".u32", -(2**31) - 1, ("more than 32 bits",)),
+        (".u32", 1.0, ("a float",)),
+        (".u32", np.float32(1), ("a float",)),
+        (".u32", True, ("True",)),
+        (".u8", 256, ("more than 8 bits",)),
+        (".s64", 2**64, ("more than 64 bits",)),
+        (".b32", np.float64(1), ("any 32 bits",)),
+        (".b32", 1e300, ("more than 32 bits",)),
+        (".b8", 1.0, ("any 8 bits",)),
+        (".u32", ARRAY, ("an array",)),
+        (".f32", np.zeros(3, np.float32), ("shape (3,)", "upload")),
+        (".u64", np.zeros(3, np.float32), ("shape (3,)", "device.upload")),
+        (".u64", CpuArray(np.zeros(3)), ("CpuArray", "device.upload")),
+        (".u64", FakeArray(FakeDevice("cuda")), ("another device (cuda)",)),
+        (".u64", np.int32(1), ("np.int32(1)", "a pointer or a 64-bit integer")),
+        (".u64", 1.0, ("an array of this device",)),
+        (".u64", ClosedArray(DEVICE), ("the device is closed",)),
+        (".u64 .ptr", 1, ("got 1", "an array of this device or None")),
+        (".u64 .ptr", np.int64(0), ("np.int64(0)",)),
+        (".u64 .ptr", False, ("False",)),
+        (".u64 .ptr", "text", ("'text'",)),
+    ],
+)
+def test_arguments_that_do_not_fit(declared: str, argument: Any, words: tuple[str, ...]) -> None:
+    message = refusal(packer(".u32", declared), 1, argument)
+    assert "argument 2 of 2 (k_param_1" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "word"),
+    [
+        (bytes(15), "15 bytes"),
+        (RECORD[["x"]][()].tobytes()[:8], "8 bytes"),
+        (np.zeros(2, "f8"), "shape (2,)"),
+        (np.float64(1), "np.float64"),
+        (np.complex64(1), "8 bytes"),
+        (ARRAY, "an array"),
+        (1, "got 1"),
+    ],
+)
+def test_structs_that_do_not_fit(argument: Any, word: str) -> None:
+    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    message = refusal(pack, argument)
+    assert word in message
+    assert "16 bytes" in message
+
+
+def test_the_wrong_number_of_arguments() -> None:
+    pack = packer(".u64", ".f32")
+    message = refusal(pack, ARRAY)
+    assert "takes 2 argument(s), got 1" in message
+    assert "a 32-bit float" in message
+    assert "got 3" in refusal(pack, ARRAY, 1.0, 1.0)
+    with pytest.raises(LaunchError, match="args must be a tuple or a list"):
+        pack.pack(ARRAY, DEVICE)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (3, (3, 1, 1)),
+        ((3,), (3, 1, 1)),
+        ((3, 4), (3, 4, 1)),
+        ([3, 4, 5], (3, 4, 5)),
+        (np.int64(2), (2, 1, 1)),
+    ],
+)
+def test_extents_that_fit(value: Any, expected: tuple[int, int, int]) -> None:
+    assert check_extents("k", value, value, 0, Limits()) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "shared", "words"),
+    [
+        (0, 1, 0, "grid is 0 along x"),
+        ((1, -1), 1, 0, "grid is -1 along y"),
+        ((1, 65536), 1, 0, "grid is 65536 along y"),
+        ((1, 1, 65536), 1, 0, "along z"),
+        (2**31, 1, 0, "along x"),
+        ((1, 1, 1, 1), 1, 0, "one to three whole numbers"),
+        ((), 1, 0, "one to three whole numbers"),
+        (1.0, 1, 0, "one to three whole numbers"),
+        ("1", 1, 0, "one to three whole numbers"),
+        (1, 0, 0, "block is 0 along x"),
+        (1, 1025, 0, "block is 1025 along x"),
+        (1, (1, 1, 65), 0, "block is 65 along z"),
+        (1, (32, 33), 0, "has 1056 threads"),
+        (1, 1, -1, "shared_bytes is -1"),
+        (1, 1, 49153, "0 to 49152"),
+        (1, 1, 0.5, "whole number"),
+    ],
+)
+def test_extents_that_do_not_fit(grid: Any, block: Any, shared: Any, words: str) -> None:
+    with pytest.raises(LaunchError) as caught:
+        check_extents("k", grid, block, shared, Limits())
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("kernel k: ")
+
+
+def test_a_kernel_may_allow_fewer_threads() -> None:
+    check_extents("k", 1, 256, 0, Limits(threads=256))
+    with pytest.raises(LaunchError, match="the most for this kernel is 256"):
+        check_extents("k", 1, 257, 0, Limits(threads=256))
