@@ -76,7 +76,7 @@ def _open(registry: "Registry", name: str, device: str, dtype: str) -> "Competit
     from nnkit.verify.gemm_bench import Competitor
 
     backend = registry.gemm(name)
-    opened = open_device_for(backend.devices, device)
+    opened, _ = open_device_for(backend.devices, device)
     check_serves(backend, opened.name, dtype)
     return Competitor(backend, opened)
 

@@ -36,12 +36,12 @@ def gemm_check(
     if dtype not in ("float32", "float64"):
         raise UsageError(f"--dtype {dtype}: give float32 or float64")
 
-    from nnkit.device import open_device
+    from nnkit.device import open_device_for
     from nnkit.plugins import Registry, check_serves
     from nnkit.verify.gemm_check import check_gemm
 
     chosen = Registry.discover().gemm(backend)
-    opened = open_device(device)
+    opened, _ = open_device_for(chosen.devices, device)
     check_serves(chosen, opened.name, dtype)
     cases = check_gemm(chosen, opened, m, n, k, dtype, seed)
     worst = max(cases, key=lambda case: case.of_bound)

@@ -1,7 +1,7 @@
 """A trained network, opened for use: what `evaluate` and `predict` share."""
 
 from nnkit.comm.single import SingleTransport
-from nnkit.device import open_device
+from nnkit.device import open_device_for
 from nnkit.errors import UsageError
 from nnkit.nn.network import Network
 from nnkit.plugins import Registry, check_serves
@@ -17,7 +17,7 @@ def open_network(saved: Checkpoint, pixels: int, backend: str, device: str) -> N
         )
     registry = Registry.discover()
     gemm = registry.gemm(backend)
-    opened = open_device(device)
+    opened, _ = open_device_for(gemm.devices, device)
     check_serves(gemm, opened.name, saved.parameters[0][0].dtype.name)
     strategy = registry.comm("none").strategy(SingleTransport(), saved.sizes)
     return Network(saved.parameters, saved.config.activation, opened, gemm, strategy, EVALUATION_BATCH)

@@ -145,7 +145,7 @@ class _Run:
         from nnkit.comm.single import SingleTransport
         from nnkit.data import load_dataset
         from nnkit.data.dataset import CLASSES
-        from nnkit.device import open_device
+        from nnkit.device import open_device_for
         from nnkit.plugins import Registry, check_serves
         from nnkit.train.trainer import Trainer
 
@@ -162,7 +162,7 @@ class _Run:
             )
         registry = Registry.discover()
         gemm = registry.gemm(config.backend)
-        self.device = open_device(config.device)
+        self.device, self.why = open_device_for(gemm.devices, config.device)
         check_serves(gemm, self.device.name, "float32")
         self.transport = SingleTransport()
         strategy = registry.comm(config.comm).strategy(self.transport, config.sizes(dataset.pixels, CLASSES))
@@ -191,6 +191,8 @@ class _Run:
         trainer = self.trainer
         if not self.quiet:
             self._say(self._headline())
+            if self.why:
+                self._say(self.why)
         previous = signal.signal(signal.SIGINT, self._on_interrupt)
         try:
             with self.progress:

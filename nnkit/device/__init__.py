@@ -1,15 +1,66 @@
-"""Devices: where arrays live and operations run. The seam between kinds of hardware lies here, low."""
+"""Devices: where arrays live and operations run. The seam between kinds of hardware lies here, low.
+
+`cpu` is NumPy; `virtual` runs CUDA kernels on the CPU; `cuda` is a GPU.
+"""
+
+import re
+from collections.abc import Collection
 
 from nnkit.contracts import Device
-from nnkit.device.cpu import CpuDevice
-from nnkit.errors import unknown_name
+from nnkit.errors import DeviceError, UsageError, unknown_name
 
-DEVICES = {"cpu": CpuDevice}
+DEVICES = ("cpu", "virtual", "cuda")
+"""The kinds of device; "cuda:N" is GPU number N."""
 
 
 def open_device(name: str = "auto") -> Device:
-    """The device of that name; "auto" is the fastest one at hand. Raises UsageError for an unknown name."""
-    chosen = "cpu" if name == "auto" else name
-    if chosen not in DEVICES:
-        raise unknown_name("device", name, ["auto", *DEVICES])
-    return DEVICES[chosen]()
+    """The device of that name; "auto" is a GPU if there is one, else `virtual`.
+
+    Raises UsageError for an unknown name and DeviceError for a device that cannot be had.
+    """
+    if name == "auto":
+        return _gpu_or_virtual()[0]
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and (not number or re.fullmatch("[0-9]+", number)) and not name.endswith(":"):
+        from nnkit.device.cuda import CudaDevice
+
+        return CudaDevice(int(number or 0))
+    if name == "virtual":
+        from nnkit.device.virtual import VirtualDevice
+
+        return VirtualDevice()
+    if name == "cpu":
+        from nnkit.device.cpu import CpuDevice
+
+        return CpuDevice()
+    raise unknown_name("device", name, ["auto", *DEVICES, "cuda:N"])
+
+
+def open_device_for(served: Collection[str], name: str = "auto") -> tuple[Device, str]:
+    """A device that a backend serves, and in words which one and why ("" where the name left no choice).
+
+    "auto" takes a GPU if the backend serves one and there is one, else `virtual`, else `cpu`.
+    """
+    if name != "auto":
+        return open_device(name), ""
+    if "cuda" in served or "virtual" in served:
+        device, why = _gpu_or_virtual(need_gpu="virtual" not in served)
+        if device.name in served:
+            return device, why
+        device.close()
+    if "virtual" in served:
+        return open_device("virtual"), ""
+    if "cpu" in served:
+        return open_device("cpu"), ""
+    raise UsageError(f"no device that this backend serves ({', '.join(sorted(served))}) can be had here")
+
+
+def _gpu_or_virtual(need_gpu: bool = False) -> tuple[Device, str]:
+    try:
+        gpu = open_device("cuda")
+    except DeviceError as error:
+        if need_gpu:
+            raise
+        virtual = open_device("virtual")
+        return virtual, f"device virtual, CUDA kernels on the CPU, because {error}"
+    return gpu, f"device cuda, {getattr(gpu, 'description', 'a GPU')}"

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnkit import reference
 from nnkit.contracts import Event, Module, Stream
 from nnkit.device.array import CpuArray
+from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.errors import UsageError
 
 
@@ -77,36 +78,6 @@ class CpuOperations:
         return buffer
 
 
-class CpuStream:
-    """A queue that is always empty: the operations of the device `cpu` are done when they return."""
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class CpuEvent:
-    """The time at which it was recorded, by the host's clock."""
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-
-    def record(self, stream: Stream | None = None) -> None:
-        """Take the time."""
-        self.seconds = perf_counter()
-
-    def synchronize(self) -> None:
-        """Nothing to wait for."""
-
-    def elapsed_ms(self, since: Event) -> float:
-        """Milliseconds from the event `since` to this one; raises UsageError for one not recorded."""
-        if self.seconds is None or not isinstance(since, CpuEvent) or since.seconds is None:
-            raise UsageError("an event has no time before it is recorded; call record() on both first")
-        return (self.seconds - since.seconds) * 1e3
-
-
 class CpuDevice:
     """`nnkit.contracts.Device` in host memory."""
 
@@ -141,13 +112,13 @@ class CpuDevice:
         """Raises UsageError: this device runs no kernels."""
         raise _no_kernels()
 
-    def stream(self) -> CpuStream:
+    def stream(self) -> HostStream:
         """A stream in which everything is already done."""
-        return CpuStream()
+        return HostStream()
 
-    def event(self) -> CpuEvent:
+    def event(self) -> HostEvent:
         """A new event, not yet recorded."""
-        return CpuEvent()
+        return HostEvent()
 
     def synchronize(self) -> None:
         """Nothing to wait for."""

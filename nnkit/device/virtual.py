@@ -1,0 +1,312 @@
+"""The device `virtual`: kernels run on the CPU, through the PTX machine of `nnkit.vm`.
+
+Its memory is the host's, so arrays are NumPy arrays underneath; a launch returns when the kernel is done.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit.contracts import Dimensions, Operations, Stream
+from nnkit.device.arguments import Packer
+from nnkit.device.array import check_reshape, check_write
+from nnkit.device.extents import Limits, check_extents
+from nnkit.device.host_time import HostEvent, HostStream
+from nnkit.device.parameters import parameters, thread_limits
+from nnkit.errors import (
+    CompileError,
+    DeviceError,
+    DeviceMemoryError,
+    KernelError,
+    LaunchError,
+    UsageError,
+    unknown_name,
+)
+from nnkit.ptx.ir import PtxError
+from nnkit.vm import native
+from nnkit.vm.faults import KernelFault
+from nnkit.vm.layout import Fault
+from nnkit.vm.machine import LoadedKernel, LoadedModule, Machine
+from nnkit.vm.memory_table import Allocation, MemoryTable
+
+ARCH = "compute_90"
+"""What source is compiled for unless asked otherwise."""
+
+SHARED_BYTES = 227 * 1024
+"""The most shared memory of a block, static and dynamic: that of compute capability 9.0."""
+
+CACHE_BYTES = 256 * 1024 * 1024
+
+MEMORY_FAULTS = frozenset({Fault.MEMORY, Fault.MISALIGNED, Fault.READ_ONLY})
+
+
+class VirtualArray:
+    """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
+
+    __slots__ = ("__weakref__", "_owner", "device", "host")
+
+    def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "_Owner"):
+        self.device = device
+        self.host = host
+        self._owner = owner
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+        return self.host.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of an element."""
+        return self.host.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.host.nbytes
+
+    @property
+    def address(self) -> int:
+        """The address of the first element; raises DeviceError once the device is closed."""
+        if self.device.closed:
+            self.device.check_open()
+        return self._owner.allocation.start if not self.host.size else self.host.ctypes.data
+
+    def rows(self, start: int, stop: int) -> "VirtualArray":
+        """A view of rows start to stop, counted and clipped as in a slice."""
+        if not self.shape:
+            raise UsageError("an array without axes has no rows")
+        return VirtualArray(self.device, self.host[start:stop], self._owner)
+
+    def reshape(self, shape: tuple[int, ...]) -> "VirtualArray":
+        """A view with another shape; raises UsageError if the numbers of elements differ."""
+        check_reshape(self, shape)
+        return VirtualArray(self.device, self.host.reshape(shape), self._owner)
+
+    def copy(self) -> "VirtualArray":
+        """A new array with the same content."""
+        twin = self.device.empty(self.shape, self.dtype)
+        twin.host[...] = self.host
+        return twin
+
+    def download(self) -> npt.NDArray[Any]:
+        """A copy in memory of NumPy's own."""
+        self.device.check_open()
+        return self.host.copy()
+
+    def write(self, host: npt.NDArray[Any]) -> None:
+        """Overwrite with values of the same shape and dtype; raises UsageError for others."""
+        check_write(self, host)
+        self.device.check_open()
+        self.host[...] = host
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """NumPy sees the memory itself: `np.asarray(array)` is no copy."""
+        return dict(self.host.__array_interface__)
+
+    def __repr__(self) -> str:
+        return f"VirtualArray(shape={self.shape}, dtype={self.dtype})"
+
+
+class _Owner:
+    """Frees an allocation when the last array on it is gone."""
+
+    __slots__ = ("__weakref__", "allocation")
+
+    def __init__(self, memory: MemoryTable, allocation: Allocation):
+        self.allocation = allocation
+        weakref.finalize(self, memory.free, allocation)
+
+
+class VirtualKernel:
+    """`nnkit.contracts.Kernel` on the PTX machine."""
+
+    def __init__(self, device: "VirtualDevice", kernel: LoadedKernel, packer: Packer, threads: int):
+        self.name = kernel.name
+        self._device = device
+        self._kernel = kernel
+        self._packer = packer
+        self._limits = Limits(threads=threads, shared_bytes=SHARED_BYTES - kernel.static_shared)
+
+    def launch(
+        self,
+        grid: Dimensions,
+        block: Dimensions,
+        args: Sequence[Any] = (),
+        shared_bytes: int = 0,
+        stream: Stream | None = None,
+    ) -> None:
+        """Run it over grid x block threads and wait. See `nnkit.contracts.Kernel.launch`."""
+        if self._device.closed:
+            self._device.check_open()
+        if stream is not None and not isinstance(stream, HostStream):
+            raise LaunchError(
+                f"kernel {self.name}: stream is not one of this device; make it with device.stream()"
+            )
+        blocks, threads = check_extents(self.name, grid, block, shared_bytes, self._limits)
+        packed = self._packer.pack(args, self._device)
+        translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes))
+
+
+class VirtualModule:
+    """`nnkit.contracts.Module` on the PTX machine."""
+
+    def __init__(self, device: "VirtualDevice", loaded: LoadedModule):
+        limits = thread_limits(loaded.ptx)
+        self._kernels = {
+            name: VirtualKernel(
+                device, loaded.kernels[name], Packer(name, declared), limits.get(name, Limits().threads)
+            )
+            for name, declared in parameters(loaded.ptx).items()
+        }
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of its kernels."""
+        return tuple(self._kernels)
+
+    def __getitem__(self, name: str) -> VirtualKernel:
+        """The kernel of that name; raises UsageError with a near match for one that is not there."""
+        if name not in self._kernels:
+            raise unknown_name("kernel", name, self.kernels)
+        return self._kernels[name]
+
+
+class VirtualDevice:
+    """`nnkit.contracts.Device` on the CPU. NNKIT_THREADS says how many threads share a grid's blocks."""
+
+    name = "virtual"
+
+    def __init__(self, width: int | None = None, threads: int | None = None):
+        """`width` is the number of lanes that run together (16 unless a kernel needs warps), for tests."""
+        try:
+            self.machine = Machine(threads, width)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self.closed = False
+        self._modules: dict[str, VirtualModule] = {}
+        _use_cache()
+
+    @property
+    def threads(self) -> int:
+        """How many threads share a grid's blocks."""
+        return self.machine.threads
+
+    @cached_property
+    def operations(self) -> Operations:
+        """The operations of a training step; their kernels are compiled when first used."""
+        from nnkit.device.kernel_operations import KernelOperations
+
+        return KernelOperations(self)
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
+        """An array of unspecified content; raises DeviceError when the host has no room."""
+        self.check_open()
+        element = np.dtype(dtype)
+        if element.hasobject:
+            raise UsageError(f"kernels know no Python objects: dtype {element} is not possible")
+        if any(length < 0 for length in shape):
+            raise UsageError(f"an array cannot have the shape {shape}: every length must be at least 0")
+        size = math.prod(shape) * element.itemsize
+        label = f"an array of shape {tuple(shape)} {element}"
+        try:
+            allocation = self.machine.memory.allocate(size, label)
+        except MemoryError:
+            raise DeviceError(
+                f"no memory for an array of {size} bytes: use smaller arrays, or free some"
+            ) from None
+        host = allocation.owner.view(element).reshape(shape) if size else np.empty(shape, element)
+        return VirtualArray(self, host, _Owner(self.machine.memory, allocation))
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
+        """An array of zeros."""
+        array = self.empty(shape, dtype)
+        array.host[...] = np.zeros((), array.dtype)
+        return array
+
+    def upload(self, host: npt.NDArray[Any]) -> VirtualArray:
+        """A row-major copy, in the machine's byte order."""
+        host = np.asarray(host)
+        array = self.empty(host.shape, host.dtype.newbyteorder("="))
+        array.host[...] = host
+        return array
+
+    def compile(
+        self,
+        source: str | PathLike[str],
+        name: str = "kernel.cu",
+        options: Sequence[str] = (),
+        arch: str | None = None,
+    ) -> VirtualModule:
+        """Compile CUDA C++ to PTX and load that; see `nnkit.contracts.Device.compile`."""
+        from nnkit.device.compile import compile_cuda
+
+        self.check_open()
+        return self.load_ptx(compile_cuda(source, name, options, arch or ARCH).ptx)
+
+    def load_ptx(self, ptx: str) -> VirtualModule:
+        """Load PTX text; raises CompileError that names the line of what the machine does not know."""
+        self.check_open()
+        module = self._modules.get(ptx)
+        if module is None:
+            loaded = translate(lambda: self.machine.load(ptx))
+            module = self._modules[ptx] = VirtualModule(self, loaded)
+        return module
+
+    def stream(self) -> HostStream:
+        """A new stream: launches are done when they return, so it only keeps the program's form."""
+        self.check_open()
+        return HostStream()
+
+    def event(self) -> HostEvent:
+        """A new event, not yet recorded."""
+        self.check_open()
+        return HostEvent()
+
+    def synchronize(self) -> None:
+        """Every launch is done already."""
+        self.check_open()
+
+    def close(self) -> None:
+        """Give the modules and the threads back; a second call does nothing."""
+        self.closed = True
+        self._modules.clear()
+        self.machine.close()
+
+    def check_open(self) -> None:
+        """Raises DeviceError once the device is closed."""
+        if self.closed:
+            raise DeviceError("the device virtual is closed: open it again with nnkit.open_device")
+
+    def __repr__(self) -> str:
+        return f"VirtualDevice(threads={self.threads})"
+
+
+Result = TypeVar("Result")
+
+
+def translate(action: Callable[[], Result]) -> Result:
+    """Run the action; the machine's errors become nnkit's."""
+    try:
+        return action()
+    except PtxError as error:
+        raise CompileError(str(error)) from None
+    except KernelFault as fault:
+        kind = DeviceMemoryError if fault.kind in MEMORY_FAULTS else KernelError
+        raise kind(str(fault)) from None
+    except MemoryError:
+        raise DeviceError("no memory left for the kernel's threads: use fewer, in NNKIT_THREADS") from None
+
+
+def _use_cache() -> None:
+    """Keep native code on disk, beside the PTX."""
+    from nnkit.device.cache import DiskCache
+
+    native.store = DiskCache("native", CACHE_BYTES)
