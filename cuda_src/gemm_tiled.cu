@@ -20,8 +20,12 @@
 // operations a byte, where the naive kernel makes 1/4. Shared memory gives THREAD_M + THREAD_N words for
 // 2 THREAD_M THREAD_N operations.
 //
-// Compile with -DTRANS_A=0|1 -DTRANS_B=0|1 -DREAL=float|double, the tile's sizes, and -DACTIVATION for the
-// fused kernel. All matrices are row-major; m, n, k may be any numbers.
+// Compile with -DTRANS_A=0|1 -DTRANS_B=0|1 -DREAL=float|double and the tile's sizes; with -DACTIVATION=SIGMOID,
+// TANH or RELU the file holds the fused kernel instead. All matrices are row-major; m, n, k may be any numbers.
+#ifdef ACTIVATION
+#define FUSED
+#endif
+
 #include "activation.cuh"
 #include "tile.cuh"
 
@@ -90,6 +94,7 @@ __device__ __forceinline__ void multiply(
     const real *a_piece = TRANS_A ? a + at.row : a + at.row * k;
     const real *b_piece = TRANS_B ? b + at.column * k : b + at.column;
     for (int terms = k; terms > 0; terms -= TILE_K) {
+        __syncthreads(); // nobody needs the pieces of the slice before any more
 #if TRANS_A
         load_tile<THREADS_X, THREADS_Y, TILE_K, TILE_M>(as, a_piece, m, terms, rows);
 #else
@@ -113,7 +118,6 @@ __device__ __forceinline__ void multiply(
                 for (int j = 0; j < THREAD_N; ++j)
                     sum[i][j] += left * bs[p][tx + j * THREADS_X];
             }
-        __syncthreads(); // nobody needs the pieces any more
     }
 }
 
@@ -139,6 +143,7 @@ __device__ __forceinline__ void write(
     }
 }
 
+#ifndef FUSED
 // C <- alpha op(A) op(B) + beta C.
 extern "C" __global__ void __launch_bounds__(THREADS_X * THREADS_Y) gemm_tiled(
     int m, int n, int k, real alpha, const real *a, const real *b, real beta, real *c)
@@ -153,6 +158,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_X * THREADS_Y) gemm_tiled(
         write(sum, m, n, at, c, [=](real &out, real s, long long) { out = alpha * s + beta * out; });
 }
 
+#else
 // C <- activation(op(A) op(B) + bias), bias (n) added to every row: C is written once, finished.
 extern "C" __global__ void __launch_bounds__(THREADS_X * THREADS_Y) gemm_tiled_activation(
     int m, int n, int k, const real *a, const real *b, const real *bias, real *c)
@@ -164,3 +170,4 @@ extern "C" __global__ void __launch_bounds__(THREADS_X * THREADS_Y) gemm_tiled_a
         out = activate<ACTIVATION>(s + bias[column]);
     });
 }
+#endif

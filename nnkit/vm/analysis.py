@@ -35,6 +35,9 @@ from nnkit.vm.shapes import UNIFORM, VARYING, Shape
 PATIENCE = 4
 """How often a register's range may grow before it is given up."""
 
+WORTH_SHARING = 64
+"""Instructions from which code that several regions share becomes a region of its own."""
+
 SMALL_GRID = 65535
 """Grids up to this extent in x are compiled with that knowledge: indices then provably do not wrap."""
 
@@ -95,8 +98,15 @@ class Analysis:
             for name in cfg.destinations(item)
         }
         self.blended: set[str] = set()
+        self.joints: frozenset[int] = frozenset()
+        """Blocks that regions share and that are a region of their own, so that they are compiled once."""
         self.regions = self._regions()
         self._converge()
+        joint = self._joint()
+        if joint is not None:
+            self.joints = frozenset((joint,))
+            self.regions = self._regions()
+            self._converge()
         self.full = self._stays_full()
         self.saved = self._saved()
 
@@ -135,7 +145,7 @@ class Analysis:
 
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
-        blocks = [self.blocks[number] for number in region.order]
+        blocks = [self.blocks[number] for number in region.order if not self.leaves(region, number)]
         items = [item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))]
         return {name for item in items for name in cfg.destinations(item)}
 
@@ -146,12 +156,38 @@ class Analysis:
         for block in self.blocks:
             if block.ending == "barrier" and block.targets[0] not in starts:
                 starts.append(block.targets[0])
-        inside = {b.number: () if b.ending == "barrier" else b.targets for b in self.blocks}
+        starts += [joint for joint in sorted(self.joints) if joint not in starts]
         regions = []
         for number, start in enumerate(starts):
+            inside = {
+                b.number: () if b.ending == "barrier" or (b.number in self.joints and b.number != start) else b.targets
+                for b in self.blocks
+            }
             order = cfg.ordered(start, inside)
             regions.append(Region(number, start, order, {block: i for i, block in enumerate(order)}))
         return regions
+
+    def _joint(self) -> int | None:
+        """The first block, outside loops, from which several regions run the same long code together."""
+        inside = {b.number: () if b.ending == "barrier" else b.targets for b in self.blocks}
+        everywhere = {b.number: b.targets for b in self.blocks}
+        for number in cfg.ordered(0, everywhere):
+            users = [region for region in self.regions if number in region.place]
+            if len(users) < 2 or any(region.pending[number] or region.entry == number for region in users):
+                continue
+            behind = cfg.ordered(number, inside)
+            size = sum(len(self.blocks[n].instructions) + 1 for n in behind)
+            if size >= WORTH_SHARING and not any(number in everywhere[n] for n in self._reachable(number)):
+                return number
+        return None
+
+    def _reachable(self, start: int) -> list[int]:
+        """All blocks behind one, barriers or not."""
+        return cfg.ordered(start, {b.number: b.targets for b in self.blocks})
+
+    def leaves(self, region: Region, number: int) -> bool:
+        """Whether a block is only the door to another region here."""
+        return number in self.joints and number != region.entry
 
     def _converge(self) -> None:
         while True:
@@ -160,7 +196,7 @@ class Analysis:
             for region in self.regions:
                 self._find_pending(region)
                 for number in region.order:
-                    if not region.pending[number]:
+                    if not region.pending[number] or self.leaves(region, number):
                         continue
                     for item in self.blocks[number].instructions:
                         for name in cfg.destinations(item):
@@ -250,6 +286,8 @@ class Analysis:
     ) -> list[tuple[int, frozenset[int]]]:
         """Where the code may go from a block, each with who is then pending elsewhere."""
         block = self.blocks[number]
+        if self.leaves(region, number):
+            return []
         found = []
         for group in self.arms(block):
             waiting = sorted(pending | group, key=region.place.__getitem__)
@@ -275,7 +313,9 @@ class Analysis:
         if self.launch.threads % self.launch.width:
             return False
         for region in self.regions:
-            endings = {self.blocks[number].ending for number in region.order}
+            endings = {
+                "barrier" if self.leaves(region, number) else self.blocks[number].ending for number in region.order
+            }
             diverges = any(region.pending[number] for number in region.order)
             if {"exit", "barrier"} <= endings and diverges:
                 return False

@@ -7,6 +7,7 @@ read and written at most once a block. Registers that outlive a barrier are save
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -81,6 +82,7 @@ class Emitter:
         self.all = Lanes(self.text, self.width)
         self.sites: list[Site] = []
         self.caches = 0
+        self.patterns: dict[tuple[int, ...], str] = {}
         self.frame_offsets, self.frame_size = self._frame()
         self.region: Region = analysis.regions[0]
         self.block: Block = analysis.blocks[0]
@@ -89,6 +91,8 @@ class Emitter:
         self.guards: dict[object, object] = {}
         self.mask = ""
         """The current block's mask as an integer; "" where every lane is active for certain."""
+        self.slots: set[str] = set()
+        """The stack slots that the region uses."""
         self.entry_text: list[str] = []
         self.constants: dict[str, str] = {}
 
@@ -98,6 +102,12 @@ class Emitter:
         """The LLVM type of a register."""
         return register_type(self.analysis.function.registers[register])
 
+    def slot(self, form: str, name: str) -> str:
+        """The stack slot of a register's scalar ("s"), vector ("v") or flag ("f")."""
+        slot = f"%{form}.{ident(name)}"
+        self.slots.add(slot)
+        return slot
+
     def read(self, name: str) -> Value:
         """A register's value in the current block."""
         value = self.now.get(name)
@@ -106,11 +116,11 @@ class Emitter:
             kind = self.kind(name)
             value = Value(shape, kind)
             if shape.kind != "varying":
-                value.scalar = self.text.op(f"load {kind}, ptr %s.{ident(name)}")
+                value.scalar = self.text.op(f"load {kind}, ptr {self.slot('s', name)}")
             if shape.kind in ("varying", "likely"):
-                value.vector = self.text.op(f"load {self.all.type(kind)}, ptr %v.{ident(name)}")
+                value.vector = self.text.op(f"load {self.all.type(kind)}, ptr {self.slot('v', name)}")
             if shape.kind == "likely":
-                value.flag = self.text.op(f"load i1, ptr %f.{ident(name)}")
+                value.flag = self.text.op(f"load i1, ptr {self.slot('f', name)}")
             self.now[name] = value
         return value
 
@@ -153,14 +163,14 @@ class Emitter:
             shape, kind = self.analysis.shape(name), self.kind(name)
             if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):
                 full = self.all.type(kind)
-                old = self.text.op(f"load {full}, ptr %v.{ident(name)}")
+                old = self.text.op(f"load {full}, ptr {self.slot('v', name)}")
                 value = Value(VARYING, kind, vector=self.all.select(self.lanes(), kind, self.vector(value), old))
             if shape.kind != "varying":
-                self.text.line(f"store {kind} {value.scalar}, ptr %s.{ident(name)}")
+                self.text.line(f"store {kind} {value.scalar}, ptr {self.slot('s', name)}")
             if shape.kind in ("varying", "likely"):
-                self.text.line(f"store {self.all.type(kind)} {self.vector(value)}, ptr %v.{ident(name)}")
+                self.text.line(f"store {self.all.type(kind)} {self.vector(value)}, ptr {self.slot('v', name)}")
             if shape.kind == "likely":
-                self.text.line(f"store i1 {value.flag or 'true'}, ptr %f.{ident(name)}")
+                self.text.line(f"store i1 {value.flag or 'true'}, ptr {self.slot('f', name)}")
 
     # -- operands -------------------------------------------------------------------------------------------
 
@@ -353,15 +363,16 @@ class Emitter:
         """(slot, type, offset) of everything saved for one register."""
         kind, shape, offset = self.kind(name), self.analysis.shape(name), self.frame_offsets[name]
         if not self._has_vector(name):
-            return [(f"%s.{ident(name)}", kind, offset)]
+            return [(self.slot("s", name), kind, offset)]
         full = self.all.type(kind)
-        slots = [(f"%v.{ident(name)}", full, offset)]
+        slots = [(self.slot("v", name), full, offset)]
         if shape.kind == "likely":
             behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
-            slots += [(f"%s.{ident(name)}", kind, behind), (f"%f.{ident(name)}", "i1", behind + 8)]
+            slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]
         return slots
 
 
+@cache
 def ident(name: str) -> str:
     """A PTX name as part of an LLVM name."""
     return "".join(c if c.isalnum() or c in "._$" else f"-{ord(c):x}" for c in name)

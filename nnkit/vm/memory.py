@@ -67,6 +67,11 @@ class Group:
     low: int = 0
 
     @property
+    def writes(self) -> int:
+        """1 where any member writes."""
+        return int(any(member.writes for member in self.members))
+
+    @property
     def span(self) -> int:
         """Bytes from the lowest offset to the highest end."""
         return max(m.offset + m.bytes for m in self.members) - self.low
@@ -102,7 +107,7 @@ def plan(e: Emitter, block: Block) -> None:
         access = access_of(item)
         if access is not None:
             version = versions.get(access.base.name, 0) if isinstance(access.base, Register) else 0
-            key = (access.space, access.base, version, access.writes)
+            key = (access.space, access.base, version)
             group = groups.setdefault(key, Group())
             group.members.append(access)
             e.guards[id(item)] = group
@@ -233,7 +238,7 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
     text.place(slow)
     addresses = _store_addresses(e, base)
     arguments = f"ptr %ctx, ptr %wk, ptr {addresses}, i64 {e.mask64()}, ptr {_members(e, group)}"
-    arguments += f", i64 {len(group.members)}, i64 {_limit(e, space) if window else cache}"
+    arguments += f", i64 {len(group.members)}, i64 {_limit(e, space) if window else cache}, i64 {group.writes}"
     name = "check_window" if window else "check_global"
     good = text.op(f"call i1 @{name}({arguments})")
     text.branch(good, allowed, "fault")
@@ -245,11 +250,25 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
 
 def _store_addresses(e: Emitter, base: Value) -> str:
     """The lanes' addresses where the slow check reads them; nothing computed here is kept."""
+    if base.shape.is_scalar:
+        start = e.one.resize(base.kind, base.scalar, "i64")
+        return e.text.op(f"call ptr @spread(ptr %wk, i64 {start}, ptr {_pattern(e, base.shape)})")
     addresses = e.worker_field(Worker.ADDRESSES, "ptr")
     copy = Value(base.shape, base.kind, base.scalar, base.vector)
     vector = e.all.resize(base.kind, e.vector(copy), "i64")
     e.text.line(f"store {e.all.type('i64')} {vector}, ptr {addresses}, align 8")
     return addresses
+
+
+def _pattern(e: Emitter, shape: Shape) -> str:
+    """A constant with every lane's distance from lane 0, one for each pattern."""
+    steps = shape.pattern or (0,) * e.width
+    name = e.patterns.get(steps)
+    if name is None:
+        name = e.patterns[steps] = f"@pattern{len(e.patterns)}"
+        values = ", ".join(f"i64 {step}" for step in steps)
+        e.text.globals.append(f"{name} = private constant [{e.width} x i64] [{values}]")
+    return name
 
 
 def _extent(group: Group, shape: Shape) -> tuple[int, int]:
@@ -314,7 +333,8 @@ def _check_generic(e: Emitter, group: Group, base: Value) -> None:
         e.text.branch(some, ask, fine)
         e.text.place(ask)
         count = len(group.members)
-        arguments = f"ptr %ctx, ptr %wk, ptr {addresses}, i64 {mask}, ptr {members}, i64 {count}, i64 {last}"
+        arguments = f"ptr %ctx, ptr %wk, ptr {addresses}, i64 {mask}, ptr {members}, i64 {count}, i64 {last}, "
+        arguments += f"i64 {group.writes}"
         good = e.text.op(f"call i1 @{name}({arguments})")
         e.text.branch(good, fine, "fault")
         e.text.place(fine)

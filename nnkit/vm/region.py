@@ -17,6 +17,7 @@ def emit_region(e: Emitter, region: Region) -> str:
     text.lines = []
     e.entry_text = []
     e.constants = {}
+    e.slots = set()
     blocks = [e.analysis.blocks[number] for number in region.order]
     _start(e, region)
     for block in blocks:
@@ -45,15 +46,11 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     ]
     for number in sorted(region.masked):
         lines.append(f"%mask{number} = alloca i{e.width}")
-    body = "\n".join(e.text.lines)
-    for name, _ in sorted(e.analysis.function.registers.items()):
-        kind, shape, short = e.kind(name), e.analysis.shape(name), ident(name)
-        if shape.kind != "varying" and _mentions(body, f"%s.{short}"):
-            lines.append(f"%s.{short} = alloca {kind}")
-        if shape.kind in ("varying", "likely") and _mentions(body, f"%v.{short}"):
-            lines.append(f"%v.{short} = alloca {e.all.type(kind)}")
-        if shape.kind == "likely" and _mentions(body, f"%f.{short}"):
-            lines.append(f"%f.{short} = alloca i1")
+    for name in sorted(e.analysis.function.registers):
+        kind, short = e.kind(name), ident(name)
+        for form, type_ in (("s", kind), ("v", e.all.type(kind)), ("f", "i1")):
+            if f"%{form}.{short}" in e.slots:
+                lines.append(f"%{form}.{short} = alloca {type_}")
     fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
     lines += [
         "store i64 %first, ptr %vector",
@@ -62,10 +59,6 @@ def _slots(e: Emitter, region: Region) -> list[str]:
         "store i64 %fuel.start, ptr %fuel",
     ]
     return lines
-
-
-def _mentions(body: str, name: str) -> bool:
-    return f"{name}\n" in body or f"{name}," in body or body.endswith(name)
 
 
 def _start(e: Emitter, region: Region) -> None:
@@ -155,7 +148,7 @@ def _save(e: Emitter, names: set[str]) -> None:
 
 def _initialise(e: Emitter, name: str) -> None:
     """Registers that nobody wrote: zero, or poison if the user wants to see them."""
-    kind, shape, short = e.kind(name), e.analysis.shape(name), ident(name)
+    kind, shape = e.kind(name), e.analysis.shape(name)
     value = POISON[BITS[kind]] if e.poison else 0
 
     def constant(wide: bool) -> str:
@@ -166,11 +159,11 @@ def _initialise(e: Emitter, name: str) -> None:
         return lanes.constant(kind, value)
 
     if shape.kind != "varying":
-        e.text.line(f"store {kind} {constant(False)}, ptr %s.{short}")
+        e.text.line(f"store {kind} {constant(False)}, ptr {e.slot('s', name)}")
     if shape.kind in ("varying", "likely"):
-        e.text.line(f"store {e.all.type(kind)} {constant(True)}, ptr %v.{short}")
+        e.text.line(f"store {e.all.type(kind)} {constant(True)}, ptr {e.slot('v', name)}")
     if shape.kind == "likely":
-        e.text.line(f"store i1 false, ptr %f.{short}")
+        e.text.line(f"store i1 false, ptr {e.slot('f', name)}")
 
 
 def _finish(e: Emitter) -> None:
@@ -203,6 +196,9 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
         e.mask = "" if e.analysis.full else _alive(e)
     if number in region.masked:
         text.line(f"store i{e.width} {_mask_literal(e.width, 0)}, ptr %mask{number}")
+    if e.analysis.leaves(region, number):
+        _go_on_in(e, region, block.number)
+        return
     memory.plan(e, block)
     for item in _votes_collected(e, region, block):
         calls.collect(e, item)
@@ -294,8 +290,20 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
         site = e.site(block.last, "barrier")
         e.fault(Fault.DIVERGENT_BARRIER, site, e.mask64())
         text.place(together)
-    target = next(r for r in e.analysis.regions if r.entry == block.targets[0] and r.number)
-    live = e.analysis.live[block.targets[0]]
+    vector = _suspend(e, region, block.targets[0])
+    waits = e.worker_field(Worker.BARRIER, "ptr")
+    place = text.op(f"getelementptr i64, ptr {waits}, i64 {vector}")
+    text.line(f"store i64 {calls.barrier_word(e, block.last)}, ptr {place}")
+    # A loop around a barrier never jumps backwards inside a region.
+    _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order))
+    text.jump("next.vector")
+
+
+def _suspend(e: Emitter, region: Region, entry: int) -> str:
+    """Save what the region that begins at a block needs, and say that the vector goes on there."""
+    text = e.text
+    target = next(r for r in e.analysis.regions if r.entry == entry and r.number)
+    live = e.analysis.live[entry]
     # What this region received and never wrote is still in the frame.
     same = e.analysis.live[region.entry] - e.analysis.written_in(region) if region.number else set()
     _save(e, live - same)
@@ -307,12 +315,15 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     resume = e.worker_field(Worker.RESUME, "ptr")
     place = text.op(f"getelementptr i32, ptr {resume}, i64 {vector}")
     text.line(f"store i32 {target.number}, ptr {place}")
-    waits = e.worker_field(Worker.BARRIER, "ptr")
-    place = text.op(f"getelementptr i64, ptr {waits}, i64 {vector}")
-    text.line(f"store i64 {calls.barrier_word(e, block.last)}, ptr {place}")
-    # A loop around a barrier never jumps backwards inside a region.
-    _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order))
-    text.jump("next.vector")
+    return vector
+
+
+def _go_on_in(e: Emitter, region: Region, entry: int) -> None:
+    """Hand the whole vector to another region, without waiting."""
+    if region.pending[entry]:
+        raise PtxError("a region was split where lanes wait")
+    _suspend(e, region, entry)
+    e.text.jump("next.vector")
 
 
 def _branch(e: Emitter, region: Region, block: Block) -> None:

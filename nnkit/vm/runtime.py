@@ -108,6 +108,11 @@ remember:
   %sites.ptr = getelementptr i64, ptr %wk, i64 {int(w.SITES)}
   %sites = load ptr, ptr %sites.ptr
   %known = getelementptr [2 x i64], ptr %sites, i64 %cache
+  ; Constant memory is remembered only by a place that never writes.
+  %risky = and i64 %row.flags, %any.writes
+  %safe = icmp eq i64 %risky, 0
+  br i1 %safe, label %keep, label %lane.done
+keep:
   store i64 %row.start, ptr %known
   %known.size = getelementptr i64, ptr %known, i64 1
   store i64 %row.size, ptr %known.size
@@ -170,9 +175,29 @@ nowhere:
   ret i64 -1
 }}
 
-define internal i1 @check_global(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache) noinline cold {{{table}}}
+define internal i1 @check_global(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache, i64 %any.writes) noinline cold {{{table}}}
 
-define internal i1 @check_window(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit) noinline cold {{{window}}}
+define internal i1 @check_window(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %any.writes) noinline cold {{{window}}}
+
+; The addresses of lanes that form a pattern, written where the checks read them.
+define internal ptr @spread(ptr %wk, i64 %base, ptr %pattern) noinline cold {{
+entry:
+  %addresses.ptr = getelementptr i64, ptr %wk, i64 {int(w.ADDRESSES)}
+  %addresses = load ptr, ptr %addresses.ptr
+  br label %loop
+loop:
+  %l = phi i64 [ 0, %entry ], [ %l.next, %loop ]
+  %from = getelementptr i64, ptr %pattern, i64 %l
+  %step = load i64, ptr %from
+  %address = add i64 %base, %step
+  %to = getelementptr i64, ptr %addresses, i64 %l
+  store i64 %address, ptr %to
+  %l.next = add i64 %l, 1
+  %more = icmp slt i64 %l.next, {width}
+  br i1 %more, label %loop, label %done
+done:
+  ret ptr %addresses
+}}
 """
 
 
@@ -333,6 +358,10 @@ judge:
 over:
   ret i32 1
 somebody:
+  ; Some went on to a region of their own without waiting.
+  %runs = icmp slt i64 %waiting, %living
+  br i1 %runs, label %open, label %stand
+stand:
   ; The usual case: all wait for all at one barrier.
   %expected = lshr i64 %first, 8
   %for.all = icmp eq i64 %expected, 0
