@@ -27,8 +27,10 @@ from nnkit.ptx.ir import (
 Ending = Literal["jump", "branch", "switch", "exit", "barrier"]
 
 NO_RESULT = frozenset(
-    "st red bar barrier membar fence trap brkpt prefetch prefetchu discard applypriority nanosleep pmevent "
-    "exit ret bra brx setmaxnreg griddepcontrol".split()
+    (
+        *("st", "red", "bar", "barrier", "membar", "fence", "trap", "brkpt", "nanosleep", "pmevent"),
+        *("prefetch", "prefetchu", "discard", "applypriority", "exit", "ret", "bra", "brx"),
+    )
 )
 """Opcodes whose first operand is no destination."""
 
@@ -61,16 +63,25 @@ def destinations(item: Instruction) -> list[str]:
     """The names of the registers that an instruction writes."""
     if item.opcode == "extcall":
         return _names(item.operands[1:2])
+    if is_vote(item):
+        return _names(item.operands[:1])
     if item.opcode in NO_RESULT or not item.operands:
         return []
     first = item.operands[0]
     return [] if isinstance(first, Address) else _names((first,))
 
 
+def is_vote(item: Instruction) -> bool:
+    """Whether it is a barrier with a result, which exists only behind it."""
+    return item.opcode in ("bar", "barrier") and "red" in item.modifiers
+
+
 def sources(item: Instruction) -> list[str]:
     """The names of the registers that an instruction reads, its guard included."""
     if item.opcode == "extcall":
         read: Iterable[Operand | None] = item.operands[2:]
+    elif is_vote(item):
+        read = item.operands[1:]
     elif item.opcode in NO_RESULT or (item.operands and isinstance(item.operands[0], Address)):
         read = item.operands
     else:
@@ -107,19 +118,25 @@ def build(function: Function) -> list[Block]:
 def _split(function: Function) -> tuple[list[Block], dict[str, int]]:
     blocks = [Block(0)]
     labels: dict[str, int] = {}
+    behind_votes: set[int] = set()
+    """Where a vote's result is read: no jump may lead here, or it would be read once more."""
 
     def start() -> Block:
         blocks.append(Block(len(blocks)))
         return blocks[-1]
 
+    def label(name: str, now: Block) -> Block:
+        if now.instructions or now.last or name in labels or now.number in behind_votes:
+            now = start()
+        if name in labels:
+            raise PtxError(f"label {name} stands twice in {function.name}")
+        labels[name] = now.number
+        return now
+
     now = blocks[0]
     for item in function.body or []:
         if isinstance(item, Label):
-            if now.instructions or now.last or item.name in labels:
-                now = start()
-            if item.name in labels:
-                raise PtxError(f"label {item.name} stands twice in {function.name}")
-            labels[item.name] = now.number
+            now = label(item.name, now)
             continue
         if item.opcode in ("bra", "brx", "ret", "exit") and not _needs_detour(item):
             now.last = item
@@ -136,14 +153,14 @@ def _split(function: Function) -> tuple[list[Block], dict[str, int]]:
         if item.opcode in ("ret", "exit", "brx") or is_barrier(item):
             now.last = item
             now = start()
+            if is_vote(item):
+                behind_votes.add(now.number)
         else:
             now.instructions.append(item)
             if item.opcode in ("extcall", "trap"):
                 now = start()
         if after:
-            if now.instructions or now.last:
-                now = start()
-            labels[after] = now.number
+            now = label(after, now)
     return blocks, labels
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from nnkit.ptx.declarations import SPACES, variables
 from nnkit.ptx.ir import (
     SIZES,
     Address,
@@ -18,15 +19,13 @@ from nnkit.ptx.ir import (
     Pair,
     PtxError,
     Register,
-    Relocation,
     Special,
     Symbol,
     Variable,
     Vector,
 )
-from nnkit.ptx.tokens import Token, floating, integer, tokenise
+from nnkit.ptx.tokens import Cursor, Token, floating, integer, tokenise
 
-SPACES = frozenset({".global", ".const", ".shared", ".local", ".param"})
 LINKAGE = frozenset({".visible", ".extern", ".weak", ".common"})
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 _SPECIAL = re.compile(
@@ -58,67 +57,14 @@ class _Scope:
         self.symbols: set[str] = set()
 
 
-class _Parser:
+class _Parser(Cursor):
     def __init__(self, tokens: list[Token], files: dict[int, str]):
-        self.tokens = tokens
-        self.position = 0
+        super().__init__(tokens)
         self.files = files
         self.out = Module()
         self.scopes: list[_Scope] = []
         self.scope_count = 0
         self.location = Location()
-
-    # -- tokens ---------------------------------------------------------------------------------------------
-
-    @property
-    def now(self) -> Token:
-        return self.tokens[self.position]
-
-    def next(self) -> Token:
-        token = self.tokens[self.position]
-        if token.kind != "end":
-            self.position += 1
-        return token
-
-    def at(self, text: str) -> bool:
-        return self.tokens[self.position].text == text and self.now.kind != "string"
-
-    def take(self, text: str) -> bool:
-        if self.at(text):
-            self.position += 1
-            return True
-        return False
-
-    def expect(self, text: str) -> None:
-        token = self.next()
-        if token.text != text:
-            raise PtxError(f"expected {text!r}, found {token.text or 'the end of the text'!r}", token.line)
-
-    def word(self) -> str:
-        token = self.next()
-        if token.kind != "word":
-            raise PtxError(f"expected a name, found {token.text or 'the end of the text'!r}", token.line)
-        return token.text
-
-    def number(self) -> int:
-        negative = self.take("-")
-        token = self.next()
-        if token.kind != "integer":
-            raise PtxError(f"expected an integer, found {token.text!r}", token.line)
-        return -integer(token.text) if negative else integer(token.text)
-
-    def skip_to(self, *ends: str) -> None:
-        while self.now.kind != "end" and self.now.text not in ends:
-            self.next()
-
-    def skip_braces(self) -> None:
-        self.expect("{")
-        depth = 1
-        while depth:
-            token = self.next()
-            if token.kind == "end":
-                raise PtxError("a brace is not closed", token.line)
-            depth += (token.text == "{") - (token.text == "}")
 
     # -- the module -----------------------------------------------------------------------------------------
 
@@ -151,7 +97,7 @@ class _Parser:
         elif text in (".entry", ".func"):
             self.function(is_entry=text == ".entry", line=token.line)
         elif text in SPACES:
-            for variable in self.variables(text):
+            for variable in variables(self, text):
                 self.out.variables[variable.name] = variable
         elif text == ".loc":
             self.loc()
@@ -175,77 +121,6 @@ class _Parser:
         # Line 0 says that the instruction belongs to no line; the last real one helps a reader more.
         if number:
             self.location = Location(self.files.get(file, ""), number)
-
-    def variables(self, space: str) -> list[Variable]:
-        """Everything declared by one statement, initial values included."""
-        found = []
-        align, kind, pointer = 0, "", False
-        while self.now.text.startswith("."):
-            directive = self.word()
-            if directive == ".align":
-                align = self.number()
-            elif directive == ".ptr":
-                pointer = True
-            elif directive[1:] in SIZES:
-                kind = directive[1:]
-            elif directive in (".v2", ".v4"):
-                kind = f"{directive[1:]}:"
-            elif directive in SPACES or directive in (".attribute", ".managed"):
-                continue
-            else:
-                raise PtxError(f"unexpected {directive!r} in a declaration", self.now.line)
-        while True:
-            found.append(self.variable(space, kind, align, pointer))
-            if space == ".param" or not self.take(","):
-                return found
-
-    def variable(self, space: str, kind: str, align: int, pointer: bool) -> Variable:
-        name = self.word()
-        element = SIZES.get(kind, 1)
-        count, is_array = 1, False
-        while self.take("["):
-            is_array = True
-            count = count * self.number() if not self.at("]") else 0
-            self.expect("]")
-        initial, relocations = None, ()
-        if self.take("="):
-            initial, relocations = self.initial_value(element)
-            if is_array and not count:
-                count = len(initial) // element
-            initial = initial.ljust(count * element, b"\0")
-        return Variable(
-            name, space[1:], count * element, max(align, element), kind, pointer, initial, relocations
-        )
-
-    def initial_value(self, element: int) -> tuple[bytes, tuple[Relocation, ...]]:
-        data = bytearray()
-        relocations: list[Relocation] = []
-
-        def one() -> None:
-            if self.take("{"):
-                while not self.take("}"):
-                    one()
-                    self.take(",")
-                return
-            token = self.now
-            if token.kind == "float":
-                bits = floating(self.next().text)
-                data.extend(_float_bytes(bits, element))
-            elif token.kind == "integer" or token.text == "-":
-                data.extend((self.number() & ((1 << (8 * element)) - 1)).to_bytes(element, "little"))
-            else:
-                generic = self.take("generic") and self.take("(")
-                name = self.word()
-                offset = self.number() if self.take("+") else 0
-                if generic:
-                    self.expect(")")
-                if element != 8:
-                    raise PtxError("only 8-byte elements can hold an address", token.line)
-                relocations.append(Relocation(len(data), name, offset))
-                data.extend(bytes(8))
-
-        one()
-        return bytes(data), tuple(relocations)
 
     # -- functions ------------------------------------------------------------------------------------------
 
@@ -278,7 +153,7 @@ class _Parser:
             space = self.word()
             if space not in (".param", ".reg"):
                 raise PtxError(f"expected a parameter, found {space!r}", self.now.line)
-            found += self.variables(".param")
+            found += variables(self, ".param")
             self.take(",")
         return tuple(found)
 
@@ -315,7 +190,7 @@ class _Parser:
             self.register_declaration()
         elif text in SPACES:
             self.next()
-            for variable in self.variables(text):
+            for variable in variables(self, text):
                 scope = self.scopes[-1]
                 scope.symbols.add(variable.name)
                 function.variables.append(replace(variable, name=variable.name + scope.suffix))
@@ -500,9 +375,3 @@ class _Parser:
                 if int(numbered[2]) < count:
                     return name + scope.suffix, kind
         return None
-
-
-def _float_bytes(bits: Immediate, element: int) -> bytes:
-    if bits.float_bits != 8 * element:
-        raise PtxError(f"a {bits.float_bits}-bit float does not fit an element of {element} bytes")
-    return bits.value.to_bytes(element, "little")

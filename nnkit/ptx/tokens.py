@@ -71,3 +71,70 @@ def floating(text: str) -> Immediate:
     if text[:2] in ("0d", "0D"):
         return Immediate(int(text[2:], 16), 64)
     return Immediate(struct.unpack("<Q", struct.pack("<d", float(text)))[0], 64)
+
+
+class Cursor:
+    """A place in a list of tokens, and the ways to go on from it."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens = tokens
+        self.position = 0
+
+    @property
+    def now(self) -> Token:
+        """The token here."""
+        return self.tokens[self.position]
+
+    def next(self) -> Token:
+        """The token here; steps past it."""
+        token = self.tokens[self.position]
+        if token.kind != "end":
+            self.position += 1
+        return token
+
+    def at(self, text: str) -> bool:
+        """Whether this text comes next."""
+        return self.tokens[self.position].text == text and self.now.kind != "string"
+
+    def take(self, text: str) -> bool:
+        """Step past this text if it comes next."""
+        if self.at(text):
+            self.position += 1
+            return True
+        return False
+
+    def expect(self, text: str) -> None:
+        """Step past this text; raises PtxError where another stands."""
+        token = self.next()
+        if token.text != text:
+            raise PtxError(f"expected {text!r}, found {token.text or 'the end of the text'!r}", token.line)
+
+    def word(self) -> str:
+        """A name."""
+        token = self.next()
+        if token.kind != "word":
+            raise PtxError(f"expected a name, found {token.text or 'the end of the text'!r}", token.line)
+        return token.text
+
+    def number(self) -> int:
+        """A whole number, with its sign."""
+        negative = self.take("-")
+        token = self.next()
+        if token.kind != "integer":
+            raise PtxError(f"expected an integer, found {token.text!r}", token.line)
+        return -integer(token.text) if negative else integer(token.text)
+
+    def skip_to(self, *ends: str) -> None:
+        """Step to one of these texts."""
+        while self.now.kind != "end" and self.now.text not in ends:
+            self.next()
+
+    def skip_braces(self) -> None:
+        """Step past everything in the braces that come next."""
+        self.expect("{")
+        depth = 1
+        while depth:
+            token = self.next()
+            if token.kind == "end":
+                raise PtxError("a brace is not closed", token.line)
+            depth += (token.text == "{") - (token.text == "}")

@@ -146,7 +146,9 @@ class Analysis:
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
         blocks = [self.blocks[number] for number in region.order if not self.leaves(region, number)]
-        items = [item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))]
+        items = [
+            item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))
+        ]
         return {name for item in items for name in cfg.destinations(item)}
 
     # -- the fixed point ------------------------------------------------------------------------------------
@@ -160,7 +162,9 @@ class Analysis:
         regions = []
         for number, start in enumerate(starts):
             inside = {
-                b.number: () if b.ending == "barrier" or (b.number in self.joints and b.number != start) else b.targets
+                b.number: ()
+                if b.ending == "barrier" or (b.number in self.joints and b.number != start)
+                else b.targets
                 for b in self.blocks
             }
             order = cfg.ordered(start, inside)
@@ -281,9 +285,7 @@ class Analysis:
                     work.append(target)
         region.pending = {number: frozenset(pending.get(number, ())) for number in region.order}
 
-    def edges(
-        self, region: Region, number: int, pending: frozenset[int]
-    ) -> list[tuple[int, frozenset[int]]]:
+    def edges(self, region: Region, number: int, pending: frozenset[int]) -> list[tuple[int, frozenset[int]]]:
         """Where the code may go from a block, each with who is then pending elsewhere."""
         block = self.blocks[number]
         if self.leaves(region, number):
@@ -314,7 +316,8 @@ class Analysis:
             return False
         for region in self.regions:
             endings = {
-                "barrier" if self.leaves(region, number) else self.blocks[number].ending for number in region.order
+                "barrier" if self.leaves(region, number) else self.blocks[number].ending
+                for number in region.order
             }
             diverges = any(region.pending[number] for number in region.order)
             if {"exit", "barrier"} <= endings and diverges:
@@ -329,8 +332,8 @@ class Analysis:
         return sorted(names & self.written)
 
 
-VARYING_RESULTS = frozenset("atom shfl match extcall redux elect".split())
-UNIFORM_RESULTS = frozenset("vote activemask bar barrier clock".split())
+VARYING_RESULTS = frozenset(["atom", "shfl", "match", "extcall", "redux", "elect"])
+UNIFORM_RESULTS = frozenset(["vote", "activemask", "bar", "barrier", "clock"])
 
 
 def special(name: str, launch: Launch) -> Shape:
@@ -384,4 +387,3 @@ def thread_index(axis: str, launch: Launch) -> Shape:
     for base in bases:
         multiple = math.gcd(multiple, base)
     return shapes.made(32, min(bases), max(bases), multiple, pattern)
-

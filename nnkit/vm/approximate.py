@@ -137,7 +137,9 @@ def _sin(x: Lanes, item: Instruction, a: str) -> str:
     rest = wide
     for part in _PI_2:
         rest = x.call("fma", "double", turns, x.real("double", -part), rest)
-    rest = x.call("minnum", "double", x.call("maxnum", "double", rest, x.real("double", -1.0)), x.real("double", 1.0))
+    rest = x.call(
+        "minnum", "double", x.call("maxnum", "double", rest, x.real("double", -1.0)), x.real("double", 1.0)
+    )
     name = f"@llvm.fptosi.sat.{x.mangled('i64')}.{x.mangled('double')}"
     x.text.declarations.add(f"declare {x.type('i64')} {name}({x.type('double')})")
     quadrant = x.op(f"call {x.type('i64')} {name}({x.type('double')} {turns})")
@@ -167,7 +169,9 @@ def _tanh(x: Lanes, item: Instruction, a: str) -> str:
     size = x.call("fabs", "float", a)
     power = exp2(x, x.binary("fmul", "float", size, x.real("float", _single(2.0 / math.log(2.0)))))
     one, two = x.real("float", 1.0), x.real("float", 2.0)
-    large = x.binary("fsub", "float", one, x.binary("fdiv", "float", two, x.binary("fadd", "float", power, one)))
+    large = x.binary(
+        "fsub", "float", one, x.binary("fdiv", "float", two, x.binary("fadd", "float", power, one))
+    )
     square = x.binary("fmul", "float", size, size)
     # The Taylor series to x^9: below 1/4 its error is under 2^-24.
     series = polynomial(x, "float", square, [62.0 / 2835, -17.0 / 315, 2.0 / 15, -1.0 / 3, 1.0])

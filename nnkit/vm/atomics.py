@@ -4,7 +4,10 @@ other threads are safe from each other.
 
 from nnkit.ptx.ir import Instruction
 from nnkit.vm import memory
+from nnkit.vm.access import access_of
+from nnkit.vm.addresses import pointers
 from nnkit.vm.builder import BITS
+from nnkit.vm.checks import check
 from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.shapes import VARYING
 from nnkit.vm.table import effect
@@ -35,14 +38,14 @@ def _operation(item: Instruction) -> str:
 
 def _atomic(e: Emitter, item: Instruction) -> None:
     """A loop over the active lanes, lowest first."""
-    access = memory.access_of(item)
+    access = access_of(item)
     assert access is not None
-    _, base = memory.check(e, access)
+    _, base = check(e, access)
     returns = item.opcode == "atom"
     kind = memory.element_type(item)
     first = 2 if returns else 1
     given = [e.vector(e.operand(operand, item.type)) for operand in item.operands[first:]]
-    places = memory.pointers(e, access, base)
+    places = pointers(e, access, base)
     full = e.all.type(kind)
     text = e.text
     mask = e.mask64()

@@ -144,9 +144,7 @@ def _call(e: Emitter, item: Instruction) -> None:
     e.store_worker(Worker.FAULT_VECTOR, e.text.op("load i64, ptr %vector"))
     function = e.context_field(Context.CALL, "ptr")
     site = e.site(item, name.name)
-    failed = e.text.op(
-        f"call i64 {function}(ptr %ctx, ptr %wk, i64 {site}, i64 {e.mask64()}, ptr {area})"
-    )
+    failed = e.text.op(f"call i64 {function}(ptr %ctx, ptr %wk, i64 {site}, i64 {e.mask64()}, ptr {area})")
     good, bad = e.text.label("returned"), e.text.label("failed")
     e.text.likely(e.one.compare("eq", "i64", failed, "0"), good, bad)
     e.text.place(bad)

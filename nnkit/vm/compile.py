@@ -7,7 +7,7 @@ from typing import Any
 
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError, Variable
-from nnkit.vm import runtime, table, warp
+from nnkit.vm import runtime, scheduler, table, warp
 from nnkit.vm.analysis import Analysis, Launch
 from nnkit.vm.emitter import Emitter, Memory, Site
 from nnkit.vm.region import emit_region
@@ -48,7 +48,9 @@ def prepare(module: Module, kernel: str) -> Program:
                 table.refuse_unknown(item)
             except PtxError as error:
                 raise _located(error, kernel, item) from None
-    warp_level = any(isinstance(item, Instruction) and warp.is_warp_level(item) for item in function.body or [])
+    warp_level = any(
+        isinstance(item, Instruction) and warp.is_warp_level(item) for item in function.body or []
+    )
     variables = [*module.variables.values(), *function.variables]
     addresses: dict[str, int] = {}
     shared = [v for v in variables if v.space == "shared"]
@@ -59,7 +61,9 @@ def prepare(module: Module, kernel: str) -> Program:
     local = _place([v for v in variables if v.space == "local"], addresses)
     parameters = _place(list(function.parameters), addresses)
     names = [v.name for v in module.variables.values() if v.space in ("global", "const")]
-    memory = Memory(start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)})
+    memory = Memory(
+        start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
+    )
     return Program(function, memory, warp_level)
 
 
@@ -92,7 +96,7 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
         *text.functions.values(),
         runtime.checks(launch.width),
         *regions,
-        runtime.scheduler(len(regions), launch.vectors, launch.threads, launch.width, poison),
+        scheduler.scheduler(len(regions), launch.vectors, launch.threads, launch.width, poison),
     ]
     return "\n".join(parts), emitter
 
@@ -116,7 +120,7 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
 @cache
 def llvm() -> Any:
     """llvmlite, ready to compile for this processor."""
-    import llvmlite.binding as binding
+    from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()

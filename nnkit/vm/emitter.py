@@ -164,11 +164,15 @@ class Emitter:
             if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):
                 full = self.all.type(kind)
                 old = self.text.op(f"load {full}, ptr {self.slot('v', name)}")
-                value = Value(VARYING, kind, vector=self.all.select(self.lanes(), kind, self.vector(value), old))
+                value = Value(
+                    VARYING, kind, vector=self.all.select(self.lanes(), kind, self.vector(value), old)
+                )
             if shape.kind != "varying":
                 self.text.line(f"store {kind} {value.scalar}, ptr {self.slot('s', name)}")
             if shape.kind in ("varying", "likely"):
-                self.text.line(f"store {self.all.type(kind)} {self.vector(value)}, ptr {self.slot('v', name)}")
+                self.text.line(
+                    f"store {self.all.type(kind)} {self.vector(value)}, ptr {self.slot('v', name)}"
+                )
             if shape.kind == "likely":
                 self.text.line(f"store i1 {value.flag or 'true'}, ptr {self.slot('f', name)}")
 
@@ -235,7 +239,10 @@ class Emitter:
             if given and BITS[kind] < BITS[value.kind]:
                 source = value.kind
                 if source in ("float", "double"):
-                    given, source = lanes.cast("bitcast", source, given, f"i{BITS[source]}"), f"i{BITS[source]}"
+                    given, source = (
+                        lanes.cast("bitcast", source, given, f"i{BITS[source]}"),
+                        f"i{BITS[source]}",
+                    )
                 forms.append(lanes.cast("trunc", source, given, kind))
             elif given:
                 forms.append(lanes.cast("bitcast", value.kind, given, kind))

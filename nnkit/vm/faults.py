@@ -26,7 +26,9 @@ class Place:
     def __str__(self) -> str:
         where = ""
         if self.site is not None:
-            where = f" at {self.site.location}" if self.site.location.line else f" at PTX line {self.site.line}"
+            where = (
+                f" at {self.site.location}" if self.site.location.line else f" at PTX line {self.site.line}"
+            )
         return f"kernel {self.kernel}{where}, block {self.block}, thread {self.thread}"
 
 

@@ -133,7 +133,9 @@ def _switched(x: Lanes, name: str, kind: str, how: str, given: tuple[str, ...]) 
     """Through a function of its own: LLVM must not move anything across the switch."""
     full = x.type(kind)
     function = f"@{name}.{how}.{x.mangled(kind)}"
-    intrinsic = f"@llvm.experimental.constrained.{name if name in ('fma', 'sqrt') else 'f' + name}.{x.mangled(kind)}"
+    intrinsic = (
+        f"@llvm.experimental.constrained.{name if name in ('fma', 'sqrt') else 'f' + name}.{x.mangled(kind)}"
+    )
     types = ", ".join([full] * len(given))
     x.text.declarations.add(f"declare {full} {intrinsic}({types}, metadata, metadata)")
     define_switched(x, function, f"{full}", [full] * len(given), f"call {full} {intrinsic}", MODES[how])
@@ -141,9 +143,7 @@ def _switched(x: Lanes, name: str, kind: str, how: str, given: tuple[str, ...]) 
     return x.op(f"call {full} {function}({arguments})")
 
 
-def define_switched(
-    x: Lanes, function: str, result: str, types: list[str], call: str, number: int
-) -> None:
+def define_switched(x: Lanes, function: str, result: str, types: list[str], call: str, number: int) -> None:
     """Define `function` once: `call` on its arguments under another rounding mode."""
     x.text.declarations.add("declare void @llvm.set.rounding(i32)")
     names = ", ".join(f"{kind} %a{index}" for index, kind in enumerate(types))

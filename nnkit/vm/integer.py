@@ -95,9 +95,7 @@ def _mad24(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
 @pure(rf"sad\.{INT}", "t t t")
 def _sad(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     kind, sign = base(item), "s" if is_signed(item) else "u"
-    distance = x.binary(
-        "sub", kind, x.call(f"{sign}max", kind, a, b), x.call(f"{sign}min", kind, a, b)
-    )
+    distance = x.binary("sub", kind, x.call(f"{sign}max", kind, a, b), x.call(f"{sign}min", kind, a, b))
     return x.binary("add", kind, distance, c)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from nnkit.ptx.ir import Module, PtxError
 from nnkit.ptx.parse import parse
-from nnkit.vm.compile import Native, Program, prepare
 from nnkit.vm.analysis import SMALL_GRID, Launch
+from nnkit.vm.compile import Native, Program, prepare
 from nnkit.vm.faults import KernelFault, Place, describe
 from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, Context, Fault, Worker
 from nnkit.vm.memory_table import READ_ONLY, Allocation, MemoryTable
@@ -89,7 +89,9 @@ def _setting(name: str, default: int) -> int:
     except ValueError:
         value = -1
     if value < 0 or (name == "NNKIT_THREADS" and value < 1):
-        raise ValueError(f"{name}={text}: give a whole number{' of 1 or more' if name == 'NNKIT_THREADS' else ''}")
+        raise ValueError(
+            f"{name}={text}: give a whole number{' of 1 or more' if name == 'NNKIT_THREADS' else ''}"
+        )
     return value
 
 
@@ -112,7 +114,9 @@ class LoadedModule:
             for relocation in variable.relocations:
                 target = self.variables.get(relocation.symbol)
                 if target is None:
-                    raise PtxError(f"{variable.name} holds the address of {relocation.symbol}, which is not there")
+                    raise PtxError(
+                        f"{variable.name} holds the address of {relocation.symbol}, which is not there"
+                    )
                 word = (target.start + relocation.offset).to_bytes(8, "little")
                 place = self.variables[variable.name].owner
                 place[relocation.at : relocation.at + 8] = np.frombuffer(word, np.uint8)
@@ -333,7 +337,13 @@ class _Run:
 
     # -- calls from kernels ---------------------------------------------------------------------------------
 
-    def call(self, record: "ctypes._Pointer[ctypes.c_int64]", site: int, mask: int, area: "ctypes._Pointer[ctypes.c_int64]") -> int:
+    def call(
+        self,
+        record: "ctypes._Pointer[ctypes.c_int64]",
+        site: int,
+        mask: int,
+        area: "ctypes._Pointer[ctypes.c_int64]",
+    ) -> int:
         """vprintf and __assertfail, for the active lanes in turn."""
         try:
             name = self.variant.native.sites[site].what
@@ -351,7 +361,9 @@ class _Run:
             return 1
         return 0
 
-    def _printf(self, record: "ctypes._Pointer[ctypes.c_int64]", lane: int, template: int, arguments: int) -> int:
+    def _printf(
+        self, record: "ctypes._Pointer[ctypes.c_int64]", lane: int, template: int, arguments: int
+    ) -> int:
         packed = b""
         if arguments:
             packed = self._bytes_at(record, lane, arguments)
@@ -359,7 +371,9 @@ class _Run:
         self.machine.output(text)
         return len(text)
 
-    def _assertion(self, record: "ctypes._Pointer[ctypes.c_int64]", site: int, lane: int, words: list[int]) -> KernelFault:
+    def _assertion(
+        self, record: "ctypes._Pointer[ctypes.c_int64]", site: int, lane: int, words: list[int]
+    ) -> KernelFault:
         message, file = self._string(words[0]), self._string(words[1])
         place = self._place(record, self.variant.native.sites[site], lane)
         where = f"{file}:{words[2] & 0xFFFFFFFF}"
@@ -391,7 +405,12 @@ class _Run:
 
     # -- what went wrong ------------------------------------------------------------------------------------
 
-    def _place(self, record: "ctypes._Pointer[ctypes.c_int64] | ctypes.Array[ctypes.c_int64]", site: object, lane: int) -> Place:
+    def _place(
+        self,
+        record: "ctypes._Pointer[ctypes.c_int64] | ctypes.Array[ctypes.c_int64]",
+        site: object,
+        lane: int,
+    ) -> Place:
         x, y, _ = self.block
         thread = record[Worker.FAULT_VECTOR] * self.variant.native.width + lane
         block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
@@ -480,6 +499,7 @@ def _callbacks() -> tuple[int, int]:
     """The addresses that generated code calls."""
     if not _ADDRESSES:
         _ADDRESSES.extend(
-            ctypes.cast(callback, ctypes.c_void_p).value or 0 for callback in (_REFILL_CALLBACK, _CALL_CALLBACK)
+            ctypes.cast(callback, ctypes.c_void_p).value or 0
+            for callback in (_REFILL_CALLBACK, _CALL_CALLBACK)
         )
     return _ADDRESSES[0], _ADDRESSES[1]

@@ -63,7 +63,9 @@ class MemoryTable:
         if place < len(self._starts) and self._allocations[place] is allocation:
             del self._starts[place], self._allocations[place]
             # The bytes themselves go back to the host now: only the place is remembered.
-            forgotten = Allocation(allocation.start, allocation.size, allocation.label, 0, np.empty(0, np.uint8))
+            forgotten = Allocation(
+                allocation.start, allocation.size, allocation.label, 0, np.empty(0, np.uint8)
+            )
             self._freed = [*self._freed[-REMEMBERED:], forgotten]
             self._rows = None
 
@@ -103,4 +105,6 @@ class MemoryTable:
             return f"it lies {best.start - address} bytes before {best.label} of {best.size} bytes"
         if address >= best.end:
             return f"it lies {address - best.end} bytes behind the end of {best.label} of {best.size} bytes"
-        return f"it reaches {address + size - best.end} bytes over the end of {best.label} of {best.size} bytes"
+        return (
+            f"it reaches {address + size - best.end} bytes over the end of {best.label} of {best.size} bytes"
+        )

@@ -64,7 +64,9 @@ def _unpack(data: bytes) -> Native | None:
     try:
         length = int.from_bytes(data[:8], "little")
         document: dict[str, Any] = json.loads(data[8 : 8 + length])
-        sites = [Site(**(site | {"location": Location(**site["location"])})) for site in document.pop("sites")]
+        sites = [
+            Site(**(site | {"location": Location(**site["location"])})) for site in document.pop("sites")
+        ]
         return Native(code=data[8 + length :], sites=sites, **document)
     except (ValueError, TypeError, KeyError):
         return None
@@ -86,5 +88,3 @@ def load_native(code: bytes) -> tuple[object, int]:
     builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol("run")
     library = builder.link(_linker(), f"kernel{_count}")
     return library, library["run"]
-
-

@@ -77,7 +77,9 @@ def _pair(e: Emitter, item: Instruction, target: Pair, value: Value, values: lis
     wide = value.shape.kind != "uniform"
     lanes = e.all if wide else e.one
     a, b, *third = [e.vector(v) if wide else v.scalar for v in values]
-    opposite = lanes.binary("xor", "i1", logic.compared(lanes, item, item.type, a, b), lanes.constant("i1", 1))
+    opposite = lanes.binary(
+        "xor", "i1", logic.compared(lanes, item, item.type, a, b), lanes.constant("i1", 1)
+    )
     combine = next((m for m in item.modifiers if m in ("and", "or", "xor")), None)
     if combine:
         opposite = lanes.binary(combine, "i1", opposite, third[0])

@@ -87,11 +87,16 @@ def constant(value: int, bits: int) -> Shape:
 
 
 def of_type(type_: str) -> Shape:
-    """A uniform value of which only the type is known."""
+    """A uniform value of which only the type is known.
+
+    Below 32 bits the register may be wider than the type: what is not signed is filled up with zeros there, and
+    a sign where it is not. Registers have at least 16 bits.
+    """
     bits = 8 * SIZES.get(type_, 8)
-    if type_[:1] == "u" and bits < 32:
-        return Shape("uniform", (), 0, (1 << bits) - 1, 1)
-    return Shape("uniform", (), -(1 << (bits - 1)), (1 << (bits - 1)) - 1, 1)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    if type_[:1] in ("b", "u") and bits < 32:
+        low, high = 0 if bits < 16 else low, (1 << bits) - 1
+    return Shape("uniform", (), low, high, 1)
 
 
 def join(a: Shape | None, b: Shape) -> Shape:
@@ -147,9 +152,14 @@ def _combined(kinds: list[Shape]) -> Kind | None:
 
 
 def _with(kind: Kind, shape: Shape) -> Shape:
-    """A likely shape keeps its pattern, but what was known of the base still holds where the flag does."""
+    """A likely shape keeps its pattern, but what was known of the base still holds where the flag does.
+
+    One whose steps cancelled is worth no flag.
+    """
     if kind != "likely":
         return shape
+    if not shape.pattern:
+        return VARYING
     return Shape("likely", shape.pattern, shape.low, shape.high, shape.multiple)
 
 

@@ -12,7 +12,7 @@ from nnkit.vm.shapes import VARYING, Shape
 from nnkit.vm.table import effect
 
 WIDTH = 32
-OPCODES = frozenset("shfl vote match redux activemask elect".split())
+OPCODES = frozenset(["shfl", "vote", "match", "redux", "activemask", "elect"])
 
 effect(
     r"shfl(\.sync)?\.(up|down|bfly|idx)\.b32",
@@ -42,7 +42,11 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> str:
         return _active(e)
     value = e.operand(operand, "u32")
     vector = value.shape.kind != "uniform"
-    mask = e.text.op(f"extractelement {e.all.type('i32')} {e.vector(value)}, i64 {_first(e)}") if vector else value.scalar
+    mask = (
+        e.text.op(f"extractelement {e.all.type('i32')} {e.vector(value)}, i64 {_first(e)}")
+        if vector
+        else value.scalar
+    )
     if e.region.pending[e.block.number] or vector:
         _check_together(e, item, e.vector(value) if vector else "", mask)
     return mask
@@ -82,7 +86,9 @@ def permuted(e: Emitter, vector: str, lanes: str) -> str:
     places = e.text.op(f"getelementptr i32, ptr {scratch}, {e.all.type('i64')} {wide}")
     pointers = e.all.type("ptr")
     suffix = f"{e.all.mangled('i32')}.v{e.width}p0"
-    e.text.declarations.add(f"declare {full} @llvm.masked.gather.{suffix}({pointers}, i32, {e.all.type('i1')}, {full})")
+    e.text.declarations.add(
+        f"declare {full} @llvm.masked.gather.{suffix}({pointers}, i32, {e.all.type('i1')}, {full})"
+    )
     return e.text.op(
         f"call {full} @llvm.masked.gather.{suffix}({pointers} {places}, i32 4, "
         f"{e.all.type('i1')} {e.all.constant('i1', 1)}, {full} zeroinitializer)"
@@ -162,7 +168,9 @@ def _vote(e: Emitter, item: Instruction) -> None:
 
 
 def _activemask(e: Emitter, item: Instruction) -> None:
-    e.assign(item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0")))
+    e.assign(
+        item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0"))
+    )
 
 
 def _elect(e: Emitter, item: Instruction) -> None:
@@ -200,7 +208,16 @@ def _match(e: Emitter, item: Instruction) -> None:
     e.assign(first, Value(VARYING, "i32", vector=result))
 
 
-_NEUTRAL = {"add": 0, "or": 0, "xor": 0, "and": -1, "umin": -1, "umax": 0, "smin": 0x7FFFFFFF, "smax": -0x80000000}
+_NEUTRAL = {
+    "add": 0,
+    "or": 0,
+    "xor": 0,
+    "and": -1,
+    "umin": -1,
+    "umax": 0,
+    "smin": 0x7FFFFFFF,
+    "smax": -0x80000000,
+}
 
 
 def _redux(e: Emitter, item: Instruction) -> None:

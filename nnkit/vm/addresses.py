@@ -1,0 +1,50 @@
+"""Host addresses of an access: of lane 0 for those that follow a pattern, of every lane for all others."""
+
+from nnkit.vm.access import Access, Group
+from nnkit.vm.checks import in_window, space_pointer
+from nnkit.vm.emitter import Emitter, Value
+from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, Worker
+
+
+def pointer(e: Emitter, group: Group, access: Access, extra: int = 0) -> str:
+    """Lane 0's address of an access, `extra` bytes further."""
+    step = access.offset - group.low + extra
+    return e.text.op(f"getelementptr i8, ptr {group.anchor}, i64 {step}") if step else group.anchor
+
+
+def pointers(e: Emitter, access: Access, base: Value, extra: int = 0) -> str:
+    """Every lane's host address of an access, as a vector of pointers; nothing computed here is kept."""
+    base = Value(base.shape, base.kind, base.scalar, base.vector)
+    vector = e.vector(base)
+    offset = access.offset + extra
+    if access.space in ("shared", "local", "param"):
+        short = e.all.resize(base.kind, vector, "i32")
+        moved = e.all.binary("add", "i32", short, e.all.constant("i32", offset))
+        distance = e.all.resize("i32", moved, "i64")
+        host = e.all.binary("add", "i64", _lane_starts(e, access.space), distance)
+    else:
+        host = e.all.binary("add", "i64", vector, e.all.constant("i64", offset))
+        if access.space == "generic":
+            host = _translated(e, host)
+    return e.text.op(f"inttoptr {e.all.type('i64')} {host} to {e.all.type('ptr')}")
+
+
+def _lane_starts(e: Emitter, space: str) -> str:
+    """Where each lane's window begins in host memory."""
+    if space != "local":
+        return e.splat("i64", e.text.op(f"ptrtoint ptr {space_pointer(e, space)} to i64"))
+    start = e.worker_field(Worker.LOCAL)
+    vector = e.text.op("load i64, ptr %vector")
+    skipped = e.one.binary("mul", "i64", vector, str(e.width * e.memory.local_bytes))
+    first = e.splat("i64", e.one.binary("add", "i64", start, skipped))
+    steps = ", ".join(f"i64 {lane * e.memory.local_bytes}" for lane in range(e.width))
+    return e.all.binary("add", "i64", first, f"<{steps}>")
+
+
+def _translated(e: Emitter, address: str) -> str:
+    host = address
+    for window, space in ((SHARED_WINDOW, "shared"), (LOCAL_WINDOW, "local")):
+        distance = e.all.binary("sub", "i64", address, e.all.constant("i64", window))
+        moved = e.all.binary("add", "i64", _lane_starts(e, space), distance)
+        host = e.all.select(in_window(e, address, window), "i64", moved, host)
+    return host
