@@ -1,1 +1,1 @@
-"""PTX text to an intermediate representation: parsing, types, control flow. Imports nothing else of nnkit."""
+"""PTX text to records: parsing, inlining, control flow. Imports nothing else of nnkit."""

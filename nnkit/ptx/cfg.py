@@ -1,7 +1,8 @@
 """Control flow: basic blocks, liveness, and an order in which every loop's blocks stand together.
 
 A barrier ends its block, since a warp that waits there goes on later; so does everything else that leaves the
-straight line. A guarded instruction becomes a branch around it: past this file, only branches have conditions.
+straight line. A guarded instruction becomes a branch around it: past this file, only branches have
+conditions.
 """
 
 from collections.abc import Iterable
@@ -39,8 +40,8 @@ NO_RESULT = frozenset(
 class Block:
     """Instructions without a jump among them, and how they end.
 
-    `targets` holds the successors' numbers: one for "jump" and "barrier" (where to resume), two for "branch" (taken,
-    then not taken), the table's for "switch", none for "exit".
+    `targets` holds the successors' numbers: one for "jump" and "barrier" (where to resume), two for "branch"
+    (taken, then not taken), the table's for "switch", none for "exit".
     """
 
     number: int
@@ -48,7 +49,7 @@ class Block:
     ending: Ending = "exit"
     targets: tuple[int, ...] = ()
     last: Instruction | None = None
-    """The instruction that ends it: the branch with its guard, the switch, the barrier; None if it just goes on."""
+    """What ends it: the branch with its guard, the switch, the barrier; None if it just goes on."""
 
     @property
     def location(self) -> Location:
@@ -272,7 +273,7 @@ def ordered(entry: int, successors: dict[int, tuple[int, ...]]) -> list[int]:
 
 
 def _components(entry: int, successors: dict[int, tuple[int, ...]]) -> list[list[int]]:
-    """Strongly connected components in topological order (Tarjan), each with its first found block in front."""
+    """Strongly connected components in topological order (Tarjan), each with its entry in front."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     stack: list[int] = []

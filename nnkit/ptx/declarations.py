@@ -38,7 +38,8 @@ def _variable(cursor: Cursor, space: str, kind: str, align: int, pointer: bool) 
         is_array = True
         count = count * cursor.number() if not cursor.at("]") else 0
         cursor.expect("]")
-    initial, relocations = None, ()
+    initial: bytes | None = None
+    relocations: tuple[Relocation, ...] = ()
     if cursor.take("="):
         initial, relocations = _initial_value(cursor, element)
         if is_array and not count:

@@ -1,12 +1,13 @@
 """Kernels without calls: every device function's body is put where it is called.
 
 Arguments and results pass through `.param` slots; a slot whose accesses agree on offsets and sizes becomes
-registers, any other becomes local memory. What only the machine can do (`vprintf`, `__assertfail`, ...) stays as
-the pseudo-instruction `extcall name, {results}, {arguments}`.
+registers, any other becomes local memory. What only the machine can do (`vprintf`, `__assertfail`, ...) stays
+as the pseudo-instruction `extcall name, {results}, {arguments}`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from nnkit.ptx.ir import (
     SIZES,
@@ -68,6 +69,11 @@ class _Names:
                 return Pair(*names)
         return operand
 
+    def given(self, operand: Operand) -> Operand:
+        found = self.operand(operand)
+        assert found is not None
+        return found
+
     def guard(self, guard: Guard | None) -> Guard | None:
         return guard and Guard(Register(guard.register.name + self.suffix), guard.negated)
 
@@ -122,7 +128,7 @@ class _Inliner:
         self, item: Instruction, names: _Names, end: Label | None, callers: tuple[str, ...]
     ) -> None:
         assert self.made.body is not None
-        operands = tuple(names.operand(operand) for operand in item.operands)
+        operands = tuple(names.given(operand) for operand in item.operands)
         renamed = replace(item, operands=operands, guard=names.guard(item.guard))
         if item.opcode == "call":
             self.call(renamed, callers)
@@ -241,7 +247,7 @@ class _Slot:
     @staticmethod
     def disjoint(slices: set[tuple[int, int]]) -> bool:
         ordered = sorted(slices)
-        return all(a + size <= b for (a, size), (b, _) in zip(ordered, ordered[1:], strict=False))
+        return all(a + size <= b for (a, size), (b, _) in pairwise(ordered))
 
     def register(self, offset: int) -> str:
         return f"{self.name}@{offset}"

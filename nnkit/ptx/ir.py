@@ -135,7 +135,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """An address stored in a variable's initial value: 8 bytes at `at` hold that of `symbol` plus `offset`."""
+    """An address in a variable's initial value: 8 bytes at `at` hold that of `symbol` plus `offset`."""
 
     at: int
     symbol: str

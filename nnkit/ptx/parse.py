@@ -1,4 +1,4 @@
-"""Tokens to records: a recursive-descent parser for the PTX that NVRTC emits and that people write by hand."""
+"""Tokens to records: a recursive-descent parser for PTX, from NVRTC or written by hand."""
 
 import re
 from dataclasses import replace

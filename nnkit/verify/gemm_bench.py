@@ -22,6 +22,9 @@ from nnkit.verify.roofline import peak_gflops
 SETS = 3
 """Different operands that the repeats go through."""
 
+REST = 0.05
+"""Seconds before each repeat: the threads of a BLAS go on spinning for about 20 ms, on everybody's cores."""
+
 ROWS = 16
 """Rows of a product that are compared component by component, others in every repeat."""
 
@@ -117,6 +120,7 @@ def _once(
     """Seconds of one product, and the product."""
     placed.c.write(poison)
     competitor.device.synchronize()
+    time.sleep(REST)
     begun = time.perf_counter()
     competitor.backend.gemm(placed.a, placed.b, placed.c)
     competitor.device.synchronize()

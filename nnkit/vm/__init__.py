@@ -1,1 +1,1 @@
-"""The PTX machine: the intermediate representation to native code, and its execution. Imports `nnkit.ptx` alone."""
+"""The PTX machine: PTX to native code, and its execution. Imports `nnkit.ptx` and nothing else of nnkit."""

@@ -1,11 +1,11 @@
-"""How a kernel runs over vectors of lanes: which registers are scalars, which branches diverge, who waits where.
+"""How a kernel runs over vectors of lanes: what is scalar, which branches diverge, who waits where.
 
-A kernel is cut into regions, one for each place where a warp can (re)start: the entry and behind every barrier.
-Inside a region the lanes of a vector go through the blocks in one fixed order. Where lanes part, the block that
-comes first in the order runs first, the others wait ("pending"); since a loop's blocks stand together and every
-block comes after those that lead to it, lanes meet again by themselves. A uniform branch with nobody pending is
-an ordinary branch. This is partial control-flow linearisation (Moll and Hack, PLDI 2018), with the pending
-sets computed as a data-flow problem.
+A kernel is cut into regions, one for each place where a warp can (re)start: the entry and behind every
+barrier. Inside a region the lanes of a vector go through the blocks in one fixed order. Where lanes part, the
+block that comes first in the order runs first, the others wait ("pending"); since a loop's blocks stand
+together and every block comes after those that lead to it, lanes meet again by themselves. A uniform branch
+with nobody pending is an ordinary branch. This is partial control-flow linearisation (Moll and Hack, PLDI
+2018), with the pending sets computed as a data-flow problem.
 
 A register that is written while lanes are pending somewhere where its old value is still needed must keep the
 old value for those lanes: it is blended, and so it varies. Shapes and pending sets depend on each other; both
@@ -44,7 +44,7 @@ SMALL_GRID = 65535
 
 @dataclass(frozen=True)
 class Launch:
-    """What code is specialised for: the block's extents, the vector's width, and whether the grid is small."""
+    """What code is specialised for: the block's extents, the vector's width, a small grid or not."""
 
     block: tuple[int, int, int]
     width: int

@@ -128,7 +128,7 @@ class Lanes:
         return self.cast("sext" if sign else "zext", source, value, target)
 
     def call(self, name: str, base: str, *arguments: str, tail: str = "", suffix: str = "") -> str:
-        """An LLVM intrinsic whose arguments and result all have the same type; `tail` holds further arguments."""
+        """An LLVM intrinsic whose arguments and result have one type; `tail` holds further arguments."""
         kind = self.type(base)
         mangled = suffix or self.mangled(base)
         given = ", ".join(f"{kind} {argument}" for argument in arguments)

@@ -1,9 +1,9 @@
 """Is an access allowed? The fast check in line, the slow one behind it.
 
-Accesses of one block through the same base register share one check: of the whole range that they span, against
-the allocation in which the last check ended (global memory) or against the window's size (shared, local,
-parameters). Only if that fails does the slow check look at every lane of every access; it alone reports an
-error. What is provable when the kernel is compiled is not checked at all.
+Accesses of one block through the same base register share one check: of the whole range that they span,
+against the allocation in which the last check ended (global memory) or against the window's size (shared,
+local, parameters). Only if that fails does the slow check look at every lane of every access; it alone
+reports an error. What is provable when the kernel is compiled is not checked at all.
 """
 
 import math

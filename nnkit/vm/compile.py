@@ -13,7 +13,7 @@ from nnkit.vm.emitter import Emitter, Memory, Site
 from nnkit.vm.region import emit_region
 
 FORMAT = 1
-"""Counted up whenever the code or the layout of the shared records changes, so that old objects are not used."""
+"""Counted up whenever generated code or shared records change, so that old objects are not used."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def llvm() -> Any:
 def host() -> tuple[str, str]:
     """The processor's name and features, as LLVM knows them."""
     binding = llvm()
-    # LLVM prefers 256-bit registers on some processors for fear of lower clocks; wide vectors are the point here.
+    # LLVM prefers 256-bit registers on some processors for fear of lower clocks; here width is the point.
     features = binding.get_host_cpu_features().flatten()
     return binding.get_host_cpu_name(), features + ",-prefer-256-bit"
 

@@ -1,10 +1,12 @@
 """One kernel's regions as LLVM functions: registers, blocks, masks and the places where warps stop.
 
-A region function runs the vectors [first, last) of a block one after another from the same place. Registers live
-in stack slots that LLVM turns into values; inside a block their current values are kept here, so that a slot is
-read and written at most once a block. Registers that outlive a barrier are saved in the vector's frame.
+A region function runs the vectors [first, last) of a block one after another from the same place. Registers
+live in stack slots that LLVM turns into values; inside a block their current values are kept here, so that a
+slot is read and written at most once a block. Registers that outlive a barrier are saved in the vector's
+frame.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,9 +24,10 @@ from nnkit.ptx.ir import (
     Special,
     Symbol,
 )
+from nnkit.vm import shapes
 from nnkit.vm.analysis import Analysis, Region
 from nnkit.vm.builder import BITS, LLVM_TYPES, Lanes, Text, register_type
-from nnkit.vm.layout import ENDED, Context, Fault, Worker
+from nnkit.vm.layout import Context, Fault, Worker
 from nnkit.vm.shapes import VARYING, Shape
 
 POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
@@ -184,26 +187,24 @@ class Emitter:
         match operand:
             case Register(name):
                 return self.as_kind(self.read(name), kind)
-            case Immediate(value, 0) if kind in ("float", "double"):
-                return self.constant(kind, value, 0)
-            case Immediate(value, bits):
-                return self.constant(kind, value, bits)
+            case Immediate(number, bits):
+                return self.constant(kind, number, bits)
             case Symbol(name, offset):
                 return self.address_of(name, offset, kind)
             case Special(name):
                 return self.special(name, kind)
             case Negated(register):
-                value = self.read(register.name)
-                if value.shape.kind == "uniform":
-                    return Value(value.shape, "i1", scalar=self.one.binary("xor", "i1", value.scalar, "true"))
-                flipped = self.all.binary("xor", "i1", self.vector(value), self.all.constant("i1", 1))
-                return Value(VARYING, "i1", vector=flipped)
+                return self._negated(self.read(register.name))
         raise PtxError(f"operand {operand} is not supported here")
+
+    def _negated(self, given: Value) -> Value:
+        if given.shape.kind == "uniform":
+            return Value(given.shape, "i1", scalar=self.one.binary("xor", "i1", given.scalar, "true"))
+        flipped = self.all.binary("xor", "i1", self.vector(given), self.all.constant("i1", 1))
+        return Value(VARYING, "i1", vector=flipped)
 
     def constant(self, kind: str, value: int, bits: int) -> Value:
         """An immediate: an integer, or the bits of a float."""
-        from nnkit.vm import shapes
-
         if kind in ("float", "double"):
             return Value(self.uniform(), kind, scalar=float_literal(kind, value, bits))
         if bits and bits != BITS[kind]:
@@ -217,8 +218,6 @@ class Emitter:
 
     def address_of(self, name: str, offset: int, kind: str) -> Value:
         """The address of a variable: known when the kernel is compiled."""
-        from nnkit.vm import shapes
-
         if name in self.globals:
             table = self.context_field(Context.GLOBALS, "ptr")
             place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.globals[name]}")
@@ -234,31 +233,21 @@ class Emitter:
         """The same bits as another type; a wider register is cut off."""
         if value.kind == kind:
             return value
-        forms = []
-        for lanes, given in ((self.one, value.scalar), (self.all, value.vector)):
-            if given and BITS[kind] < BITS[value.kind]:
-                source = value.kind
-                if source in ("float", "double"):
-                    given, source = (
-                        lanes.cast("bitcast", source, given, f"i{BITS[source]}"),
-                        f"i{BITS[source]}",
-                    )
-                forms.append(lanes.cast("trunc", source, given, kind))
-            elif given:
-                forms.append(lanes.cast("bitcast", value.kind, given, kind))
-            else:
-                forms.append("")
         if BITS[kind] > BITS[value.kind]:
             raise PtxError(f"a register of {BITS[value.kind]} bits where {BITS[kind]} are expected")
-        shape = value.shape
-        if BITS[kind] < BITS[value.kind] and shape.kind != "uniform":
-            shape, forms = VARYING, ["", forms[1] or self._cut(value, kind)]
-        elif BITS[kind] < BITS[value.kind]:
-            shape = self.uniform()
-        return Value(shape, kind, forms[0], forms[1], value.flag)
+        if BITS[kind] == BITS[value.kind]:
+            scalar = value.scalar and self.one.cast("bitcast", value.kind, value.scalar, kind)
+            vector = value.vector and self.all.cast("bitcast", value.kind, value.vector, kind)
+            return Value(value.shape, kind, scalar, vector, value.flag)
+        if value.shape.kind == "uniform":
+            return Value(self.uniform(), kind, scalar=self._cut(self.one, value.kind, value.scalar, kind))
+        return Value(VARYING, kind, vector=self._cut(self.all, value.kind, self.vector(value), kind))
 
-    def _cut(self, value: Value, kind: str) -> str:
-        return self.all.cast("trunc", value.kind, self.vector(value), kind)
+    @staticmethod
+    def _cut(lanes: Lanes, source: str, given: str, kind: str) -> str:
+        """The low bits of a value."""
+        word = f"i{BITS[source]}"
+        return lanes.cast("trunc", word, lanes.cast("bitcast", source, given, word), kind)
 
     def assign(self, target: Operand | None, value: Value, sign: bool = False) -> None:
         """Write a result to a register: same bits, or extended to the register's width."""
@@ -403,7 +392,7 @@ def float_literal(kind: str, value: int, bits: int) -> str:
     if kind == "float" and bits == 64:
         number = struct.unpack("<f", struct.pack("<f", number))[0]
     word = struct.unpack("<Q", struct.pack("<d", number))[0]
-    if number != number:
+    if math.isnan(number):
         # Through Python a NaN keeps its sign and payload as a double's: widen it by hand.
         sign, payload = (value >> 31) << 63, (value & 0x7FFFFF) << 29
         word = value if bits == 64 else sign | 0x7FF << 52 | payload
@@ -413,5 +402,3 @@ def float_literal(kind: str, value: int, bits: int) -> str:
 
 
 Handler = Callable[[Emitter, Instruction], None]
-
-__all__ = ["ENDED", "Context", "Emitter", "Handler", "Site", "Value", "float_literal", "ident", "is_literal"]

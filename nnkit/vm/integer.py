@@ -68,8 +68,15 @@ def _mul_hi(x: Lanes, item: Instruction, a: str, b: str) -> str:
 
 
 @pure(rf"mad\.hi\.{INT}", "t t t")
+@pure(r"mad\.hi\.sat\.s32", "t t t")
 def _mad_hi(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
-    return x.binary("add", base(item), _mul_hi(x, item, a, b), c)
+    return _plus(x, item, _mul_hi(x, item, a, b), c)
+
+
+def _plus(x: Lanes, item: Instruction, product: str, c: str) -> str:
+    if "sat" in item.modifiers:
+        return x.call("sadd.sat", "i32", product, c)
+    return x.binary("add", base(item), product, c)
 
 
 def _low24(x: Lanes, item: Instruction, value: str) -> str:
@@ -88,8 +95,9 @@ def _mul24(x: Lanes, item: Instruction, a: str, b: str) -> str:
 
 
 @pure(r"mad24\.(lo|hi)\.[us]32", "t t t")
+@pure(r"mad24\.hi\.sat\.s32", "t t t")
 def _mad24(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
-    return x.binary("add", "i32", _mul24(x, item, a, b), c)
+    return _plus(x, item, _mul24(x, item, a, b), c)
 
 
 @pure(rf"sad\.{INT}", "t t t")
@@ -318,6 +326,26 @@ def _lop3(x: Lanes, item: Instruction, a: str, b: str, c: str, table: str) -> st
         wanted = x.binary("ashr", "i32", shifted, x.constant("i32", 31))
         result = x.binary("or", "i32", result, x.binary("and", "i32", term, wanted))
     return result
+
+
+# prmt's modes: the picks for each value of the selector's two lowest bits, 16 bits each, value 3 first.
+_PICKS = {
+    "f4e": 0x6543_5432_4321_3210,
+    "b4e": 0x0123_7012_6701_5670,
+    "rc8": 0x3333_2222_1111_0000,
+    "ecl": 0x3333_3222_3211_3210,
+    "ecr": 0x3210_2210_1110_0000,
+    "rc16": 0x3232_1010_3232_1010,
+}
+
+
+@pure(rf"prmt\.b32\.({'|'.join(_PICKS)})", "t t u32")
+def _prmt_by_mode(x: Lanes, item: Instruction, a: str, b: str, selector: str) -> str:
+    """The mode and the selector's two lowest bits stand for a selector of the general form."""
+    by = x.binary("shl", "i32", x.binary("and", "i32", selector, x.constant("i32", 3)), x.constant("i32", 4))
+    picks = x.constant("i64", _PICKS[item.modifiers[-1]])
+    moved = x.binary("lshr", "i64", picks, x.cast("zext", "i32", by, "i64"))
+    return _prmt(x, item, a, b, x.cast("trunc", "i64", moved, "i32"))
 
 
 @pure(r"prmt\.b32", "t t u32")

@@ -1,8 +1,8 @@
 """Loads and stores.
 
-How lanes' addresses relate decides the access: one scalar for all, one vector where they follow each other, one
-long vector and a fixed permutation where they form another short pattern, else a gather or scatter. Every access
-is checked before it is made, see `nnkit.vm.checks`.
+How lanes' addresses relate decides the access: one scalar for all, one vector where they follow each other,
+one long vector and a fixed permutation where they form another short pattern, else a gather or scatter. Every
+access is checked before it is made, see `nnkit.vm.checks`.
 """
 
 from nnkit.ptx.ir import Instruction, PtxError, Vector
@@ -66,9 +66,9 @@ def _loaded(e: Emitter, access: Access, group: Group, base: Value, kind: str) ->
     if contiguous and access.count == 1 and shape.kind == "pattern":
         return _vectors(kind, [_contiguous(e, access, group, kind, volatile)])
     span = max(shape.pattern) - min(shape.pattern) + access.bytes
-    if span > LONGEST_PERMUTATION or any(step % access.size for step in shape.pattern):
-        if not contiguous:
-            return _vectors(kind, _gathered(e, access, base, kind))
+    is_short = span <= LONGEST_PERMUTATION and not any(step % access.size for step in shape.pattern)
+    if not (contiguous or is_short):
+        return _vectors(kind, _gathered(e, access, base, kind))
     if not group.fast:
         return _vectors(kind, _permuted(e, access, group, shape, kind))
     return _vectors(kind, _either(e, access, group, base, kind, contiguous))
@@ -79,7 +79,7 @@ def _vectors(kind: str, names: list[str]) -> list[Value]:
 
 
 def _contiguous(e: Emitter, access: Access, group: Group, kind: str, volatile: str) -> str:
-    """Lane after lane: one vector. Inactive lanes may lie outside, so they are masked unless all are inside."""
+    """Lane after lane: one vector. Inactive lanes may lie outside: masked, unless all are inside."""
     full = e.all.type(kind)
     place = pointer(e, group, access)
     if not e.mask or not group.fast:
@@ -89,8 +89,8 @@ def _contiguous(e: Emitter, access: Access, group: Group, kind: str, volatile: s
         f"declare {full} @llvm.masked.load.{suffix}(ptr, i32, {e.all.type('i1')}, {full})"
     )
     return e.text.op(
-        f"call {full} @llvm.masked.load.{suffix}(ptr {place}, i32 {access.size}, {e.all.type('i1')} {e.lanes()}, "
-        f"{full} zeroinitializer)"
+        f"call {full} @llvm.masked.load.{suffix}(ptr {place}, i32 {access.size}, "
+        f"{e.all.type('i1')} {e.lanes()}, {full} zeroinitializer)"
     )
 
 

@@ -1,6 +1,7 @@
 """Native code in this process: from the cache if it holds it, compiled if not, linked either way."""
 
 import hashlib
+import itertools
 import json
 from functools import cache
 from typing import Any, Protocol
@@ -77,14 +78,12 @@ def _linker() -> Any:
     return llvm().create_lljit_compiler()
 
 
-_count = 0
+_numbers = itertools.count()
 
 
 def load_native(code: bytes) -> tuple[object, int]:
     """Link an object file; returns what keeps it loaded and the address of its `run`."""
-    global _count
-    _count += 1
     binding = llvm()
     builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol("run")
-    library = builder.link(_linker(), f"kernel{_count}")
+    library = builder.link(_linker(), f"kernel{next(_numbers)}")
     return library, library["run"]

@@ -1,4 +1,4 @@
-"""Pure instructions: once on scalars where the shape allows it, on vectors where not, on both where it may."""
+"""Pure instructions: on scalars where the shape allows it, else on vectors, on both where it may."""
 
 from nnkit.ptx.ir import SIZES, Instruction, Pair, PtxError, Register, Vector
 from nnkit.vm import approximate, convert, floating, integer, logic, shapes  # noqa: F401  they fill the table
@@ -42,7 +42,7 @@ def evaluate(e: Emitter, item: Instruction, operation: Pure, result: str, values
 
 
 def _flag(e: Emitter, item: Instruction, values: list[Value]) -> str:
-    """Whether the likely result's pattern holds: its sources' do, and no lane wrapped before it was widened."""
+    """Whether the likely result's pattern holds: its sources' do, and no lane wrapped when widened."""
     flags = [value.flag for value in values if value.flag]
     if item.opcode == "cvt" or "wide" in item.modifiers:
         source = [m for m in item.modifiers if m in SIZES][-1]

@@ -1,7 +1,8 @@
 """The slow checks of addresses, in LLVM IR: what every compiled kernel carries with it.
 
-An access ends up here when the allocation that its place remembers does not hold all lanes (`nnkit.vm.checks`):
-each active lane is looked up in the sorted table of allocations, and the first that is nowhere is reported.
+An access ends up here when the allocation that its place remembers does not hold all lanes
+(`nnkit.vm.checks`): each active lane is looked up in the sorted table of allocations, and the first that is
+nowhere is reported.
 """
 
 from nnkit.vm.layout import Context, Fault, Worker
@@ -17,9 +18,9 @@ def field(pointer: str, index: int, name: str) -> str:
 def checks(width: int) -> str:
     """`@find`, and `@check_global` and `@check_window` for vectors of that width.
 
-    `members` points to records of 4 words (offset, bytes, site, writes); every active lane of every member must
-    be inside one allocation, aligned, and writable where it writes. They return whether all is well; if not, the
-    worker's fault fields tell the rest.
+    `members` points to records of 4 words (offset, bytes, site, writes); every active lane of every member
+    must be inside one allocation, aligned, and writable where it writes. They return whether all is well; if
+    not, the worker's fault fields tell the rest.
     """
     c, w, f = Context, Worker, Fault
     loop = """
@@ -174,9 +175,13 @@ nowhere:
   ret i64 -1
 }}
 
-define internal i1 @check_global(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache, i64 %any.writes) noinline cold {{{table}}}
+define internal i1 @check_global(
+    ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache, i64 %any.writes
+) noinline cold {{{table}}}
 
-define internal i1 @check_window(ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %any.writes) noinline cold {{{window}}}
+define internal i1 @check_window(
+    ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %any.writes
+) noinline cold {{{window}}}
 
 ; The addresses of lanes that form a pattern, written where the checks read them.
 define internal ptr @spread(ptr %wk, i64 %base, ptr %pattern) noinline cold {{

@@ -10,8 +10,8 @@ from nnkit.vm.layout import Context, Fault, Worker
 def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool) -> str:
     """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter.
 
-    Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing, else the
-    barrier's number in the low 8 bits and the expected number of threads (0: all) above.
+    Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing,
+    else the barrier's number in the low 8 bits and the expected number of threads (0: all) above.
     """
     c, w, f = Context, Worker, Fault
     cases = " ".join(f"i32 {number}, label %go{number}" for number in range(regions))

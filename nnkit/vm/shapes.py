@@ -89,8 +89,8 @@ def constant(value: int, bits: int) -> Shape:
 def of_type(type_: str) -> Shape:
     """A uniform value of which only the type is known.
 
-    Below 32 bits the register may be wider than the type: what is not signed is filled up with zeros there, and
-    a sign where it is not. Registers have at least 16 bits.
+    Below 32 bits the register may be wider than the type: what is not signed is filled up with zeros there,
+    and a sign where it is not. Registers have at least 16 bits.
     """
     bits = 8 * SIZES.get(type_, 8)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1

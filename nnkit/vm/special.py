@@ -55,7 +55,6 @@ def _thread(e: "Emitter", axis: str, shape: Shape) -> "Value":
     """From the number of the vector's first thread; from a table where lanes do not form a pattern."""
     from nnkit.vm.emitter import Value
 
-    x, y, _ = e.launch.block
     vector = e.one.cast("trunc", "i64", _vector_number(e), "i32")
     first = e.one.binary("mul", "i32", vector, str(e.width))
     if shape.kind == "varying":

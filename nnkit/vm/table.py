@@ -1,8 +1,8 @@
 """The table of opcodes: which forms of which instruction the machine knows, and who emits them.
 
-An emitter of a pure operation is written once for scalars and vectors: it gets `Lanes`, the instruction and the
-sources as LLVM values, and returns the result. Its types are given in letters: "t" the instruction's type (its
-last one), "d" its first one, "w" twice as wide as "t"; or by name.
+An emitter of a pure operation is written once for scalars and vectors: it gets `Lanes`, the instruction and
+the sources as LLVM values, and returns the result. Its types are given in letters: "t" the instruction's type
+(its last one), "d" its first one, "w" twice as wide as "t"; or by name.
 """
 
 import re
