@@ -64,11 +64,8 @@ def _run(arguments: list[str] | None) -> int:
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except CompileError as error:
-        # The first line says it; the compiler's log below is more than one line is good for.
-        line, _, log = str(error).partition("\n")
-        status = _fail(line, error.exit_status)
-        print(log, end="\n" if log else "", file=sys.stderr)
-        return status
+        # The first line says what and where; who wants the whole log catches the exception.
+        return _fail(str(error).partition("\n")[0], error.exit_status)
     except NnkitError as error:
         return _fail(str(error), error.exit_status)
     except TyperException as error:

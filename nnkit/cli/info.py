@@ -1,11 +1,24 @@
 """`nnkit info`: what is here, what is missing, and how to get it."""
 
+import contextlib
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from nnkit.cli import options
+
+READY, MISSING = "ready", "not available"
+
+VECTORS = (
+    ("avx512f", "AVX-512", 512),
+    ("avx2", "AVX2", 256),
+    ("avx", "AVX", 256),
+    ("neon", "NEON", 128),
+    ("sse2", "SSE2", 128),
+)
+"""What LLVM calls a processor's vector instructions, what people call them, and bits; the widest first."""
 
 
 def info(json: options.Json = False) -> None:
@@ -14,28 +27,129 @@ def info(json: options.Json = False) -> None:
     if json:
         options.print_json(document)
         return
-    for title, rows in (("versions", document["versions"]), ("processor", document["processor"])):
+    for title in ("versions", "processor", "cache"):
         print(title)
-        for name, value in rows.items():
-            print(f"  {name:<14} {value if value is not None else 'not installed'}")
+        for name, value in document[title].items():
+            print(f"  {name:<20} {value if value is not None else 'none'}")
     print("devices")
     for device in document["devices"]:
-        print(f"  {device['name']:<14} {device['status']}")
+        print(f"  {device['name']:<20} {device['status']}: {device['detail']}")
     for advice in document["advice"]:
         print(f"advice: {advice}")
 
 
 def collect() -> dict[str, Any]:
     """The whole report."""
-    from nnkit.device import DEVICES
-
     versions = {"nnkit": _version("nnkit"), "python": platform.python_version()}
     versions |= {package: _version(package) for package in _dependencies()}
     missing = [package for package, found in versions.items() if found is None]
+    versions["NVRTC"] = _nvrtc_version()
     processor, advice = _processor()
     advice += [f"{package} is missing: pip install {package}" for package in missing]
-    devices = [{"name": name, "status": "ready"} for name in DEVICES]
-    return {"versions": versions, "processor": processor, "devices": devices, "advice": advice}
+    cpu = {"name": "cpu", "status": READY, "detail": "NumPy, no kernels"}
+    return {
+        "versions": versions,
+        "processor": processor,
+        "cache": _cache(),
+        "devices": [cpu, _virtual(), *_gpus()],
+        "advice": advice,
+    }
+
+
+def _virtual() -> dict[str, Any]:
+    """The device virtual: how many threads share the work, and the vectors that they compute with."""
+    from nnkit.errors import NnkitError
+
+    try:
+        from llvmlite import binding
+
+        from nnkit.device import open_device
+
+        device = open_device("virtual")
+    except (NnkitError, ImportError) as error:
+        return {"name": "virtual", "status": MISSING, "detail": _short(error)}
+    threads: int = getattr(device, "threads", 1)
+    device.close()
+    features = binding.get_host_cpu_features()
+    vectors = [(name, bits) for feature, name, bits in VECTORS if features.get(feature)]
+    name, bits = vectors[0] if vectors else ("no vector instructions", None)
+    processor = binding.get_host_cpu_name()
+    return {
+        "name": "virtual",
+        "status": READY,
+        "detail": f"{threads} thread{'s' * (threads > 1)} on {processor} with {name}",
+        "threads": threads,
+        "processor": processor,
+        "vector_bits": bits,
+    }
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """A row for each GPU, or one that says why there is none."""
+    from nnkit.device import cuda_driver
+    from nnkit.errors import NnkitError
+
+    try:
+        count = cuda_driver.check(cuda_driver.load().cuDeviceGetCount(), "counting GPUs")
+    except NnkitError as error:
+        return [{"name": "cuda", "status": MISSING, "detail": _short(error)}]
+    if not count:
+        return [{"name": "cuda", "status": MISSING, "detail": "there is no GPU"}]
+    return [_gpu(number) for number in range(count)]
+
+
+def _gpu(number: int) -> dict[str, Any]:
+    from nnkit.device.cuda import CudaDevice
+    from nnkit.errors import NnkitError
+
+    name = f"cuda:{number}"
+    try:
+        device = CudaDevice(number)
+    except NnkitError as error:
+        return {"name": name, "status": MISSING, "detail": _short(error)}
+    found = device.properties
+    device.close()
+    capability = ".".join(map(str, found.capability))
+    return {
+        "name": name,
+        "status": READY,
+        "detail": f"{found.description}, compute capability {capability}, driver for CUDA {found.driver}",
+        "description": found.description,
+        "capability": capability,
+        "memory_bytes": found.memory_bytes,
+    }
+
+
+def _short(error: Exception) -> str:
+    """An error's line without its head and what stands in brackets."""
+    return re.sub(r" \(.*\)", "", str(error)).removeprefix("no device cuda: ")
+
+
+def _cache() -> dict[str, Any]:
+    """Where compiled kernels are kept, and how much that is."""
+    from nnkit.device.cache import cache_folder
+
+    folder = cache_folder("")
+    if folder is None:
+        return {"folder": None, "files": 0, "bytes": 0}
+    sizes = []
+    for path in folder.rglob("*"):
+        # Another process may remove it meanwhile.
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                sizes.append(path.stat().st_size)
+    return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _nvrtc_version() -> str | None:
+    """What the library says, which need not come from a wheel."""
+    try:
+        from cuda.bindings import nvrtc
+
+        _, major, minor = nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError, OSError):
+        return None
+    return f"{major}.{minor}"
 
 
 def _version(package: str) -> str | None:
@@ -47,8 +161,6 @@ def _version(package: str) -> str | None:
 
 def _dependencies() -> list[str]:
     """What nnkit needs to run, by its own metadata."""
-    import re
-
     names = [requirement for requirement in requires("nnkit") or [] if "extra ==" not in requirement]
     return sorted(re.split(r"[^A-Za-z0-9_.-]", name, maxsplit=1)[0] for name in names)
 

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 Backend = Annotated[str, typer.Option("--backend", help="The GEMM backend; nnkit backends lists them.")]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: auto or cpu.")]
+Device = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, virtual, cuda or cuda:N.")
+]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="A directory with four IDX files; MNIST if not given."),

@@ -61,6 +61,6 @@ def _gpu_or_virtual(need_gpu: bool = False) -> tuple[Device, str]:
     except DeviceError as error:
         if need_gpu:
             raise
-        virtual = open_device("virtual")
-        return virtual, f"device virtual, CUDA kernels on the CPU, because {error}"
-    return gpu, f"device cuda, {getattr(gpu, 'description', 'a GPU')}"
+        missing = str(error).removeprefix("no device cuda: ").partition(": ")[0]
+        return open_device("virtual"), f"device virtual runs the CUDA kernels on the CPU: {missing}"
+    return gpu, f"device cuda runs the CUDA kernels on {getattr(gpu, 'description', 'a GPU')}"

@@ -227,7 +227,9 @@ def _first_error(compiled: Compiled, name: str) -> str:
     """One line: where and what."""
     if error := _ERROR.search(compiled.log):
         hint = ": give its folder as -IFOLDER" if _NO_HEADER in error[3] else ""
-        return f"{error[1]}:{error[2]}: error: {error[3]}{hint}"
+        more = len(_ERROR.findall(compiled.log)) - 1
+        others = f" (and {more} more error{'s' if more > 1 else ''})" if more else ""
+        return f"{error[1]}:{error[2]}: error: {error[3]}{hint}{others}"
     if error := _PTXAS_ERROR.search(compiled.log):
         return f"{_place_in_ptx(compiled.ptx, int(error[1] or 0), name)}: ptxas error: {error[2]}"
     return f"{name}: error: {(compiled.log.splitlines() or ['the compiler does not say why'])[0]}"

@@ -88,11 +88,11 @@ def start(driver: Any) -> None:
     try:
         check(driver.cuInit(0), "no device cuda")
         version = check(driver.cuDriverGetVersion(), "no device cuda")
-    except RuntimeError as error:
+    except RuntimeError:
         # What the bindings raise when there is no libcuda, or one without a function that they look for.
         raise DeviceError(
-            f"no device cuda: the driver's library is missing or too old ({reason(error)}): install NVIDIA's "
-            "driver, version 580 or later, or use the device virtual"
+            "no device cuda: NVIDIA's driver library is missing or too old: install the driver, version 580 or "
+            "later, or use the device virtual"
         ) from None
     if version < OLDEST_DRIVER:
         raise DeviceError(

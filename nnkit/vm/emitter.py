@@ -226,8 +226,8 @@ class Emitter:
             return Value(self.uniform(), kind, scalar=self.one.resize("i64", address, kind))
         if name not in self.analysis.addresses:
             raise PtxError(f"there is no variable {name}")
-        address = self.analysis.addresses[name] + offset
-        return Value(shapes.constant(address, BITS[kind]), kind, scalar=self.one.constant(kind, address))
+        known = self.analysis.addresses[name] + offset
+        return Value(shapes.constant(known, BITS[kind]), kind, scalar=self.one.constant(kind, known))
 
     def as_kind(self, value: Value, kind: str) -> Value:
         """The same bits as another type; a wider register is cut off."""

@@ -1,0 +1,366 @@
+"""One launch under way: blocks spread over threads, stopping, calls back into Python, and what went wrong."""
+
+import _signal  # What `signal` is built on: its own wrapper costs as much as a small launch.
+import contextlib
+import ctypes
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from nnkit.ptx import cfg
+from nnkit.vm.emitter import Site
+from nnkit.vm.faults import KernelFault, Place, describe, threads_in_words
+from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, Context, Fault, Worker
+from nnkit.vm.printf import render
+
+if TYPE_CHECKING:
+    from nnkit.vm.machine import Arena, LoadedKernel, Variant
+
+FUEL = 20_000_000
+"""Instructions of one vector between two looks at signals: some 10 to 50 ms."""
+
+WORTH_A_THREAD = 60e-6
+"""Seconds of work below which other threads are not woken."""
+
+INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGALRM)
+"""The signals whose handlers may want to end a launch."""
+
+Words = Any
+"""A record of 64-bit words: an array or a pointer of ctypes, which share no type that says so."""
+
+_REFILL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64))
+_CALL = ctypes.CFUNCTYPE(
+    ctypes.c_int64,
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.POINTER(ctypes.c_int64),
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.POINTER(ctypes.c_int64),
+)
+_CONTEXT = struct.Struct(f"<{int(Context.WORDS)}q")
+
+
+class Run:
+    """One launch under way."""
+
+    def __init__(
+        self,
+        kernel: "LoadedKernel",
+        variant: "Variant",
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        parameters: "ctypes.Array[ctypes.c_char] | bytearray | bytes",
+        shared_bytes: int,
+    ):
+        self.kernel = kernel
+        self.machine = kernel.machine
+        self.variant = variant
+        self.block = block
+        self.blocks = grid[0] * grid[1] * grid[2]
+        self.shared = kernel.static_shared + shared_bytes
+        self.failure: BaseException | None = None
+        self.spent = 0
+        # Also what they point to: an array that the program drops meanwhile stays until the end.
+        self.allocations = self.machine.memory.snapshot()
+        self.parameters = ctypes.create_string_buffer(bytes(parameters), max(len(parameters), 1))
+        self.context = (ctypes.c_int64 * int(Context.WORDS))()
+        refill, call = _callbacks()
+        self.quantum = min(FUEL, self.machine.limit) if self.machine.limit else FUEL
+        _CONTEXT.pack_into(
+            self.context,
+            0,
+            0,
+            self.blocks,
+            ctypes.addressof(self.parameters),
+            *grid,
+            0,
+            self.allocations.rows.ctypes.data,
+            len(self.allocations.rows),
+            self.shared,
+            refill,
+            call,
+            0,
+            shared_bytes,
+            kernel.module.addresses.ctypes.data,
+            0,
+        )
+
+    def go(self) -> None:
+        """Spread the blocks over threads, wait for all, report what went wrong."""
+        count = self._threads()
+        helpers = self.machine.helpers(count - 1) if count > 1 else []
+        arenas = [self.variant.take(self.shared, self.quantum) for _ in range(len(helpers) + 1)]
+        address = ctypes.addressof(self.context)
+        started = time.perf_counter()
+        _RUNNING[address] = self
+        failed = 0
+        with self._signals_kept():
+            try:
+                for work, arena in zip(helpers, arenas[1:], strict=True):
+                    work.put(_Task(self, address, arena))
+                failed = self.variant.run(address, arenas[0].address)
+            except BaseException as error:
+                self._stop(error)
+            self._wait()
+            del _RUNNING[address]
+        if failed or self.context[Context.STOP] or self.failure is not None:
+            self._explain(arenas)
+        self.variant.seconds_a_block = (time.perf_counter() - started) * len(arenas) / self.blocks
+        self.variant.give(arenas)
+
+    def _threads(self) -> int:
+        """As many as have something to do, if there is enough to do for waking them."""
+        most = min(self.machine.threads, self.blocks)
+        if most < 2:
+            return 1
+        expected = self.variant.seconds_a_block * self.blocks
+        if not self.variant.seconds_a_block:
+            # Nothing measured yet: a guess of 10 ns an instruction of a vector.
+            body = len(self.kernel.program.function.body or ())
+            expected = self.blocks * self.variant.native.vectors * body * 1e-8
+        return most if expected > WORTH_A_THREAD else 1
+
+    # -- stopping -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals_kept(self) -> Iterator[None]:
+        """Handlers of signals run as ever, but what they raise waits for the end of the launch.
+
+        Raised at once it could be lost: a handler runs when a callback of the kernel enters Python, before the
+        callback's own `try`, and nothing behind it can pass an exception through native code.
+        """
+        replaced: list[tuple[int, Any]] = []
+        if threading.get_ident() == threading.main_thread().ident:
+            for number in INTERRUPTS:
+                handler = _signal.getsignal(number)
+                if callable(handler):
+                    _signal.signal(number, self._kept(handler))
+                    replaced.append((number, handler))
+        try:
+            yield
+        finally:
+            for number, handler in replaced:
+                _signal.signal(number, handler)
+
+    def _kept(self, handler: Any) -> Any:
+        def handle(number: int, frame: object) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                self._stop(error)
+
+        return handle
+
+    def _stop(self, error: BaseException) -> None:
+        """End the launch soon; of several reasons the first is told."""
+        self.failure = self.failure or error
+        self.context[Context.STOP] = 1
+
+    def _wait(self) -> None:
+        """Until no thread is in the kernel's code any more, whatever happens meanwhile."""
+        while self.context[Context.INSIDE]:
+            try:
+                time.sleep(0.00002)
+            except BaseException as error:
+                self._stop(error)
+
+    def refill(self) -> int:
+        """More fuel, or 0 to stop: after Ctrl-C, a failure elsewhere, or at the user's limit."""
+        try:
+            self.spent += self.quantum
+            if self.context[Context.STOP]:
+                return 0
+            limit = self.machine.limit
+            if limit and self.spent >= limit:
+                raise KernelFault(
+                    Fault.STOPPED,
+                    f"kernel {self.kernel.name} was stopped after NNKIT_MAX_INSTRUCTIONS={limit} instructions",
+                )
+        except BaseException as error:
+            self._stop(error)
+            return 0
+        return self.quantum
+
+    # -- calls from kernels ---------------------------------------------------------------------------------
+
+    def call(self, record: Words, site: int, mask: int, area: Words) -> int:
+        """vprintf and __assertfail, for the active lanes in turn."""
+        try:
+            name = self.variant.native.sites[site].what
+            width = self.variant.native.width
+            for lane in range(width):
+                if mask >> lane & 1:
+                    words = [area[index * width + lane] for index in range(2 if name == "vprintf" else 3)]
+                    if name != "vprintf":
+                        raise self._assertion(record, site, lane, words)
+                    area[lane] = self._printf(record, lane, *words)
+        except BaseException as error:
+            self._stop(error)
+            return 1
+        return 0
+
+    def _printf(self, record: Words, lane: int, template: int, arguments: int) -> int:
+        packed = self._bytes_at(record, lane, arguments) or b""
+        text, count = render(
+            self._string(record, lane, template), packed, lambda at: self._string(record, lane, at)
+        )
+        self.machine.output(text.decode(errors="replace"))
+        return count
+
+    def _assertion(self, record: Words, site: int, lane: int, words: list[int]) -> KernelFault:
+        message, file = (self._string(record, lane, word).decode(errors="replace") for word in words[:2])
+        place = self._place(record, self.variant.native.sites[site], lane)
+        where = f"{file}:{words[2] & 0xFFFFFFFF}"
+        thread = f"block {place.block}, thread {place.thread}"
+        return KernelFault(
+            Fault.CALL, f"kernel {self.kernel.name} at {where}, {thread}: assertion failed: {message}"
+        )
+
+    def _string(self, record: Words, lane: int, address: int) -> bytes:
+        """A C string in the kernel's memory."""
+        found = self._bytes_at(record, lane, address)
+        if found is None:
+            return f"<bad string at {address & (1 << 64) - 1:#x}>".encode() if address else b"(null)"
+        return found.partition(b"\0")[0]
+
+    def _bytes_at(self, record: Words, lane: int, address: int) -> bytes | None:
+        """What a generic address points to, up to the end of its memory; None where there is nothing."""
+        local = self.variant.native.local_bytes
+        if LOCAL_WINDOW <= address < LOCAL_WINDOW + local:
+            thread = record[Worker.FAULT_VECTOR] * self.variant.native.width + lane
+            offset = address - LOCAL_WINDOW
+            return ctypes.string_at(record[Worker.LOCAL] + thread * local + offset, local - offset)
+        if SHARED_WINDOW <= address < SHARED_WINDOW + self.shared:
+            offset = address - SHARED_WINDOW
+            return ctypes.string_at(record[Worker.SHARED] + offset, self.shared - offset)
+        allocation = self.machine.memory.holding(address, 1)
+        return allocation.owner[address - allocation.start :].tobytes() if allocation else None
+
+    # -- what went wrong ------------------------------------------------------------------------------------
+
+    def _place(self, record: Words, site: Site, lane: int) -> Place:
+        x, y, _ = self.block
+        thread = record[Worker.FAULT_VECTOR] * self.variant.native.width + lane
+        block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
+        return Place(self.kernel.name, site, block, (thread % x, thread // x % y, thread // (x * y)))
+
+    def _explain(self, arenas: "list[Arena]") -> None:
+        """Raise what the first worker with a fault met."""
+        if self.failure is not None:
+            raise self.failure
+        for arena in arenas:
+            kind = Fault(arena.record[Worker.FAULT])
+            if kind is Fault.DEADLOCK:
+                raise KernelFault(kind, self._deadlock(arena.record))
+            if kind not in (Fault.NONE, Fault.STOPPED):
+                raise KernelFault(kind, self._fault(kind, arena.record))
+        raise KernelFault(Fault.STOPPED, f"kernel {self.kernel.name} was interrupted")
+
+    def _fault(self, kind: Fault, record: Words) -> str:
+        site, lane = self.variant.native.sites[record[Worker.FAULT_SITE]], record[Worker.FAULT_LANE]
+        address = record[Worker.FAULT_ADDRESS] & (1 << 64) - 1
+        space = site.space
+        if space == "generic":
+            # The slow check cuts a window's addresses down to offsets: which window, the lane's address tells.
+            whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
+            space = "global"
+            for name, window in (("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW)):
+                if window <= whole < window + WINDOW_SIZE:
+                    space = name
+        limit, near = -1, ""
+        memory = self.kernel.program.memory
+        sizes = {"shared": self.shared, "local": memory.local_bytes, "param": memory.parameter_bytes}
+        if space in sizes:
+            limit = sizes[space]
+        else:
+            near = self.machine.memory.nearest(address, site.size)
+        return describe(kind, self._place(record, site, lane), space, address, near, limit)
+
+    def _deadlock(self, record: Words) -> str:
+        """Who waits where."""
+        native = self.variant.native
+        resume = (ctypes.c_int32 * native.vectors).from_address(record[Worker.RESUME])
+        waits = (ctypes.c_int64 * native.vectors).from_address(record[Worker.BARRIER])
+        alive = (ctypes.c_int64 * native.vectors).from_address(record[Worker.ALIVE])
+        last = self.block[0] * self.block[1] * self.block[2]
+        places = self._barriers()
+        groups: dict[str, list[int]] = {}
+        for vector in range(native.vectors):
+            number, expected = waits[vector] & 255, waits[vector] >> 8
+            what = f"wait at barrier {number}" + (f" for {expected} threads" if expected else "")
+            what += places.get(resume[vector], "")
+            # Without threads that leave early the generated code keeps no masks: 0 stands for all.
+            mask = alive[vector] or -1
+            for thread in range(vector * native.width, min((vector + 1) * native.width, last)):
+                gone = resume[vector] < 0 or not mask >> (thread - vector * native.width) & 1
+                groups.setdefault("left the kernel" if gone else what, []).append(thread)
+        parts = [f"{threads_in_words(threads)} {what}" for what, threads in groups.items()]
+        parts += [
+            f"{record[Worker.ARRIVED + number]} threads arrived at barrier {number} without waiting"
+            for number in range(16)
+            if record[Worker.ARRIVED + number]
+        ]
+        block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
+        return (
+            f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can go on: "
+            f"{'; '.join(parts)}"
+        )
+
+    def _barriers(self) -> dict[int, str]:
+        """Where the barrier stands behind which a region begins, by the region's number."""
+        found: dict[int, str] = {}
+        entries = [0]
+        blocks = cfg.build(self.kernel.program.function)
+        for block in blocks:
+            if block.ending == "barrier" and block.targets[0] not in entries:
+                entries.append(block.targets[0])
+                if block.location.line:
+                    found[len(entries) - 1] = f" ({block.location})"
+        return found
+
+
+class _Task:
+    """A share of a launch for a helper thread; keeps alive what it uses."""
+
+    def __init__(self, run: Run, address: int, arena: "Arena"):
+        self.run, self.address, self.arena = run, address, arena
+
+    def __call__(self) -> object:
+        return self.run.variant.run(self.address, self.arena.address)
+
+
+_RUNNING: dict[int, Run] = {}
+
+
+def _refill(context: Words, record: Words) -> int:
+    run = _RUNNING.get(ctypes.addressof(context.contents))
+    return run.refill() if run else 0
+
+
+def _called(context: Words, record: Words, site: int, mask: int, area: Words) -> int:
+    run = _RUNNING.get(ctypes.addressof(context.contents))
+    return run.call(record, site, mask, area) if run else 1
+
+
+_REFILL_CALLBACK = _REFILL(_refill)
+_CALL_CALLBACK = _CALL(_called)
+_ADDRESSES: list[int] = []
+
+
+def _callbacks() -> tuple[int, int]:
+    """The addresses that generated code calls."""
+    if not _ADDRESSES:
+        callbacks = (_REFILL_CALLBACK, _CALL_CALLBACK)
+        _ADDRESSES.extend(ctypes.cast(callback, ctypes.c_void_p).value or 0 for callback in callbacks)
+    return _ADDRESSES[0], _ADDRESSES[1]
+
+
+def _forget() -> None:
+    """A forked process has none of its parent's launches."""
+    _RUNNING.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
