@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEST, Command, is_refusal, lines_of
+from fake_driver import FakeDriver
 from PIL import Image
 
 from nnkit import __version__
 from nnkit.data import load_dataset
+from nnkit.device import cuda_driver
+from nnkit.errors import DeviceError
 
 
 def test_evaluate_repeats_what_training_found(main: Command, small_data: Path, trained: Path) -> None:
@@ -78,10 +81,48 @@ def test_a_picture_that_is_too_large_is_one_line(nnkit: Command, trained: Path, 
 def test_info_names_versions_and_devices(main: Command) -> None:
     document = json.loads(main("info", "--json").stdout)
     assert {"nnkit", "python", "numpy", "typer"} <= set(document["versions"])
-    assert {"name": "cpu", "status": "ready"} in document["devices"]
+    assert {"cuda-python", "nvidia-cuda-nvrtc", "llvmlite", "NVRTC"} <= set(document["versions"])
+    devices = {row["name"]: row for row in document["devices"]}
+    assert devices["cpu"]["status"] == devices["virtual"]["status"] == "ready"
+    assert devices["virtual"]["threads"] >= 1
+    assert devices["virtual"]["processor"] in devices["virtual"]["detail"]
     plain = main("info")
     assert (plain.status, plain.stderr) == (0, "")
-    assert "versions" in plain.stdout.splitlines()
+    assert {"versions", "processor", "cache", "devices"} <= set(plain.stdout.splitlines())
+
+
+def test_info_says_in_a_line_why_there_is_no_gpu(main: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise DeviceError("no device cuda: no driver (a long story (of two)): install one")
+
+    monkeypatch.setattr(cuda_driver, "load", load)
+    rows = json.loads(main("info", "--json").stdout)["devices"]
+    assert {"name": "cuda", "status": "not available", "detail": "no driver: install one"} in rows
+    assert "cuda                 not available: no driver: install one\n" in main("info").stdout
+
+
+def test_info_describes_every_gpu(main: Command, fake_driver: FakeDriver) -> None:
+    rows = {row["name"]: row for row in json.loads(main("info", "--json").stdout)["devices"]}
+    assert rows["cuda:0"]["status"] == "ready"
+    assert rows["cuda:0"]["capability"] in rows["cuda:0"]["detail"]
+    assert rows["cuda:0"]["description"] in rows["cuda:0"]["detail"]
+
+
+def test_info_tells_a_wrong_setting(main: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNKIT_THREADS", "many")
+    rows = {row["name"]: row for row in json.loads(main("info", "--json").stdout)["devices"]}
+    assert rows["virtual"]["status"] == "not available"
+    assert rows["virtual"]["detail"].startswith("NNKIT_THREADS=many")
+
+
+def test_info_measures_the_cache(main: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path / "cache"))
+    empty = json.loads(main("info", "--json").stdout)["cache"]
+    assert empty == {"folder": str(tmp_path / "cache"), "files": 0, "bytes": 0}
+    (tmp_path / "cache" / "ptx").mkdir(parents=True)
+    (tmp_path / "cache" / "ptx" / "entry").write_bytes(bytes(1234))
+    full = json.loads(main("info", "--json").stdout)["cache"]
+    assert (full["files"], full["bytes"]) == (1, 1234)
 
 
 def test_backends_lists_what_ships(main: Command) -> None:

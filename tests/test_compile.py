@@ -115,7 +115,7 @@ def test_a_source_is_a_path_or_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_compile_error_says_file_line_and_text_first() -> None:
     source = "__global__ void f(int *a) {\n  int unused;\n  *a = missing;\n  *a = also;\n}\n"
     first, _, log = refusal(CompileError, source, name="dir (1)/bad.cu").partition("\n")
-    assert first == 'dir (1)/bad.cu:3: error: identifier "missing" is undefined'
+    assert first == 'dir (1)/bad.cu:3: error: identifier "missing" is undefined (and 1 more error)'
     assert 'identifier "also" is undefined' in log
 
 

@@ -2,27 +2,28 @@
 
 import re
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nnkit.ptx.ir import Immediate, PtxError
 
 _PATTERN = re.compile(
     r"""
-    (?P<space>[ \t\r\f\v]+|//[^\n]*)
-  | (?P<newline>\n)
-  | (?P<comment>/\*.*?\*/)
-  | (?P<string>"(?:[^"\\]|\\.)*")
+    (?:[ \t\r\f\v]|//[^\n]*)*
+    (?:(?P<newline>\n)
+  | (?P<word>[%$_.]?[A-Za-z_$%][\w$.:]*|[%_.$][\w$.]+|_)
   | (?P<float>0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
   | (?P<integer>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
-  | (?P<word>[%$_.]?[A-Za-z_$%][\w$.:]*|[%_.$][\w$.]+|_)
+  | (?P<comment>/\*.*?\*/)
   | (?P<mark>[{}()\[\],;:@!|+\-<>=*/])
+  | (?P<string>"(?:[^"\\]|\\.)*")
+  | (?P<end>\Z)
+  | (?P<wrong>.))
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A piece of text with its kind ("word", "integer", "float", "string", "mark" or "end") and its line."""
 
     kind: str
@@ -31,28 +32,29 @@ class Token:
 
 
 def tokenise(text: str) -> list[Token]:
-    """All tokens of the text, with an "end" behind them."""
+    """All tokens of the text, with an "end" behind them. Raises PtxError for a stray character."""
     tokens: list[Token] = []
-    line, position, length = 1, 0, len(text)
-    match = _PATTERN.match
-    while position < length:
-        found = match(text, position)
-        if found is None:
-            raise PtxError(f"unexpected character {text[position]!r}", line)
+    add = tokens.append
+    line = 1
+    for found in _PATTERN.finditer(text):
         kind = found.lastgroup or ""
-        position = found.end()
         if kind == "newline":
             line += 1
-        elif kind == "comment":
-            line += found.group().count("\n")
-        elif kind == "word" and found.group().endswith(":"):
+            continue
+        piece = found.group(kind)
+        if kind == "word" and piece[-1] == ":":
             # A label ends in a colon, which is a token of its own; "::" is part of a modifier.
-            tokens.append(Token("word", found.group()[:-1], line))
-            tokens.append(Token("mark", ":", line))
-        elif kind != "space":
-            tokens.append(Token(kind, found.group(), line))
-            line += found.group().count("\n")
-    tokens.append(Token("end", "", line))
+            add(Token("word", piece[:-1], line))
+            add(Token("mark", ":", line))
+        elif kind == "wrong":
+            raise PtxError(f"unexpected character {piece!r}", line)
+        elif kind in ("comment", "string"):
+            if kind == "string":
+                add(Token(kind, piece, line))
+            line += piece.count("\n")
+        elif kind != "end":
+            add(Token(kind, piece, line))
+    add(Token("end", "", line))
     return tokens
 
 
