@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nnkit.ptx.ir import (
+    CARRY,
     Address,
     Function,
     Guard,
@@ -69,7 +70,8 @@ def destinations(item: Instruction) -> list[str]:
     if item.opcode in NO_RESULT or not item.operands:
         return []
     first = item.operands[0]
-    return [] if isinstance(first, Address) else _names((first,))
+    found = [] if isinstance(first, Address) else _names((first,))
+    return [*found, CARRY] if item.writes_carry else found
 
 
 def is_vote(item: Instruction) -> bool:
@@ -88,6 +90,8 @@ def sources(item: Instruction) -> list[str]:
     else:
         read = item.operands[1:]
     found = _names(read)
+    if item.reads_carry:
+        found.append(CARRY)
     return [*found, item.guard.register.name] if item.guard else found
 
 

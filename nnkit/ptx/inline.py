@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from nnkit.ptx.ir import (
+    CARRY,
     SIZES,
     Address,
     Function,
@@ -112,7 +113,8 @@ class _Inliner:
 
     def declare(self, function: Function, names: _Names) -> None:
         for name, kind in function.registers.items():
-            self.made.registers[name + names.suffix] = kind
+            # There is one carry flag, which nobody names.
+            self.made.registers[name if name == CARRY else name + names.suffix] = kind
         for variable in function.variables:
             unique = variable.name + names.suffix
             if variable.space == "shared":

@@ -11,6 +11,10 @@ SIZES |= {"f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "tf32": 4, "f32": 4, "f6
 """Bytes of every fundamental type."""
 
 
+CARRY = "%cc"
+"""The carry flag, which extended-precision instructions write and read without naming it: a predicate here."""
+
+
 class PtxError(Exception):
     """PTX that cannot be understood or is not supported; `line` is the PTX line, from 1."""
 
@@ -116,6 +120,16 @@ class Instruction:
     def name(self) -> str:
         """Opcode and modifiers as written."""
         return ".".join((self.opcode, *self.modifiers))
+
+    @property
+    def writes_carry(self) -> bool:
+        """Whether it sets the carry flag: add.cc, subc.cc, ..."""
+        return "cc" in self.modifiers
+
+    @property
+    def reads_carry(self) -> bool:
+        """Whether it uses the carry flag: addc, subc, madc."""
+        return self.opcode in ("addc", "subc", "madc")
 
     @property
     def type(self) -> str:

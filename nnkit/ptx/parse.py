@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from nnkit.ptx.declarations import SPACES, variables
 from nnkit.ptx.ir import (
+    CARRY,
     SIZES,
     Address,
     Function,
@@ -256,6 +257,8 @@ class _Parser(Cursor):
             while self.take(","):
                 operands.append(self.operand(function))
         self.expect(";")
+        if "cc" in modifiers:
+            function.registers[CARRY] = "pred"
         return Instruction(opcode, tuple(modifiers), tuple(operands), guard, line, self.location)
 
     def call_operands(self, function: Function) -> list[Operand]:

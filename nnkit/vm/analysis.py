@@ -247,7 +247,7 @@ class Analysis:
             shape = VARYING
         elif item.opcode in UNIFORM_RESULTS:
             shape = UNIFORM
-        elif isinstance(item.operands[0], Vector) or any(isinstance(o, Vector) for o in item.operands):
+        elif item.writes_carry or item.reads_carry or any(isinstance(o, Vector) for o in item.operands):
             sources = [self.shape(name) for name in cfg.sources(item)]
             shape = UNIFORM if all(s.kind == "uniform" for s in sources) else VARYING
         else:

@@ -147,7 +147,7 @@ def target_machine() -> Any:
     binding = llvm()
     name, features = host()
     target = binding.Target.from_default_triple()
-    return target.create_target_machine(cpu=name, features=features, opt=2, reloc="pic", codemodel="small")
+    return target.create_target_machine(cpu=name, features=features, opt=1, reloc="pic", codemodel="small")
 
 
 def _to_object(text: str, machine: Any) -> bytes:
@@ -164,15 +164,12 @@ def _to_object(text: str, machine: Any) -> bytes:
     options.slp_vectorization = False
     builder = binding.create_pass_builder(machine, options)
     passes = binding.create_new_function_pass_manager()
+    # Enough to turn stack slots into values and drop what checks repeat; more passes cost time, not speed.
     passes.add_sroa_pass()
-    passes.add_instruction_combine_pass()
+    passes.add_sccp_pass()
     passes.add_simplify_cfg_pass()
     passes.add_new_gvn_pass()
-    passes.add_sccp_pass()
-    passes.add_instruction_combine_pass()
-    passes.add_simplify_cfg_pass()
     passes.add_sinking_pass()
-    passes.add_dead_code_elimination_pass()
     for function in module.functions:
         if not function.is_declaration:
             passes.run(function, builder)

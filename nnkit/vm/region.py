@@ -2,7 +2,7 @@
 
 from nnkit.ptx.cfg import Block, destinations
 from nnkit.ptx.ir import Instruction, PtxError
-from nnkit.vm import atomics, calls, memory, plain, warp
+from nnkit.vm import atomics, calls, carry, memory, plain, warp
 from nnkit.vm.access import plan
 from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS
@@ -190,6 +190,9 @@ def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instructi
 
 def emit_instruction(e: Emitter, item: Instruction) -> None:
     """One instruction in the current block."""
+    if carry.is_extended(item):
+        carry.emit_extended(e, item)
+        return
     operation = find(item)
     if operation is not None:
         plain.emit_pure(e, item, operation)

@@ -1,0 +1,77 @@
+"""Extended-precision arithmetic: sums, differences and products of integers longer than a register.
+
+The carry flag is a predicate register that the parser makes up; for differences it says that something was
+borrowed.
+"""
+
+from nnkit.ptx.cfg import sources
+from nnkit.ptx.ir import CARRY, Instruction
+from nnkit.vm.builder import Lanes
+from nnkit.vm.emitter import Emitter, Value
+from nnkit.vm.integer import base, is_signed
+from nnkit.vm.shapes import VARYING, Shape
+from nnkit.vm.table import effect
+
+TYPE = r"\.[us](32|64)"
+effect(
+    rf"add|sub\.cc{TYPE}",
+    rf"addc|subc(\.cc)?{TYPE}",
+    rf"mad\.(lo|hi)\.cc{TYPE}",
+    rf"madc\.(lo|hi)(\.cc)?{TYPE}",
+)
+
+
+def is_extended(item: Instruction) -> bool:
+    """Whether an instruction reads or writes the carry flag."""
+    return item.reads_carry or item.writes_carry
+
+
+def emit_extended(e: Emitter, item: Instruction) -> None:
+    """The result, and the carry flag where it is asked for."""
+    target, *given = item.operands
+    values = [e.operand(operand, item.type) for operand in given]
+    if item.reads_carry:
+        values.append(e.read(CARRY))
+    wide = any(e.analysis.shape(name).kind != "uniform" for name in sources(item))
+    lanes = e.all if wide else e.one
+    words = [e.vector(value) if wide else value.scalar for value in values]
+    carry = words.pop() if item.reads_carry else ""
+    if item.opcode.startswith("mad"):
+        a, b, c = words
+        words = [_half(lanes, item, a, b), c]
+    total, flag = _sum(lanes, item, words[0], words[1], carry)
+    shape = VARYING if wide else Shape("uniform")
+
+    def value(kind: str, word: str) -> Value:
+        return Value(shape, kind, "" if wide else word, word if wide else "")
+
+    e.assign(target, value(base(item), total))
+    if item.writes_carry:
+        e.write(CARRY, value("i1", flag))
+
+
+def _half(x: Lanes, item: Instruction, a: str, b: str) -> str:
+    """The lower or the upper half of a product."""
+    kind = base(item)
+    if "lo" in item.modifiers:
+        return x.binary("mul", kind, a, b)
+    bits = int(kind[1:])
+    double = f"i{2 * bits}"
+    a, b = (x.resize(kind, word, double, is_signed(item)) for word in (a, b))
+    product = x.binary("mul", double, a, b)
+    return x.cast("trunc", double, x.binary("lshr", double, product, x.constant(double, bits)), kind)
+
+
+def _sum(x: Lanes, item: Instruction, a: str, b: str, carry: str) -> tuple[str, str]:
+    """a + b + carry or a - b - carry, and whether it left the range."""
+    kind = base(item)
+    minus = item.opcode.startswith("sub")
+    operation = "sub" if minus else "add"
+    total = x.binary(operation, kind, a, b)
+    flag = x.compare("ult", kind, a, b) if minus else x.compare("ult", kind, total, a)
+    if carry:
+        step = x.cast("zext", "i1", carry, kind)
+        first, total = total, x.binary(operation, kind, total, step)
+        again = x.compare("ult", kind, first, step) if minus else x.compare("ult", kind, total, first)
+        flag = x.binary("or", "i1", flag, again)
+    return total, flag
