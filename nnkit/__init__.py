@@ -1,4 +1,4 @@
-"""nnkit: neural networks trained on matrix products and distribution strategies that you write yourself.
+"""nnkit: neural networks trained on CUDA kernels and distribution strategies that you write yourself.
 
 The map of the house, from the street door down; each storey imports only what lies below it:
 
@@ -8,11 +8,13 @@ The map of the house, from the street door down; each storey imports only what l
     nn/           the network and its initial parameters, knowing no device
     comm/         transports: how bytes move between ranks
     plugins.py    finds backends through entry points, reports the broken ones
-    device/       arrays and operations on the machine at hand
+    device/       arrays, kernels and operations: cpu, virtual (CUDA kernels on the CPU), cuda; NVRTC
     data/         IDX files, MNIST (shipped), splits
     hookspecs.py  the two hooks a backend answers to
     contracts.py  what a backend author sees: Array, Device, GemmBackend, CommBackend, Transport
     reference.py  every operation as a NumPy function; in float64 it is the oracle of the tests
+    vm/           the PTX machine: kernels as vectors of lanes, compiled by LLVM, every access checked
+    ptx/          PTX text to records: parsing, inlining, control flow
 
 The names below are loaded when first used, so that `import nnkit` costs next to nothing.
 """
@@ -22,6 +24,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnkit.data import load_dataset as load_dataset
     from nnkit.device import open_device as open_device
+    from nnkit.errors import CompileError as CompileError
+    from nnkit.errors import DeviceError as DeviceError
+    from nnkit.errors import DeviceMemoryError as DeviceMemoryError
+    from nnkit.errors import KernelError as KernelError
+    from nnkit.errors import LaunchError as LaunchError
     from nnkit.errors import NnkitError as NnkitError
     from nnkit.hookspecs import hookimpl as hookimpl
     from nnkit.nn.network import Network as Network
@@ -31,6 +38,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "CompileError": "nnkit.errors",
+    "DeviceError": "nnkit.errors",
+    "DeviceMemoryError": "nnkit.errors",
+    "KernelError": "nnkit.errors",
+    "LaunchError": "nnkit.errors",
     "Network": "nnkit.nn.network",
     "NnkitError": "nnkit.errors",
     "Registry": "nnkit.plugins",

@@ -12,7 +12,8 @@ COUNT = 200
 
 WIDE = r"""
 typedef unsigned __int128 wide;
-extern "C" __global__ void wide_arithmetic(const wide *a, const wide *b, wide *sum, wide *difference, wide *product)
+extern "C" __global__ void wide_arithmetic(
+    const wide *a, const wide *b, wide *sum, wide *difference, wide *product)
 {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     sum[i] = a[i] + b[i];
@@ -52,8 +53,7 @@ extern "C" __global__ void chains(const four *a, const four *b, four *sum, four 
 def numbers(seed: int) -> list[int]:
     """Edge values, then random ones."""
     generator = random.Random(seed)
-    values = [generator.choice([*EDGES, generator.getrandbits(128)]) for _ in range(COUNT)]
-    return values
+    return [generator.choice([*EDGES, generator.getrandbits(128)]) for _ in range(COUNT)]
 
 
 def upload(device: VirtualDevice, values: list[int]) -> VirtualArray:
@@ -98,7 +98,8 @@ def test_a_carry_of_uniform_words_stays_a_scalar() -> None:
     extern "C" __global__ void k(unsigned a, unsigned b, unsigned *out)
     {
         unsigned low, high;
-        asm("add.cc.u32 %0, %2, %3; addc.u32 %1, %4, 5;" : "=r"(low), "=r"(high) : "r"(a), "r"(b), "r"(threadIdx.x));
+        asm("add.cc.u32 %0, %2, %3; addc.u32 %1, %4, 5;"
+            : "=r"(low), "=r"(high) : "r"(a), "r"(b), "r"(threadIdx.x));
         out[2 * threadIdx.x] = low;
         out[2 * threadIdx.x + 1] = high;
     }"""

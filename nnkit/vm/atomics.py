@@ -1,4 +1,4 @@
-"""Atomic operations: lane after lane, each through the host's own atomic instructions, so that blocks that run on
+"""Atomic operations: lane after lane, each through the host's own atomic instructions, so that blocks on
 other threads are safe from each other.
 """
 

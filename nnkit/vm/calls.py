@@ -25,6 +25,14 @@ effect(
 )
 
 
+def refuse_unknown(item: Instruction) -> None:
+    """Raise PtxError for a call of a function that neither the module nor the machine has."""
+    if item.opcode == "extcall" and isinstance(item.operands[0], Symbol):
+        name = item.operands[0].name
+        if name not in KNOWN_CALLS:
+            raise PtxError(f"function {name} is not supported by the virtual device", item.line)
+
+
 def barrier_word(e: Emitter, item: Instruction) -> str:
     """What the vector waits for, as the scheduler reads it: number, and expected threads above it."""
     number, count = _barrier_operands(item)
@@ -126,13 +134,11 @@ def _nothing(e: Emitter, item: Instruction) -> None:
 
 
 def _call(e: Emitter, item: Instruction) -> None:
-    """Hand every lane's arguments to Python: `call(ctx, wk, site, mask, arguments)`, results in place of them."""
+    """Hand every lane's arguments to Python: `call(ctx, wk, site, mask, arguments)`; results replace them."""
     name, results, arguments = item.operands
     assert isinstance(name, Symbol)
     assert isinstance(results, Vector)
     assert isinstance(arguments, Vector)
-    if name.name not in KNOWN_CALLS:
-        raise PtxError(f"function {name.name} is not supported by the virtual device", item.line)
     count = max(len(arguments.parts), 1)
     area = _area(e, count)
     for index, argument in enumerate(arguments.parts):

@@ -12,9 +12,6 @@ from nnkit.vm.analysis import Analysis, Launch
 from nnkit.vm.emitter import Emitter, Memory, Site
 from nnkit.vm.region import emit_region
 
-FORMAT = 1
-"""Counted up whenever generated code or shared records change, so that old objects are not used."""
-
 
 @dataclass(frozen=True)
 class Program:
@@ -56,7 +53,8 @@ def prepare(module: Module, kernel: str) -> Program:
     shared = [v for v in variables if v.space == "shared"]
     static = _place([v for v in shared if v.size], addresses)
     # Dynamic shared memory begins behind the static, all its names at one place.
-    start = -(-static // 16) * 16 if any(not v.size for v in shared) else static
+    unit = max([16, *(v.align for v in shared if not v.size)]) if any(not v.size for v in shared) else 1
+    start = -(-static // unit) * unit
     addresses |= {v.name: start for v in shared if not v.size}
     local = _place([v for v in variables if v.space == "local"], addresses)
     parameters = _place(list(function.parameters), addresses)
@@ -96,7 +94,7 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
         *text.functions.values(),
         runtime.checks(launch.width),
         *regions,
-        scheduler.scheduler(len(regions), launch.vectors, launch.threads, launch.width, poison),
+        scheduler.scheduler(len(regions), launch.vectors, launch.threads, launch.width, poison, is_x86()),
     ]
     return "\n".join(parts), emitter
 
@@ -139,6 +137,11 @@ def host() -> tuple[str, str]:
 def has_avx512() -> bool:
     """Whether the processor has AVX-512's embedded rounding."""
     return "+avx512f" in host()[1].split(",")
+
+
+def is_x86() -> bool:
+    """Whether the host is an x86 processor."""
+    return str(llvm().get_process_triple()).startswith(("x86_64", "i686"))
 
 
 @cache

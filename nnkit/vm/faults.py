@@ -1,4 +1,4 @@
-"""What went wrong in a kernel, in one line: kernel, source line, block, thread, address, and what is near it."""
+"""What went wrong in a kernel, in one line: kernel, source line, block, thread, address, and what is near."""
 
 from dataclasses import dataclass
 
@@ -32,15 +32,14 @@ class Place:
         return f"kernel {self.kernel}{where}, block {self.block}, thread {self.thread}"
 
 
-def describe(kind: Fault, place: Place, address: int, near: str, limit: int) -> str:
-    """The whole message for a fault."""
+def describe(kind: Fault, place: Place, space: str, address: int, near: str, limit: int) -> str:
+    """The whole message for a fault; `space` is where the address lies, also that of a generic access."""
     site = place.site
     what = f"{site.what} of {site.size} bytes" if site else "access"
-    space = site.space if site else "global"
     where = f"{space} address {address:#x}"
     match kind:
         case Fault.MEMORY if limit >= 0:
-            return f"{place}: {what} at {where} is out of bounds: {space} memory has {limit} bytes here"
+            return f"{place}: {what} at {where} is out of bounds: {near_window(space, address, limit)}"
         case Fault.MEMORY:
             return f"{place}: {what} at {where} is out of bounds: {near}"
         case Fault.MISALIGNED:
@@ -55,9 +54,34 @@ def describe(kind: Fault, place: Place, address: int, near: str, limit: int) -> 
             )
         case Fault.DIVERGENT_WARP:
             return (
-                f"{place}: {site.what if site else 'a warp operation'} names threads that are not here: every "
-                "thread of its mask must execute it together"
+                f"{place}: {site.what if site else 'a warp operation'} names threads that are not here: "
+                "every thread of its mask must execute it together"
             )
         case Fault.TRAP:
             return f"{place}: the kernel stopped itself ({site.what if site else 'trap'})"
     return f"{place}: {site.what if site else kind.name.lower()}"
+
+
+def near_window(space: str, address: int, limit: int) -> str:
+    """Where an offset lies that is not within a window of `limit` bytes; in the upper half it is negative."""
+    has = f"{space} memory has {limit} bytes here"
+    if address >= 1 << 31:
+        return f"it lies {(1 << 32) - address} bytes before the start: {has}"
+    if address >= limit:
+        return f"it lies {address - limit} bytes behind the end: {has}"
+    return f"it reaches over the end: {has}"
+
+
+def threads_in_words(threads: list[int]) -> str:
+    """Sorted numbers as ranges: "threads 0 to 31 and 64"."""
+    ranges: list[list[int]] = []
+    for thread in threads:
+        if ranges and ranges[-1][1] == thread - 1:
+            ranges[-1][1] = thread
+        else:
+            ranges.append([thread, thread])
+    words = [f"{first} to {last}" if last > first else str(first) for first, last in ranges]
+    if len(words) > 6:
+        words = [*words[:5], f"{len(words) - 5} more ranges"]
+    text = " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return f"thread{'s' if len(threads) > 1 else ''} {text}"

@@ -175,15 +175,16 @@ def _copysign(x: Lanes, item: Instruction, sign: str, magnitude: str) -> str:
     return x.call("copysign", base(item), magnitude, sign)
 
 
+@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t")
 @pure(r"min|max(\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.(f32|f64)", "t t")
-@pure(r"min|max(\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32", "t t t")
 def _min(x: Lanes, item: Instruction, *given: str) -> str:
     """The other operand where one is NaN (NaN with .NaN); -0 is smaller than +0."""
     kind = base(item)
     values = [flushed(x, item, kind, value) for value in given]
     word = f"i{BITS[kind]}"
     if "xorsign" in item.modifiers:
-        signs = x.binary("xor", word, *(bits_of(x, kind, value) for value in values[:2]))
+        signs = x.binary("xor", word, *(bits_of(x, kind, value) for value in values))
+    if "abs" in item.modifiers:
         values = [x.call("fabs", kind, value) for value in values]
     result = values[0]
     for value in values[1:]:

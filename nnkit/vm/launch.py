@@ -1,13 +1,10 @@
 """One launch under way: blocks spread over threads, stopping, calls back into Python, and what went wrong."""
 
-import _signal  # What `signal` is built on: its own wrapper costs as much as a small launch.
-import contextlib
+import _signal  # type: ignore[import-not-found]  # What `signal` is built on: its own wrapper costs as much as a small launch.
 import ctypes
-import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnkit.ptx import cfg
@@ -97,18 +94,21 @@ class Run:
         started = time.perf_counter()
         _RUNNING[address] = self
         failed = 0
-        with self._signals_kept():
-            try:
-                for work, arena in zip(helpers, arenas[1:], strict=True):
-                    work.put(_Task(self, address, arena))
-                failed = self.variant.run(address, arenas[0].address)
-            except BaseException as error:
-                self._stop(error)
-            self._wait()
-            del _RUNNING[address]
-        if failed or self.context[Context.STOP] or self.failure is not None:
+        handlers = self._keep_signals()
+        try:
+            for work, arena in zip(helpers, arenas[1:], strict=True):
+                work.put(_Task(self, address, arena))
+            failed = self.variant.run(address, arenas[0].address)
+        except BaseException as error:
+            self._stop(error)
+        self._wait()
+        del _RUNNING[address]
+        for number, handler in handlers:
+            _signal.signal(number, handler)
+        if failed or self.context[Context.STOP]:
             self._explain(arenas)
         self.variant.seconds_a_block = (time.perf_counter() - started) * len(arenas) / self.blocks
+        # An arena of a launch that failed is given up.
         self.variant.give(arenas)
 
     def _threads(self) -> int:
@@ -125,25 +125,21 @@ class Run:
 
     # -- stopping -------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _signals_kept(self) -> Iterator[None]:
-        """Handlers of signals run as ever, but what they raise waits for the end of the launch.
+    def _keep_signals(self) -> list[tuple[int, Any]]:
+        """Handlers of signals run as ever, but what they raise waits for the end; returns what was replaced.
 
-        Raised at once it could be lost: a handler runs when a callback of the kernel enters Python, before the
-        callback's own `try`, and nothing behind it can pass an exception through native code.
+        Raised at once it could be lost: a handler runs when a callback of the kernel enters Python, before
+        the callback's own `try`, and no exception passes through native code.
         """
         replaced: list[tuple[int, Any]] = []
+        # Only the main thread runs handlers, and only it may replace them.
         if threading.get_ident() == threading.main_thread().ident:
             for number in INTERRUPTS:
                 handler = _signal.getsignal(number)
                 if callable(handler):
                     _signal.signal(number, self._kept(handler))
                     replaced.append((number, handler))
-        try:
-            yield
-        finally:
-            for number, handler in replaced:
-                _signal.signal(number, handler)
+        return replaced
 
     def _kept(self, handler: Any) -> Any:
         def handle(number: int, frame: object) -> None:
@@ -177,7 +173,7 @@ class Run:
             if limit and self.spent >= limit:
                 raise KernelFault(
                     Fault.STOPPED,
-                    f"kernel {self.kernel.name} was stopped after NNKIT_MAX_INSTRUCTIONS={limit} instructions",
+                    f"kernel {self.kernel.name} was stopped after NNKIT_MAX_INSTRUCTIONS={limit}",
                 )
         except BaseException as error:
             self._stop(error)
@@ -264,7 +260,7 @@ class Run:
         address = record[Worker.FAULT_ADDRESS] & (1 << 64) - 1
         space = site.space
         if space == "generic":
-            # The slow check cuts a window's addresses down to offsets: which window, the lane's address tells.
+            # The slow check cuts a window's addresses down to offsets; the lane's address tells which window.
             whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
             space = "global"
             for name, window in (("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW)):
@@ -305,8 +301,8 @@ class Run:
         ]
         block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
         return (
-            f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can go on: "
-            f"{'; '.join(parts)}"
+            f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can "
+            f"go on: {'; '.join(parts)}"
         )
 
     def _barriers(self) -> dict[int, str]:
@@ -356,11 +352,3 @@ def _callbacks() -> tuple[int, int]:
         callbacks = (_REFILL_CALLBACK, _CALL_CALLBACK)
         _ADDRESSES.extend(ctypes.cast(callback, ctypes.c_void_p).value or 0 for callback in callbacks)
     return _ADDRESSES[0], _ADDRESSES[1]
-
-
-def _forget() -> None:
-    """A forked process has none of its parent's launches."""
-    _RUNNING.clear()
-
-
-os.register_at_fork(after_in_child=_forget)

@@ -1,6 +1,8 @@
-"""The device memory of the virtual machine: allocations on the host, and the table that every access is checked by."""
+"""The device memory of the virtual machine: allocations on the host, and the table for checking accesses."""
 
 import bisect
+import collections
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +34,29 @@ class Allocation:
         return self.start + self.size
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """The table at one moment, as the generated code reads it; keeps all memory in it alive."""
+
+    rows: npt.NDArray[np.int64]
+    """(start, size, flags) of every allocation, sorted; never empty."""
+    allocations: tuple[Allocation, ...]
+
+
 class MemoryTable:
-    """All allocations, sorted by address."""
+    """All allocations, sorted by address; any number of threads may use it.
+
+    `free` is called by finalisers, which run at any moment, even amid another method of this class in the
+    same thread: so it only notes what is to be done, and whoever holds the lock next does it.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._starts: list[int] = []
         self._allocations: list[Allocation] = []
         self._freed: list[Allocation] = []
-        self._rows: npt.NDArray[np.int64] | None = None
+        self._doomed: collections.deque[Allocation] = collections.deque()
+        self._snapshot: Snapshot | None = None
 
     def allocate(self, size: int, label: str, flags: int = 0) -> Allocation:
         """Uninitialised bytes. Raises MemoryError where the host has none."""
@@ -50,61 +67,79 @@ class MemoryTable:
         first = buffer.ctypes.data
         start = -(-first // ALIGNMENT) * ALIGNMENT
         made = Allocation(start, size, label, flags, buffer[start - first : start - first + size])
-        place = bisect.bisect(self._starts, start)
-        self._starts.insert(place, start)
-        self._allocations.insert(place, made)
-        self._freed = [old for old in self._freed if old.end <= start or old.start >= made.end]
-        self._rows = None
+        with self._lock:
+            place = bisect.bisect(self._starts, start)
+            self._starts.insert(place, start)
+            self._allocations.insert(place, made)
+            self._freed = [old for old in self._freed if old.end <= start or old.start >= made.end]
+            self._snapshot = None
+            self._drain()
         return made
 
     def free(self, allocation: Allocation) -> None:
         """Take it from the table; a second call does nothing."""
-        place = bisect.bisect_left(self._starts, allocation.start)
-        if place < len(self._starts) and self._allocations[place] is allocation:
-            del self._starts[place], self._allocations[place]
-            # The bytes themselves go back to the host now: only the place is remembered.
-            forgotten = Allocation(
-                allocation.start, allocation.size, allocation.label, 0, np.empty(0, np.uint8)
-            )
-            self._freed = [*self._freed[-REMEMBERED:], forgotten]
-            self._rows = None
+        self._doomed.append(allocation)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drain()
+            finally:
+                self._lock.release()
 
-    @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """(start, size, flags) of every allocation, as the generated code reads them."""
-        if self._rows is None:
-            rows: list[Any] = [(a.start, a.size, a.flags) for a in self._allocations] or [(0, 0, 0)]
-            self._rows = np.array(rows, np.int64)
-        return self._rows
+    def _drain(self) -> None:
+        """Take what was freed from the table; the lock is held."""
+        while self._doomed:
+            allocation = self._doomed.popleft()
+            place = bisect.bisect_left(self._starts, allocation.start)
+            if place < len(self._starts) and self._allocations[place] is allocation:
+                del self._starts[place], self._allocations[place]
+                # The bytes themselves go back to the host now: only the place is remembered.
+                forgotten = Allocation(
+                    allocation.start, allocation.size, allocation.label, 0, np.empty(0, np.uint8)
+                )
+                self._freed = [*self._freed[1 - REMEMBERED :], forgotten]
+                self._snapshot = None
 
-    def __len__(self) -> int:
-        return len(self._allocations)
+    def snapshot(self) -> Snapshot:
+        """The table as it is now."""
+        found = self._snapshot
+        if found is not None and not self._doomed:
+            return found
+        with self._lock:
+            self._drain()
+            if self._snapshot is None:
+                rows: list[Any] = [(a.start, a.size, a.flags) for a in self._allocations] or [(0, 0, 0)]
+                self._snapshot = Snapshot(np.array(rows, np.int64), tuple(self._allocations))
+            return self._snapshot
 
     def holding(self, address: int, size: int) -> Allocation | None:
         """The allocation that holds all of these bytes."""
-        place = bisect.bisect(self._starts, address) - 1
-        if place >= 0:
-            found = self._allocations[place]
-            if found.start <= address and address + size <= found.end:
-                return found
+        known = self.snapshot().allocations
+        place = bisect.bisect(known, address, key=lambda a: a.start) - 1
+        if place >= 0 and address + size <= known[place].end:
+            return known[place]
         return None
 
     def nearest(self, address: int, size: int) -> str:
         """In words: which allocation, living or freed, an address belongs to or is close to."""
+        words = self._living(address, size)
         for old in reversed(self._freed):
             if old.start <= address < max(old.end, old.start + 1):
-                return f"it lies in {old.label} of {old.size} bytes, which was freed"
-        best, distance = None, 1 << 63
-        for known in self._allocations:
-            away = known.start - address if address < known.start else max(address + size - known.end, 0)
+                # Both: what is wrong may be an index as well as a pointer.
+                return f"it lies in {old.label} of {old.size} bytes, which was freed; {words}"
+        return words
+
+    def _living(self, address: int, size: int) -> str:
+        best, distance = None, 1 << 64
+        for known in self.snapshot().allocations:
+            away = known.start - address if address < known.start else max(address - known.end, 0)
             if away < distance:
                 best, distance = known, away
         if best is None:
             return "there is no allocation"
         if address < best.start:
-            return f"it lies {best.start - address} bytes before {best.label} of {best.size} bytes"
+            return f"it lies {distance} bytes before {best.label} of {best.size} bytes"
         if address >= best.end:
-            return f"it lies {address - best.end} bytes behind the end of {best.label} of {best.size} bytes"
+            return f"it lies {distance} bytes behind the end of {best.label} of {best.size} bytes"
         return (
             f"it reaches {address + size - best.end} bytes over the end of {best.label} of {best.size} bytes"
         )

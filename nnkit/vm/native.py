@@ -4,11 +4,12 @@ import hashlib
 import itertools
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from nnkit.ptx.ir import Location
 from nnkit.vm.analysis import Launch
-from nnkit.vm.compile import FORMAT, Native, Program, as_document, compile_kernel, host, llvm
+from nnkit.vm.compile import Native, Program, as_document, compile_kernel, host, llvm
 from nnkit.vm.emitter import Site
 
 
@@ -50,9 +51,20 @@ def native_code(ptx: str, program: Program, launch: Launch, poison: bool) -> Nat
 def _key(ptx: str, kernel: str, launch: Launch, poison: bool) -> str:
     from llvmlite import __version__
 
-    parts = [ptx, kernel, repr(launch), str(poison), *host(), __version__, str(FORMAT)]
+    parts = [ptx, kernel, repr(launch), str(poison), *host(), __version__, _own_source()]
     text = json.dumps(parts)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _own_source() -> str:
+    """A digest of the compiler itself: code that an older one made is not used."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for folder in (here, here.parent / "ptx"):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _pack(native: Native) -> bytes:

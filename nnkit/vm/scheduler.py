@@ -6,8 +6,21 @@ between is decided here: who waits at which barrier, and when it opens.
 
 from nnkit.vm.layout import Context, Fault, Worker
 
+# Another library may have told this thread to flush denormals; kernels get IEEE arithmetic (MXCSR 0x1F80).
+_IEEE_ON = """  %mode.old = alloca i32
+  %mode.ieee = alloca i32
+  call void @llvm.x86.sse.stmxcsr(ptr %mode.old)
+  store i32 8064, ptr %mode.ieee
+  call void @llvm.x86.sse.ldmxcsr(ptr %mode.ieee)
+"""
+_IEEE_OFF = "  call void @llvm.x86.sse.ldmxcsr(ptr %mode.old)\n"
+_IEEE_DECLARED = """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+"""
 
-def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool) -> str:
+
+def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool, is_x86: bool) -> str:
     """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter.
 
     Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing,
@@ -280,7 +293,7 @@ verdict:
 
 define i32 @run(ptr %ctx, ptr %wk) {{
 entry:
-  %inside.ptr = getelementptr i64, ptr %ctx, i64 {int(c.INSIDE)}
+{_IEEE_ON if is_x86 else ""}  %inside.ptr = getelementptr i64, ptr %ctx, i64 {int(c.INSIDE)}
   %inside.old = atomicrmw add ptr %inside.ptr, i64 1 seq_cst
   %next.ptr = getelementptr i64, ptr %ctx, i64 {int(c.NEXT_BLOCK)}
   %total.ptr = getelementptr i64, ptr %ctx, i64 {int(c.BLOCKS)}
@@ -320,8 +333,8 @@ fail:
   br label %leave
 leave:
   %result = phi i32 [ 0, %take ], [ 0, %fetch ], [ 1, %fail ]
-  %inside.end = atomicrmw sub ptr %inside.ptr, i64 1 seq_cst
+{_IEEE_OFF if is_x86 else ""}  %inside.end = atomicrmw sub ptr %inside.ptr, i64 1 seq_cst
   ret i32 %result
 }}
 """
-    return text.replace("WIDTH", str(width))
+    return (_IEEE_DECLARED if is_x86 else "") + text.replace("WIDTH", str(width))

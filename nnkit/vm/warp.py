@@ -1,8 +1,8 @@
 """Operations between the lanes of a warp: shuffles, votes, matches, reductions.
 
-A kernel that has one runs on vectors of 32 lanes, a vector being a warp then. Every lane that the instruction's
-member mask names must be here or have left the kernel; if one is elsewhere, the hardware would wait or do
-something undefined, so the launch ends with a report.
+A kernel that has one runs on vectors of 32 lanes, a vector being a warp then. Every lane that the
+instruction's member mask names must be here or have left the kernel; if one is elsewhere, the hardware would
+wait or do something undefined, so the launch ends with a report.
 """
 
 from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError
