@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import nnkit.device as nnkit_device
+from nnkit.cli import app
+from nnkit.device.virtual import VirtualDevice
+from nnkit.errors import DeviceMemoryError
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,14 +47,45 @@ def test_the_backend_in_20_lines_passes_the_check_and_is_listed(installed: dict[
     assert "rowwise" in nnkit(installed, "backends").stdout
 
 
+def test_the_kernel_prints_what_its_last_line_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in blocks("python") if "__global__" in block)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() == code.splitlines()[-1].partition("# ")[2]
+
+
+def test_the_kernel_with_the_mistake_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nnkit_device, "open_device", lambda name: VirtualDevice())
+    (code,) = (block for block in blocks("python") if "__global__" in block)
+    with pytest.raises(
+        DeviceMemoryError, match=r"add\.cu:6, .* thread \(232, 0, 0\).*shape \(1000,\) float32"
+    ):
+        exec(code.replace("i < n", "i <= n"), {})
+
+
 def test_the_library_example_runs() -> None:
-    exec(blocks("python")[1], {})
+    (code,) = (block for block in blocks("python") if "load_dataset" in block)
+    exec(code, {})
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^\| `nnkit ([a-z-]+)", README, re.MULTILINE))))
 def test_every_command_of_the_table_exists(command: str) -> None:
     result = nnkit(dict(os.environ), command, "--help")
     assert result.returncode == 0
+
+
+SHOWN = [line.partition("#")[0].split() for line in re.findall(r"^    nnkit (.*)$", README, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("command", sorted({words[0] for words in SHOWN}))
+def test_every_option_that_is_shown_exists(command: str) -> None:
+    options = {word for words in SHOWN if words[0] == command for word in words if word.startswith("--")}
+    shown = nnkit({**os.environ, "COLUMNS": "300"}, command, "--help").stdout
+    assert [option for option in options if option not in shown] == []
+
+
+def test_every_command_is_in_the_table() -> None:
+    listed = set(re.findall(r"^\| `nnkit ([a-z-]+)", README, re.MULTILINE))
+    assert listed == {command.name for command in app.registered_commands}
 
 
 def test_every_option_of_train_is_named_and_exists() -> None:

@@ -1,0 +1,90 @@
+"""What the benchmarks share: the pin of OpenBLAS, taking turns, and how a goal is printed."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+PIN = "OPENBLAS_CORETYPE"
+"""Makes OpenBLAS use another processor's kernels; read when the library is loaded."""
+
+Call = Callable[[], object]
+
+
+def drop_pin(keep: bool) -> None:
+    """Start this program again without the pin, unless it is to stay: only a new process is free of it."""
+    if PIN in os.environ and not keep:
+        print(f"dropping {PIN}={os.environ.pop(PIN)} (--keep-pin leaves it)", file=sys.stderr)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+def in_turns(
+    competitors: Mapping[str, Call], repeats: int, before: Mapping[str, Call] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of every call, after one each to warm up; each competitor goes first equally often.
+
+    `before` holds what prepares a competitor's call; it is not timed.
+    """
+    names = list(competitors)
+    before = before or {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(-1, repeats):
+        turn = repeat % len(names)
+        for name in names[turn:] + names[:turn]:
+            before.get(name, nothing)()
+            begun = time.perf_counter()
+            competitors[name]()
+            took = time.perf_counter() - begun
+            if repeat >= 0:
+                seconds[name].append(took)
+    return seconds
+
+
+def nothing() -> None:
+    """Prepare nothing."""
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each competitor's times."""
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def child(script: str, arguments: list[str], environment: Mapping[str, str | None]) -> Any:
+    """The JSON document that a program prints; None takes a variable out of its environment."""
+    merged = {**os.environ, **environment}
+    given = {name: value for name, value in merged.items() if value is not None}
+    command = [sys.executable, script, *arguments]
+    return json.loads(subprocess.run(command, check=True, env=given, stdout=subprocess.PIPE).stdout)
+
+
+def blas() -> dict[str, Any]:
+    """The library that NumPy multiplies with, and what in the environment steers it."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    pool = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    return {
+        "numpy": np.__version__,
+        "blas": f"{pool.get('internal_api')} {pool.get('version')}",
+        "kernels": pool.get("architecture"),
+        "blas_threads": pool.get("num_threads"),
+        "set": {name: value for name, value in sorted(os.environ.items()) if name.startswith("OPENBLAS_")},
+    }
+
+
+def in_words(blas: Mapping[str, Any]) -> str:
+    """One line on `blas()`."""
+    given = " ".join(f"{name}={value}" for name, value in blas["set"].items())
+    return f"NumPy {blas['numpy']}, {blas['blas']}, kernels for {blas['kernels']}{given and f', {given}'}"
+
+
+def goal(row: Mapping[str, Any], value: float, form: str = "{:.2f}") -> str:
+    """The goal of a row beside what was reached; "" where it is for information."""
+    for key, words in (("at_least", "at least"), ("at_most", "at most"), ("under", "under")):
+        if row.get(key) is not None:
+            return f"goal {words} {row[key]:g}, reached {form.format(value)}"
+    return ""
