@@ -2,10 +2,10 @@
 
     rcp, div, sqrt      the correctly rounded result (PTX allows 1 to 2 ulp)
     rsqrt               1.5 ulp: two roundings, of sqrt and of the division
-    ex2                 2 ulp: a polynomial of degree 6 on [-1/2, 1/2]
-    lg2                 2 ulp, and 2^-22 absolute near 1
-    sin, cos            2^-21 absolute, for arguments of any size that f32 holds (PTX promises it in [-pi, pi])
-    tanh                2^-22 absolute
+    ex2                 1 ulp, denormal results too
+    lg2                 0.51 ulp
+    sin, cos            2^-24 absolute up to 2^50 (PTX: 2^-20.5 in [-pi, pi]), beyond only within [-1, 1]
+    tanh                2^-23 absolute, 2^-21 relative
 
 f32 is computed in f32 where that suffices and in f64 where the argument must be reduced.
 """
@@ -14,7 +14,7 @@ import math
 
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.builder import Lanes
-from nnkit.vm.floating import finished, flushed
+from nnkit.vm.floating import base, finished, flushed, without_denormals
 from nnkit.vm.table import pure
 
 FTZ = r"(\.ftz)?"
@@ -29,9 +29,13 @@ def _div(x: Lanes, item: Instruction, a: str, b: str) -> str:
 @pure(rf"rcp\.approx{FTZ}\.f32", "t")
 @pure(r"rcp\.approx\.ftz\.f64", "t")
 def _rcp(x: Lanes, item: Instruction, a: str) -> str:
-    kind = "float" if item.type == "f32" else "double"
-    a = flushed(x, item, kind, a)
-    return finished(x, item, kind, x.binary("fdiv", kind, x.real(kind, 1.0), a))
+    kind = base(item)
+    return _ftz(x, item, x.binary("fdiv", kind, x.real(kind, 1.0), _ftz(x, item, a)))
+
+
+def _ftz(x: Lanes, item: Instruction, value: str) -> str:
+    """What .ftz does, which these functions alone have for f64 too."""
+    return without_denormals(x, base(item), value) if "ftz" in item.modifiers else value
 
 
 @pure(rf"sqrt\.approx{FTZ}\.f32", "t")
@@ -41,9 +45,9 @@ def _sqrt(x: Lanes, item: Instruction, a: str) -> str:
 
 @pure(rf"rsqrt\.approx{FTZ}\.(f32|f64)", "t")
 def _rsqrt(x: Lanes, item: Instruction, a: str) -> str:
-    kind = "float" if item.type == "f32" else "double"
-    root = x.call("sqrt", kind, flushed(x, item, kind, a))
-    return finished(x, item, kind, x.binary("fdiv", kind, x.real(kind, 1.0), root))
+    kind = base(item)
+    root = x.call("sqrt", kind, _ftz(x, item, a))
+    return _ftz(x, item, x.binary("fdiv", kind, x.real(kind, 1.0), root))
 
 
 def polynomial(x: Lanes, kind: str, at: str, coefficients: list[float]) -> str:
@@ -73,12 +77,9 @@ def exp2(x: Lanes, a: str) -> str:
     fraction = x.binary("fsub", "float", a, whole)
     value = polynomial(x, "float", fraction, _EXP2)
     # In two steps, so that neither factor leaves the range of normal numbers.
-    number = x.op(
-        f"call {x.type('i32')} @llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}({x.type('float')} {whole})"
-    )
-    x.text.declarations.add(
-        f"declare {x.type('i32')} @llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}({x.type('float')})"
-    )
+    name = f"@llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}"
+    x.text.declarations.add(f"declare {x.type('i32')} {name}({x.type('float')})")
+    number = x.op(f"call {x.type('i32')} {name}({x.type('float')} {whole})")
     half = x.binary("ashr", "i32", number, x.constant("i32", 1))
     for part in (half, x.binary("sub", "i32", number, half)):
         exponent = x.binary(
@@ -125,14 +126,15 @@ def _lg2(x: Lanes, item: Instruction, a: str) -> str:
 
 _SIN = [(-1) ** k / math.factorial(2 * k + 1) for k in range(7, -1, -1)]
 _COS = [(-1) ** k / math.factorial(2 * k) for k in range(8, -1, -1)]
-# pi / 2 in three parts: the first two have trailing zeros enough that multiples up to 2^31 are exact.
+# pi / 2 in three parts. Beyond 2^50 the rounding of 2 a / pi to a whole number can be off by a quarter.
 _PI_2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 
 
 @pure(rf"sin|cos\.approx{FTZ}\.f32", "t")
 def _sin(x: Lanes, item: Instruction, a: str) -> str:
-    """Reduced to [-pi/4, pi/4] in f64; beyond 2^31 quarter turns the result is only some value in [-1, 1]."""
-    wide = x.cast("fpext", "float", flushed(x, item, "float", a), "double")
+    """Reduced to [-pi/4, pi/4] in f64; beyond 2^50 the result is only some value in [-1, 1]."""
+    a = flushed(x, item, "float", a)
+    wide = x.cast("fpext", "float", a, "double")
     turns = x.call("rint", "double", x.binary("fmul", "double", wide, x.real("double", 2.0 / math.pi)))
     rest = wide
     for part in _PI_2:

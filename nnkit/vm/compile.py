@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
+from nnkit.ptx.cfg import is_barrier
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError, Variable
 from nnkit.vm import runtime, scheduler, table, warp
@@ -20,7 +21,25 @@ class Program:
     function: Function
     memory: Memory
     warp_level: bool
+    has_barrier: bool
     shared: tuple[Variable, ...] = ()
+
+
+def choose_width(program: Program, block: tuple[int, int, int]) -> int:
+    """How many lanes run together: as many as are neighbours along x, up to what pays.
+
+    A warp where lanes talk to each other. 16 around barriers, where many registers live long: one AVX-512
+    register each. Up to 64 elsewhere, so that what is done once a vector is shared by more lanes.
+    """
+    if program.warp_level:
+        return warp.WIDTH
+    if program.has_barrier:
+        return 16
+    x, y, z = block
+    wide = 32 if "f64" in program.function.registers.values() else 64
+    if y == z == 1:
+        return next((width for width in (64, 32) if width <= min(x, wide)), 16)
+    return next((width for width in (64, 32) if width <= wide and x % width == 0), 16)
 
 
 @dataclass
@@ -39,15 +58,14 @@ class Native:
 def prepare(module: Module, kernel: str) -> Program:
     """Inline, refuse what is unknown, and lay out the variables. Raises PtxError."""
     function = inline(module, kernel)
-    for item in function.body or []:
-        if isinstance(item, Instruction):
-            try:
-                table.refuse_unknown(item)
-            except PtxError as error:
-                raise _located(error, kernel, item) from None
-    warp_level = any(
-        isinstance(item, Instruction) and warp.is_warp_level(item) for item in function.body or []
-    )
+    items = [item for item in function.body or [] if isinstance(item, Instruction)]
+    for item in items:
+        try:
+            table.refuse_unknown(item)
+        except PtxError as error:
+            raise _located(error, kernel, item) from None
+    warp_level = any(warp.is_warp_level(item) for item in items)
+    has_barrier = any(is_barrier(item) for item in items)
     variables = [*module.variables.values(), *function.variables]
     addresses: dict[str, int] = {}
     shared = [v for v in variables if v.space == "shared"]
@@ -62,7 +80,7 @@ def prepare(module: Module, kernel: str) -> Program:
     memory = Memory(
         start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
     )
-    return Program(function, memory, warp_level)
+    return Program(function, memory, warp_level, has_barrier)
 
 
 def _located(error: PtxError, kernel: str, item: Instruction) -> PtxError:

@@ -45,6 +45,9 @@ def _from_integer(x: Lanes, item: Instruction, a: str) -> str:
 def _rounded_cast(x: Lanes, operation: str, kind: str, a: str, target: str, how: str) -> str:
     if how == "rn":
         return x.cast(operation, kind, a, target)
+    if operation == "uitofp" and BITS[kind] < 64:
+        # Without AVX-512 LLVM makes vectors of unsigned numbers by a subtraction, which rounds 0 down to -0.
+        operation, kind, a = "sitofp", "i64", x.resize(kind, a, "i64")
     function = f"@{operation}.{how}.{x.mangled(target)}.{x.mangled(kind)}"
     intrinsic = f"@llvm.experimental.constrained.{operation}.{x.mangled(target)}.{x.mangled(kind)}"
     x.text.declarations.add(f"declare {x.type(target)} {intrinsic}({x.type(kind)}, metadata, metadata)")
@@ -55,7 +58,7 @@ def _rounded_cast(x: Lanes, operation: str, kind: str, a: str, target: str, how:
 
 @pure(rf"cvt\.r[nzmp]i(\.ftz)?(\.sat)?\.{INTEGER}\.(f32|f64)", "t", "d")
 def _to_integer(x: Lanes, item: Instruction, a: str) -> str:
-    """Out of range gives the nearest end of the range, NaN gives 0."""
+    """Out of range gives the nearest end of the range; NaN gives 0, or the top bit where a type has 64."""
     to, source = _types(item)
     kind, target = LLVM_TYPES[source], LLVM_TYPES[to]
     a = flushed(x, item, kind, a)
@@ -64,7 +67,11 @@ def _to_integer(x: Lanes, item: Instruction, a: str) -> str:
     sign = "si" if to[0] == "s" else "ui"
     name = f"@llvm.fpto{sign}.sat.{x.mangled(target)}.{x.mangled(kind)}"
     x.text.declarations.add(f"declare {x.type(target)} {name}({x.type(kind)})")
-    return x.op(f"call {x.type(target)} {name}({x.type(kind)} {whole})")
+    found = x.op(f"call {x.type(target)} {name}({x.type(kind)} {whole})")
+    if BITS[kind] < 64 and BITS[target] < 64:
+        return found
+    is_nan = x.compare("uno", kind, a, a)
+    return x.select(is_nan, target, x.constant(target, 1 << (BITS[target] - 1)), found)
 
 
 @pure(r"cvt(\.r[nzmp]i?)?(\.ftz)?(\.sat)?\.(f32|f64)\.(f32|f64)", "t", "d")

@@ -282,7 +282,7 @@ class Emitter:
         """The current mask in 64 bits."""
         if not self.mask:
             return str((1 << self.width) - 1)
-        return self.text.op(f"zext i{self.width} {self.mask} to i64")
+        return self.one.resize(f"i{self.width}", self.mask, "i64")
 
     # -- fields of the records ------------------------------------------------------------------------------
 

@@ -4,8 +4,6 @@ LLVM's plain operations round to nearest. The directed modes come from AVX-512's
 processor has it, else from a small function that switches the processor's rounding mode around one operation.
 """
 
-import struct
-
 from nnkit.ptx.ir import SIZES, Instruction
 from nnkit.vm.builder import BITS, Lanes
 from nnkit.vm.table import pure
@@ -34,10 +32,15 @@ def flushed(x: Lanes, item: Instruction, kind: str, value: str) -> str:
     """The value, with a denormal replaced by a zero of its sign where the instruction says .ftz."""
     if "ftz" not in item.modifiers or kind != "float":
         return value
-    smallest = x.real("float", struct.unpack("<f", struct.pack("<I", 0x00800000))[0])
-    tiny = x.compare("olt", "float", x.call("fabs", "float", value), smallest)
-    zero = x.call("copysign", "float", x.real("float", 0.0), value)
-    return x.select(tiny, "float", zero, value)
+    return without_denormals(x, kind, value)
+
+
+def without_denormals(x: Lanes, kind: str, value: str) -> str:
+    """The value, with a denormal replaced by a zero of its sign."""
+    smallest = x.real(kind, 2.0**-126 if kind == "float" else 2.0**-1022)
+    tiny = x.compare("olt", kind, x.call("fabs", kind, value), smallest)
+    zero = x.call("copysign", kind, x.real(kind, 0.0), value)
+    return x.select(tiny, kind, zero, value)
 
 
 def saturated(x: Lanes, item: Instruction, kind: str, value: str) -> str:
@@ -82,7 +85,7 @@ def _reciprocal(x: Lanes, item: Instruction, a: str) -> str:
 def rounded(x: Lanes, name: str, kind: str, how: str, *given: str) -> str:
     """add, sub, mul, div, fma or sqrt in one rounding mode."""
     if how == "rn":
-        if name == "fma" or name == "sqrt":
+        if name in ("fma", "sqrt"):
             return x.call(name, kind, *given)
         return x.binary(f"f{name}", kind, *given)
     lanes_per_register = 512 // BITS[kind]
@@ -119,10 +122,9 @@ def joined(x: Lanes, kind: str, parts: list[str], lanes: int) -> str:
     """Vectors of `lanes` elements side by side."""
     while len(parts) > 1:
         indices = ", ".join(f"i32 {lane}" for lane in range(2 * lanes))
+        half, order = f"<{lanes} x {kind}>", f"<{2 * lanes} x i32> <{indices}>"
         parts = [
-            x.op(
-                f"shufflevector <{lanes} x {kind}> {a}, <{lanes} x {kind}> {b}, <{2 * lanes} x i32> <{indices}>"
-            )
+            x.op(f"shufflevector {half} {a}, {half} {b}, {order}")
             for a, b in zip(parts[::2], parts[1::2], strict=True)
         ]
         lanes *= 2

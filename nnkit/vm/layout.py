@@ -24,6 +24,7 @@ class Context(IntEnum):
     INSIDE = 12
     DYNAMIC_SHARED_BYTES = 13
     GLOBALS = 14
+    CHUNK = 15
     WORDS = 16
 
 

@@ -2,6 +2,7 @@
 
 from nnkit.ptx.ir import SIZES, Instruction, Pair, PtxError, Register, Vector
 from nnkit.vm import approximate, convert, floating, integer, logic, shapes  # noqa: F401  they fill the table
+from nnkit.vm.bounds import compare_lanes
 from nnkit.vm.builder import BITS, LLVM_TYPES
 from nnkit.vm.emitter import Emitter, Value
 from nnkit.vm.shapes import VARYING, Shape
@@ -18,7 +19,8 @@ def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
         return
     result, given = operation.types(item)
     values = [e.operand(operand, kind) for operand, kind in zip(rest, given, strict=True)]
-    value = evaluate(e, item, operation, result, values)
+    guard = compare_lanes(e, item, values) if item.opcode == "setp" else None
+    value = guard or evaluate(e, item, operation, result, values)
     if isinstance(target, Pair):
         _pair(e, item, target, value, values)
         return

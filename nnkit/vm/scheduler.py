@@ -26,7 +26,37 @@ def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool
     Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing,
     else the barrier's number in the low 8 bits and the expected number of threads (0: all) above.
     """
-    c, w, f = Context, Worker, Fault
+    c, w = Context, Worker
+    fill = ""
+    if poison:
+        fill = f"""
+  %fill.bytes.ptr = getelementptr i64, ptr %ctx, i64 {int(c.SHARED_BYTES)}
+  %fill.bytes = load i64, ptr %fill.bytes.ptr
+  %fill.ptr = getelementptr i64, ptr %wk, i64 {int(w.SHARED)}
+  %fill = load ptr, ptr %fill.ptr
+  call void @llvm.memset.p0.i64(ptr %fill, i8 -1, i64 %fill.bytes, i1 false)"""
+    if regions == 1:
+        # Nobody ever waits: one call does the block.
+        block = _AT_ONCE.format(vectors=vectors, fill=fill)
+    else:
+        block = _block(regions, vectors, threads, fill)
+    run = _run(is_x86)
+    head = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n" + (_IEEE_DECLARED if is_x86 else "")
+    return (head + block + run).replace("WIDTH", str(width))
+
+
+_AT_ONCE = """
+define internal i32 @block(ptr %ctx, ptr %wk) alwaysinline {{
+entry:{fill}
+  %failed = call i32 @region0(ptr %ctx, ptr %wk, i64 0, i64 {vectors})
+  ret i32 %failed
+}}
+"""
+
+
+def _block(regions: int, vectors: int, threads: int, fill: str) -> str:
+    """`@block` for kernels with barriers, and what it needs."""
+    w, f = Worker, Fault
     cases = " ".join(f"i32 {number}, label %go{number}" for number in range(regions))
     calls = "".join(
         f"""
@@ -36,17 +66,7 @@ go{number}:
         for number in range(regions)
     )
     merges = ", ".join(f"[ %err{number}, %go{number} ]" for number in range(regions))
-    fill = ""
-    if poison:
-        fill = f"""
-  %fill.bytes.ptr = getelementptr i64, ptr %ctx, i64 {int(c.SHARED_BYTES)}
-  %fill.bytes = load i64, ptr %fill.bytes.ptr
-  %fill.ptr = getelementptr i64, ptr %wk, i64 {int(w.SHARED)}
-  %fill = load ptr, ptr %fill.ptr
-  call void @llvm.memset.p0.i64(ptr %fill, i8 -1, i64 %fill.bytes, i1 false)"""
-    text = f"""
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-
+    return f"""
 define internal i32 @block(ptr %ctx, ptr %wk) {{
 entry:
   %resume.ptr = getelementptr i64, ptr %wk, i64 {int(w.RESUME)}
@@ -290,7 +310,13 @@ verdict:
   %state = select i1 %opened, i32 0, i32 2
   ret i32 %state
 }}
+"""
 
+
+def _run(is_x86: bool) -> str:
+    """`@run`: takes blocks, a few at a time, until none is left."""
+    c, w = Context, Worker
+    return f"""
 define i32 @run(ptr %ctx, ptr %wk) {{
 entry:
 {_IEEE_ON if is_x86 else ""}  %inside.ptr = getelementptr i64, ptr %ctx, i64 {int(c.INSIDE)}
@@ -298,6 +324,7 @@ entry:
   %next.ptr = getelementptr i64, ptr %ctx, i64 {int(c.NEXT_BLOCK)}
   %total.ptr = getelementptr i64, ptr %ctx, i64 {int(c.BLOCKS)}
   %stop.ptr = getelementptr i64, ptr %ctx, i64 {int(c.STOP)}
+  %chunk.ptr = getelementptr i64, ptr %ctx, i64 {int(c.CHUNK)}
   %gx.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_X)}
   %gy.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_Y)}
   %x.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK_X)}
@@ -310,13 +337,26 @@ take:
   %stopped = icmp ne i64 %stop, 0
   br i1 %stopped, label %leave, label %fetch
 fetch:
-  %b = atomicrmw add ptr %next.ptr, i64 1 monotonic
+  %chunk = load i64, ptr %chunk.ptr
+  %start = atomicrmw add ptr %next.ptr, i64 %chunk monotonic
   %total = load i64, ptr %total.ptr
   %gx = load i64, ptr %gx.ptr
   %gy = load i64, ptr %gy.ptr
-  %left = icmp slt i64 %b, %total
-  br i1 %left, label %do, label %leave
-do:
+  %row = icmp eq i64 %gx, %total
+  %stop.full = add i64 %start, %chunk
+  %inside.total = icmp slt i64 %stop.full, %total
+  %end = select i1 %inside.total, i64 %stop.full, i64 %total
+  %left = icmp slt i64 %start, %total
+  br i1 %left, label %go, label %leave
+go:
+  %b = phi i64 [ %start, %fetch ], [ %b.next, %went ]
+  br i1 %row, label %straight, label %split
+straight:
+  store i64 %b, ptr %x.ptr
+  store i64 0, ptr %y.ptr
+  store i64 0, ptr %z.ptr
+  br label %do
+split:
   %x = urem i64 %b, %gx
   %rest = udiv i64 %b, %gx
   %y = urem i64 %rest, %gy
@@ -324,10 +364,16 @@ do:
   store i64 %x, ptr %x.ptr
   store i64 %y, ptr %y.ptr
   store i64 %z, ptr %z.ptr
+  br label %do
+do:
   store i64 %b, ptr %b.ptr
   %err = call i32 @block(ptr %ctx, ptr %wk)
   %bad = icmp ne i32 %err, 0
-  br i1 %bad, label %fail, label %take
+  br i1 %bad, label %fail, label %went
+went:
+  %b.next = add i64 %b, 1
+  %more = icmp slt i64 %b.next, %end
+  br i1 %more, label %go, label %take
 fail:
   store atomic i64 1, ptr %stop.ptr monotonic, align 8
   br label %leave
@@ -337,4 +383,3 @@ leave:
   ret i32 %result
 }}
 """
-    return (_IEEE_DECLARED if is_x86 else "") + text.replace("WIDTH", str(width))
