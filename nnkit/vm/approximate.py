@@ -14,10 +14,12 @@ import math
 
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.builder import Lanes
-from nnkit.vm.floating import base, finished, flushed, without_denormals
+from nnkit.vm.floating import base, finished, fits_registers, flushed, in_registers, without_denormals
 from nnkit.vm.table import pure
 
 FTZ = r"(\.ftz)?"
+NEAREST = 4
+"""AVX-512's code for the rounding mode that MXCSR holds: to nearest."""
 
 
 @pure(rf"div\.(approx|full){FTZ}\.f32", "t t")
@@ -65,33 +67,49 @@ def _single(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-# 2^f on [-1/2, 1/2]: the Taylor coefficients ln(2)^k / k!; the first one left out is below 1e-7 relative.
-_EXP2 = [math.log(2.0) ** k / math.factorial(k) for k in range(7, -1, -1)]
+# 2^f on [-1/2, 1/2]: the polynomial of degree 6 with the least largest error, 2^-28.9 (mpmath.chebyfit).
+_EXP2 = [
+    1.546144469856913e-04,
+    1.3400428177615838e-03,
+    9.618056678524637e-03,
+    5.550327226670302e-02,
+    2.4022650922288757e-01,
+    6.931472067028326e-01,
+    1.0,
+]
 
 
 def exp2(x: Lanes, a: str) -> str:
     """2^a in f32: below -150 gives 0, at 128 and above infinity, denormal results are rounded."""
-    a = x.select(x.compare("olt", "float", a, x.real("float", -151.0)), "float", x.real("float", -151.0), a)
-    a = x.select(x.compare("ogt", "float", a, x.real("float", 129.0)), "float", x.real("float", 129.0), a)
+    low, high = x.real("float", -151.0), x.real("float", 129.0)
+    a = x.select(x.compare("ogt", "float", low, a), "float", low, a)
+    a = x.select(x.compare("olt", "float", high, a), "float", high, a)
     whole = x.call("rint", "float", a)
-    fraction = x.binary("fsub", "float", a, whole)
-    value = polynomial(x, "float", fraction, _EXP2)
+    value = polynomial(x, "float", x.binary("fsub", "float", a, whole), _EXP2)
+    if fits_registers(x, "float"):
+        # One instruction multiplies by a power of two, denormal results included.
+        passed = f"<16 x float> zeroinitializer, i16 -1, i32 {NEAREST}"
+        return in_registers(x, "float", "@llvm.x86.avx512.mask.scalef.ps.512", (value, whole), passed)
     # In two steps, so that neither factor leaves the range of normal numbers.
     name = f"@llvm.fptosi.sat.{x.mangled('i32')}.{x.mangled('float')}"
     x.text.declarations.add(f"declare {x.type('i32')} {name}({x.type('float')})")
     number = x.op(f"call {x.type('i32')} {name}({x.type('float')} {whole})")
     half = x.binary("ashr", "i32", number, x.constant("i32", 1))
     for part in (half, x.binary("sub", "i32", number, half)):
-        exponent = x.binary(
-            "shl", "i32", x.binary("add", "i32", part, x.constant("i32", 127)), x.constant("i32", 23)
-        )
+        biased = x.binary("add", "i32", part, x.constant("i32", 127))
+        exponent = x.binary("shl", "i32", biased, x.constant("i32", 23))
         value = x.binary("fmul", "float", value, x.cast("bitcast", "i32", exponent, "float"))
     return value
 
 
 @pure(rf"ex2\.approx{FTZ}\.f32", "t")
 def _ex2(x: Lanes, item: Instruction, a: str) -> str:
-    return finished(x, item, "float", exp2(x, flushed(x, item, "float", a)))
+    """A denormal argument gives 1 either way; with .ftz a result below the normal numbers is 0."""
+    value = exp2(x, a)
+    if "ftz" not in item.modifiers:
+        return value
+    tiny = x.compare("olt", "float", a, x.real("float", -126.0))
+    return x.select(tiny, "float", x.real("float", 0.0), value)
 
 
 # log2(m) = 2 atanh(s) / ln 2 with s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)], so |s| < 0.172.

@@ -88,33 +88,42 @@ def rounded(x: Lanes, name: str, kind: str, how: str, *given: str) -> str:
         if name in ("fma", "sqrt"):
             return x.call(name, kind, *given)
         return x.binary(f"f{name}", kind, *given)
-    lanes_per_register = 512 // BITS[kind]
-    if x.text.has_avx512 and x.width and x.width % lanes_per_register == 0:
+    if fits_registers(x, kind):
         return _embedded(x, name, kind, how, given)
     return _switched(x, name, kind, how, given)
 
 
 def _embedded(x: Lanes, name: str, kind: str, how: str, given: tuple[str, ...]) -> str:
-    """In pieces of 512 bits, put together again."""
+    """With AVX-512's rounding, which is part of the instruction."""
+    operation = {"fma": "vfmadd"}.get(name, name)
+    intrinsic = f"@llvm.x86.avx512.{operation}.{'ps' if kind == 'float' else 'pd'}.512"
+    return in_registers(x, kind, intrinsic, given, f"i32 {EMBEDDED[how]}")
+
+
+def fits_registers(x: Lanes, kind: str) -> bool:
+    """Whether the lanes fill whole AVX-512 registers, and there are such."""
+    return x.text.has_avx512 and bool(x.width) and x.width % (512 // BITS[kind]) == 0
+
+
+def in_registers(x: Lanes, kind: str, intrinsic: str, given: tuple[str, ...], tail: str) -> str:
+    """An AVX-512 intrinsic on pieces of 512 bits, put together again; `tail` holds further arguments."""
     lanes = 512 // BITS[kind]
     piece = f"<{lanes} x {kind}>"
-    short = "ps" if kind == "float" else "pd"
-    operation = {"fma": "vfmadd"}.get(name, name)
-    intrinsic = f"@llvm.x86.avx512.{operation}.{short}.512"
-    x.text.declarations.add(f"declare {piece} {intrinsic}({', '.join([piece] * len(given))}, i32)")
+    # The last argument's type alone is declared: "i16 -1" is an i16.
+    extra = ", ".join(part.rpartition(" ")[0] for part in tail.split(", "))
+    declared = ", ".join([piece] * len(given))
+    x.text.declarations.add(f"declare {piece} {intrinsic}({declared}, {extra})")
     parts = []
     for start in range(0, x.width, lanes):
         indices = ", ".join(f"i32 {start + lane}" for lane in range(lanes))
+        order = f"<{lanes} x i32> <{indices}>"
+        full = x.type(kind)
         cut = [
-            value
-            if x.width == lanes
-            else x.op(
-                f"shufflevector {x.type(kind)} {value}, {x.type(kind)} poison, <{lanes} x i32> <{indices}>"
-            )
+            value if x.width == lanes else x.op(f"shufflevector {full} {value}, {full} poison, {order}")
             for value in given
         ]
         arguments = ", ".join(f"{piece} {value}" for value in cut)
-        parts.append(x.op(f"call {piece} {intrinsic}({arguments}, i32 {EMBEDDED[how]})"))
+        parts.append(x.op(f"call {piece} {intrinsic}({arguments}, {tail})"))
     return joined(x, kind, parts, lanes)
 
 

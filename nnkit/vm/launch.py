@@ -16,6 +16,9 @@ from nnkit.vm.printf import render
 if TYPE_CHECKING:
     from nnkit.vm.machine import Arena, LoadedKernel, Variant
 
+MOST_BLOCKS_AT_ONCE = 64
+"""How many blocks a thread takes from the common counter; fewer where there are few, so that all finish together."""
+
 FUEL = 20_000_000
 """Instructions of one vector between two looks at signals: some 10 to 50 ms."""
 
@@ -82,7 +85,7 @@ class Run:
             0,
             shared_bytes,
             kernel.module.addresses.ctypes.data,
-            0,
+            max(1, min(self.blocks // (8 * self.machine.threads), MOST_BLOCKS_AT_ONCE)),
         )
 
     def go(self) -> None:
@@ -264,8 +267,9 @@ class Run:
             whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
             space = "global"
             for name, window in (("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW)):
-                if window <= whole < window + WINDOW_SIZE:
-                    space = name
+                # A little before a window an access was meant for it too.
+                if window - WINDOW_SIZE // 2 <= whole < window + WINDOW_SIZE:
+                    space, address = name, address % WINDOW_SIZE
         limit, near = -1, ""
         memory = self.kernel.program.memory
         sizes = {"shared": self.shared, "local": memory.local_bytes, "param": memory.parameter_bytes}

@@ -15,7 +15,7 @@ from nnkit.ptx.ir import Instruction, Module, PtxError
 from nnkit.ptx.parse import parse
 from nnkit.vm import calls
 from nnkit.vm.analysis import SMALL_GRID, Launch
-from nnkit.vm.compile import Native, Program, prepare
+from nnkit.vm.compile import Native, Program, choose_width, prepare
 from nnkit.vm.launch import Run
 from nnkit.vm.layout import Worker
 from nnkit.vm.memory_table import READ_ONLY, Allocation, MemoryTable
@@ -235,7 +235,8 @@ class LoadedKernel:
         key = (block, small_grid)
         found = self._variants.get(key)
         if found is None:
-            width = 32 if self.program.warp_level else self.machine.width or 16
+            asked = None if self.program.warp_level else self.machine.width
+            width = asked or choose_width(self.program, block)
             launch = Launch(block, width, small_grid)
             with _COMPILING:
                 native = native_code(self.module.ptx, self.program, launch, self.machine.poison)

@@ -24,8 +24,7 @@ effect(
     rf"ld{_ORDER}(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_CACHE}{_SHAPE}",
     rf"ldu(\.global)?{_SHAPE}",
     rf"st{_ORDER}(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_CACHE}{_SHAPE}",
-    r"prefetchu?(\.(global|local))?\.L[12](::evict_\w+)?",
-    r"prefetchu\.L1",
+    r"prefetch|prefetchu(\.(global|local))?\.L[12](::evict_\w+)?",
 )
 
 

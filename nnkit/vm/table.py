@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nnkit.ptx.ir import SIZES, Instruction, PtxError
-from nnkit.vm.builder import Lanes
 
 Emit = Callable[..., str]
 
@@ -63,9 +62,10 @@ def effect(*patterns: str) -> None:
 
 
 def find(item: Instruction) -> Pure | None:
-    """The pure operation for an instruction, if it is one."""
-    name = item.name
-    return next((entry for entry in PURE.get(item.opcode, ()) if entry.pattern.fullmatch(name)), None)
+    """The pure operation for an instruction, if it is one: by its name and the number of its operands."""
+    name, given = item.name, len(item.operands) - 1
+    entries = PURE.get(item.opcode, ())
+    return next((e for e in entries if len(e.given) == given and e.pattern.fullmatch(name)), None)
 
 
 def refuse_unknown(item: Instruction) -> None:
@@ -74,10 +74,3 @@ def refuse_unknown(item: Instruction) -> None:
         known = item.opcode in PURE or item.opcode in EFFECTS
         what = "this form of it is" if known else "it is"
         raise PtxError(f"instruction {item.name}: {what} not supported by the virtual device", item.line)
-
-
-def lanes_type(x: Lanes, ptx_type: str) -> str:
-    """The LLVM type of a PTX type, as wide as the lanes."""
-    from nnkit.vm.builder import LLVM_TYPES
-
-    return x.type(LLVM_TYPES[ptx_type])
