@@ -3,8 +3,8 @@
 // The idea: neighbouring threads take neighbouring columns, so a warp reads and writes consecutive addresses
 // (coalesced), and a thread stays in its column while it walks down the rows, so it reads its bias once.
 //
-// Grid and block: block (16, 16), x along the columns, y along the rows; grid x covers the columns, grid y
-// may cover only some of the rows: each thread goes on in steps of the grid's height.
+// Grid and block: any two-dimensional block, x along the columns, y along the rows; grid x covers the
+// columns, grid y may cover only some of the rows: each thread goes on in steps of the grid's height.
 // Cost: one read and one write of z. It is bound by memory, which is why gemm_tiled.cu can do the same work
 // before it writes z at all.
 #include "activation.cuh"

@@ -20,6 +20,10 @@ C_NAMES = {"float32": "float", "float64": "double"}
 LINE = 256
 """Threads of a block where the shape of an array does not matter."""
 
+WIDE = (64, 4)
+NARROW = (16, 16)
+"""Blocks that work on columns (x) and rows (y): for long rows and for short ones."""
+
 SIDE = 16
 """Height and width of a block that works on columns (x) and rows (y)."""
 
@@ -55,8 +59,7 @@ class KernelOperations:
         _require(len(index) == rows and images.shape[1:] == (pixels,), images, out)
         if rows and pixels:
             self._kernel("gather_images", out).launch(
-                _cover(rows, pixels),
-                (SIDE, SIDE),
+                *_cover(rows, pixels),
                 (np.int32(rows), np.int32(pixels), images, self._on_device(index), out),
             )
 
@@ -74,7 +77,7 @@ class KernelOperations:
         _require(bias.shape == (columns,), z, bias)
         if rows and columns:
             self._kernel("bias_activation", z, activation).launch(
-                _cover(rows, columns), (SIDE, SIDE), (np.int32(rows), np.int32(columns), z, bias)
+                *_cover(rows, columns), (np.int32(rows), np.int32(columns), z, bias)
             )
 
     def activation_backward(self, delta: Array, a: Array, activation: str) -> None:
@@ -212,6 +215,7 @@ def _blocks(count: int) -> int:
     return -(-count // LINE)
 
 
-def _cover(rows: int, columns: int) -> tuple[int, int]:
-    """The grid of SIDE x SIDE blocks for a matrix, each thread taking about ROWS_PER_THREAD rows."""
-    return -(-columns // SIDE), min(-(-rows // (SIDE * ROWS_PER_THREAD)), LARGEST_Y)
+def _cover(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block for a matrix, each thread taking about ROWS_PER_THREAD rows of one column."""
+    block = x, y = NARROW if columns <= NARROW[0] else WIDE
+    return (-(-columns // x), min(-(-rows // (y * ROWS_PER_THREAD)), LARGEST_Y)), block
