@@ -241,19 +241,17 @@ class Maker:
         before, active = self.always_guard()
         self.items.append(Item(f"{before}bra {label};", jump=lambda lane: label if active(lane) else None))
 
-    def burn(self) -> None:
-        """Use fuel; those that have none left leave the graph."""
+    def burn(self, end: str) -> None:
+        """Use fuel; a thread that has none left goes to `end`."""
 
-        def run(lane: Lane) -> None:
+        def leave(lane: Lane) -> str | None:
+            if lane.fuel == 0:
+                return end
             lane.fuel -= 1
+            return None
 
-        self.items.append(
-            Item(
-                "sub.u32 %fuel, %fuel, 1; setp.eq.u32 %pf, %fuel, 0; @%pf bra DONE;",
-                run,
-                jump=lambda lane: "DONE" if lane.fuel == 0 else None,
-            )
-        )
+        text = f"setp.eq.u32 %pf, %fuel, 0; @%pf bra {end}; sub.u32 %fuel, %fuel, 1;"
+        self.items.append(Item(text, jump=leave))
 
     def switch(self, labels: list[str]) -> None:
         """By the low bits of a register."""
@@ -301,7 +299,7 @@ def graph(rng: random.Random, blocks: int) -> list[Item]:
     maker.operations(6)
     for label in labels:
         maker.place(label)
-        maker.burn()
+        maker.burn("DONE")
         maker.operations(rng.randrange(1, 6))
         kind = rng.randrange(12)
         if kind == 0:
@@ -354,7 +352,7 @@ class Structured(Maker):
     def loop(self, depth: int) -> None:
         head, again, end = self.label(), self.label(), self.label()
         self.place(head)
-        self.burn()
+        self.burn(end)
         self.statements(self.rng.randrange(1, 3), depth - 1, False, (again, end))
         self.place(again)
         self.operations(1)
