@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nnkit.vm.emitter import Site
 from nnkit.vm.layout import Fault
+from nnkit.vm.warp import DIFFERENT_MASKS
 
 
 class KernelFault(Exception):
@@ -52,6 +53,8 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
                 f"{place}: a barrier that only some threads of a warp reach: move __syncthreads() out of the "
                 "condition"
             )
+        case Fault.DIVERGENT_WARP if site and site.what.endswith(DIFFERENT_MASKS):
+            return f"{place}: {site.what} is not supported by the virtual device: branch, one mask a side"
         case Fault.DIVERGENT_WARP:
             return (
                 f"{place}: {site.what if site else 'a warp operation'} names threads that are not here: "

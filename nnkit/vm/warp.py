@@ -5,13 +5,14 @@ instruction's member mask names must be here or have left the kernel; if one is 
 wait or do something undefined, so the launch ends with a report.
 """
 
-from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError
+from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError, Register
 from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.layout import Fault
 from nnkit.vm.shapes import VARYING, Shape
 from nnkit.vm.table import effect
 
 WIDTH = 32
+DIFFERENT_MASKS = "with different masks in one warp"
 OPCODES = frozenset(["shfl", "vote", "match", "redux", "activemask", "elect"])
 
 effect(
@@ -36,20 +37,27 @@ def _active(e: Emitter) -> str:
     return e.mask or "-1"
 
 
-def _members(e: Emitter, item: Instruction, operand: Operand | None) -> str:
-    """The member mask; faults where a member that lives is not here."""
+def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[str, str]:
+    """The member mask that all lanes name, or "", and the vector of masks if lanes may name different ones.
+
+    Faults where a member that lives is not here.
+    """
     if operand is None:
-        return _active(e)
+        return _active(e), ""
     value = e.operand(operand, "u32")
-    vector = value.shape.kind != "uniform"
-    mask = (
-        e.text.op(f"extractelement {e.all.type('i32')} {e.vector(value)}, i64 {_first(e)}")
-        if vector
-        else value.scalar
-    )
-    if e.region.pending[e.block.number] or vector:
-        _check_together(e, item, e.vector(value) if vector else "", mask)
-    return mask
+    if value.shape.kind == "uniform":
+        if e.region.pending[e.block.number]:
+            _check_together(e, item, "", value.scalar)
+        return value.scalar, ""
+    vector = e.vector(value)
+    _check_together(e, item, vector, "")
+    return "", vector
+
+
+def _present(e: Emitter, mask: str, vector: str) -> str:
+    """Every lane's members that are here, as a vector."""
+    given = vector or e.splat("i32", mask)
+    return e.all.binary("and", "i32", given, e.splat("i32", _active(e)))
 
 
 def _first(e: Emitter) -> str:
@@ -150,21 +158,47 @@ def _ballot(e: Emitter, predicate: Operand) -> str:
 
 def _vote(e: Emitter, item: Instruction) -> None:
     target, predicate, *members = item.operands
-    mask = _members(e, item, members[0] if members else None)
-    votes = e.one.binary("and", "i32", _ballot(e, predicate), mask)
-    here = e.one.binary("and", "i32", _active(e), mask)
+    mask, masks = _members(e, item, members[0] if members else None)
+    if masks and isinstance(target, Register) and e.analysis.shape(target.name).kind == "uniform":
+        # The register has one value for the whole warp, so the masks must be one too.
+        mask, masks = _single(e, item, masks), ""
+    if masks:
+        here = _present(e, mask, masks)
+        votes = e.all.binary("and", "i32", e.splat("i32", _ballot(e, predicate)), here)
+        kind, lanes, zero = VARYING, e.all, e.all.constant("i32", 0)
+    else:
+        here = e.one.binary("and", "i32", _active(e), mask)
+        votes = e.one.binary("and", "i32", _ballot(e, predicate), here)
+        kind, lanes, zero = Shape("uniform"), e.one, "0"
     if "ballot" in item.modifiers:
-        e.assign(target, Value(Shape("uniform"), "i32", scalar=votes))
+        e.assign(target, _value(kind, "i32", votes))
         return
-    none = e.one.compare("eq", "i32", votes, "0")
-    every = e.one.compare("eq", "i32", votes, here)
+    none = lanes.compare("eq", "i32", votes, zero)
+    every = lanes.compare("eq", "i32", votes, here)
     if "all" in item.modifiers:
         found = every
     elif "any" in item.modifiers:
-        found = e.one.binary("xor", "i1", none, "true")
+        found = lanes.binary("xor", "i1", none, lanes.constant("i1", 1))
     else:
-        found = e.one.binary("or", "i1", none, every)
-    e.assign(target, Value(Shape("uniform"), "i1", scalar=found))
+        found = lanes.binary("or", "i1", none, every)
+    e.assign(target, _value(kind, "i1", found))
+
+
+def _value(shape: Shape, kind: str, name: str) -> Value:
+    return Value(shape, kind, vector=name) if shape is VARYING else Value(shape, kind, scalar=name)
+
+
+def _single(e: Emitter, item: Instruction, masks: str) -> str:
+    """The mask of the first lane here; faults if another names a different one."""
+    mask = e.text.op(f"extractelement {e.all.type('i32')} {masks}, i64 {_first(e)}")
+    differs = e.all.compare("ne", "i32", masks, e.splat("i32", mask))
+    bad = e.as_mask(e.all.binary("and", "i1", differs, e.lanes()))
+    same, other = e.text.label("same"), e.text.label("other")
+    e.text.likely(e.one.compare("eq", "i32", bad, "0"), same, other)
+    e.text.place(other)
+    e.fault(Fault.DIVERGENT_WARP, e.site(item, f"{item.name} {DIFFERENT_MASKS}"), e.mask64())
+    e.text.place(same)
+    return mask
 
 
 def _activemask(e: Emitter, item: Instruction) -> None:
@@ -176,20 +210,19 @@ def _activemask(e: Emitter, item: Instruction) -> None:
 def _elect(e: Emitter, item: Instruction) -> None:
     """The lowest member is elected."""
     target, members = item.operands
-    mask = e.one.binary("and", "i32", _members(e, item, members), _active(e))
-    e.text.declarations.add("declare i32 @llvm.cttz.i32(i32, i1)")
-    leader = e.text.op(f"call i32 @llvm.cttz.i32(i32 {mask}, i1 false)")
+    here = _present(e, *_members(e, item, members))
+    leader = e.all.call("cttz", "i32", here, tail="i1 false")
     if not isinstance(target, Pair):
         raise PtxError("elect.sync has two results", item.line)
-    e.assign(target.first, Value(VARYING, "i32", vector=e.splat("i32", leader)))
-    chosen = e.all.compare("eq", "i32", _lane_numbers(e), e.splat("i32", leader))
+    e.assign(target.first, Value(VARYING, "i32", vector=leader))
+    chosen = e.all.compare("eq", "i32", _lane_numbers(e), leader)
     e.assign(target.second, Value(VARYING, "i1", vector=chosen))
 
 
 def _match(e: Emitter, item: Instruction) -> None:
     """any: the members that hold this lane's value; all: every member if all hold the same, else none."""
     target, source, members = item.operands
-    mask = e.one.binary("and", "i32", _members(e, item, members), _active(e))
+    here = _present(e, *_members(e, item, members))
     kind = f"i{item.type[1:]}"
     value = e.vector(e.operand(source, item.type))
     result = e.all.constant("i32", 0)
@@ -198,10 +231,10 @@ def _match(e: Emitter, item: Instruction) -> None:
         same = e.all.compare("eq", kind, value, e.splat(kind, one))
         bit = e.all.constant("i32", 1 << lane)
         result = e.all.binary("or", "i32", result, e.all.select(same, "i32", bit, e.all.constant("i32", 0)))
-    result = e.all.binary("and", "i32", result, e.splat("i32", mask))
+    result = e.all.binary("and", "i32", result, here)
     first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
     if "all" in item.modifiers:
-        every = e.all.compare("eq", "i32", result, e.splat("i32", mask))
+        every = e.all.compare("eq", "i32", result, here)
         result = e.all.select(every, "i32", result, e.all.constant("i32", 0))
         if second is not None:
             e.assign(second, Value(VARYING, "i1", vector=every))
@@ -221,19 +254,31 @@ _NEUTRAL = {
 
 
 def _redux(e: Emitter, item: Instruction) -> None:
-    """One reduction over the members; lanes that name different members get different results."""
+    """One reduction over the members; one a lane where lanes may name different members."""
     target, source, members = item.operands
-    mask = _members(e, item, members)
+    mask, masks = _members(e, item, members)
     operation = item.modifiers[1]
     if operation in ("min", "max"):
         operation = f"{item.type[0]}{operation}"
     value = e.vector(e.operand(source, item.type))
-    here = e.text.op(f"bitcast i32 {e.one.binary('and', 'i32', mask, _active(e))} to {e.all.type('i1')}")
+    if not masks:
+        here = e.one.binary("and", "i32", mask, _active(e))
+        result = e.splat("i32", _reduced(e, operation, value, here))
+    else:
+        every, result = _present(e, mask, masks), e.all.constant("i32", 0)
+        for lane in range(e.width):
+            here = e.text.op(f"extractelement {e.all.type('i32')} {every}, i64 {lane}")
+            total = _reduced(e, operation, value, here)
+            result = e.text.op(f"insertelement {e.all.type('i32')} {result}, i32 {total}, i64 {lane}")
+    e.assign(target, Value(VARYING, "i32", vector=result))
+
+
+def _reduced(e: Emitter, operation: str, value: str, mask: str) -> str:
+    here = e.text.op(f"bitcast i32 {mask} to {e.all.type('i1')}")
     given = e.all.select(here, "i32", value, e.all.constant("i32", _NEUTRAL[operation]))
     name = f"@llvm.vector.reduce.{operation}.{e.all.mangled('i32')}"
     e.text.declarations.add(f"declare i32 {name}({e.all.type('i32')})")
-    total = e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
-    e.assign(target, Value(VARYING, "i32", vector=e.splat("i32", total)))
+    return e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
 
 
 def _warp_sync(e: Emitter, item: Instruction) -> None:
