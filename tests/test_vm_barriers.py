@@ -278,7 +278,9 @@ def test_the_limit_of_instructions(monkeypatch: pytest.MonkeyPatch, threads: int
     x = device.zeros((64,), np.int32)
     for name, args in (("spin", (x, 0)), ("spin", (x, 1)), ("nested", (x,))):
         for block in (2, 33, 1024):
-            with pytest.raises(KernelError, match=rf"kernel {name} was stopped .*NNKIT_MAX_INSTRUCTIONS=300000"):
+            with pytest.raises(
+                KernelError, match=rf"kernel {name} was stopped .*NNKIT_MAX_INSTRUCTIONS=300000"
+            ):
                 module[name].launch(7, block, args)
     module["one"].launch(1, 32, (x,))
     assert x.host[:4].tolist() == [0, 1, 0, 0]

@@ -9,7 +9,7 @@ import pytest
 from vm_support import line_of, report
 
 from nnkit.device.virtual import VirtualDevice, VirtualKernel
-from nnkit.errors import DeviceMemoryError
+from nnkit.errors import DeviceMemoryError, UsageError
 
 GROUPS = """
 extern "C" __global__ void stencil(const float* p, float* out) {
@@ -109,7 +109,7 @@ def test_a_tile(device: VirtualDevice, groups: dict[str, VirtualKernel]) -> None
     assert failing(columns, 64, p, out, 40) == (line_of(GROUPS, "transposed"), 56)
 
 
-@pytest.mark.parametrize("width", [1, 4, 8, 16, 32])
+@pytest.mark.parametrize("width", [1, 8, 16, 32, 64])
 def test_any_width(width: int) -> None:
     device = VirtualDevice(width=width, threads=1)
     module = device.compile(GROUPS, name="groups.cu")
@@ -131,6 +131,11 @@ def test_threads_report_one_error_and_stop() -> None:
         assert report(caught.value).thread == (63, 0, 0)
         module["below"].launch(5000, 64, (64, p, out))
     device.close()
+
+
+def test_a_width_that_is_none() -> None:
+    with pytest.raises(UsageError, match="width=4: give one of 1, 8"):
+        VirtualDevice(width=4)
 
 
 GENERIC = """
@@ -181,7 +186,7 @@ WRAP = """
 import sys
 import numpy as np
 from nnkit.device.virtual import VirtualDevice
-from nnkit.errors import DeviceMemoryError
+from nnkit.errors import DeviceMemoryError, UsageError
 
 device = VirtualDevice(threads=1)
 module = device.compile(sys.stdin.read(), name="generic.cu")

@@ -1,4 +1,4 @@
-"""What the analysis claims about registers is true of every lane: kind, steps between lanes, range and divisor."""
+"""What the analysis claims about registers is true of every lane: steps between lanes, range and divisor."""
 
 import random
 
@@ -11,21 +11,31 @@ from vm_stress import examples
 from nnkit.ptx.parse import parse
 from nnkit.vm.analysis import Analysis, Launch
 
-BLOCKS = [(32, 1, 1), (48, 1, 1), (37, 1, 1), (8, 8, 1), (16, 16, 1), (32, 8, 1), (5, 7, 1), (3, 4, 5), (64, 1, 2)]
+BLOCKS = [
+    (32, 1, 1),
+    (48, 1, 1),
+    (37, 1, 1),
+    (8, 8, 1),
+    (16, 16, 1),
+    (32, 8, 1),
+    (5, 7, 1),
+    (3, 4, 5),
+    (64, 1, 2),
+]
 PARAMETERS = 4
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.randoms(use_true_random=False),
+    st.integers(0, (1 << 32) - 1),
     st.sampled_from(BLOCKS),
     st.sampled_from((1, 16, 32)),
     st.lists(st.sampled_from(NEAR), min_size=PARAMETERS, max_size=PARAMETERS),
 )
 def test_every_claim_holds_in_every_lane(
-    rng: random.Random, block: tuple[int, int, int], width: int, parameters: list[int]
+    seed: int, block: tuple[int, int, int], width: int, parameters: list[int]
 ) -> None:
-    program = Maker(rng, PARAMETERS).grow(60)
+    program = Maker(random.Random(seed), PARAMETERS).grow(60)
     function = parse(program.kernel(PARAMETERS, stored=False)).functions["k"]
     x, y, z = block
     analysis = Analysis(function, Launch(block, width, small_grid=True), {})
@@ -47,8 +57,12 @@ def test_every_claim_holds_in_every_lane(
             for first in range(start, start + threads, width):
                 lanes = [values[t][number] for t in range(first, min(first + width, start + threads))]
                 base = signed(lanes[0], bits)
-                said = f"{name} = {program.lines[number]} claimed {shape}, is {lanes}\n" + "\n".join(program.lines)
+                said = f"{name} = {program.lines[number]} claimed {shape}, is {lanes}\n" + "\n".join(
+                    program.lines
+                )
                 assert [(base + step) % (1 << bits) for step in steps[: len(lanes)]] == lanes, said
                 # 16-bit registers may be described either way: nothing wider is derived from them as signed.
-                assert shape.low <= base <= shape.high or (bits == 16 and shape.low <= lanes[0] <= shape.high), said
+                assert shape.low <= base <= shape.high or (
+                    bits == 16 and shape.low <= lanes[0] <= shape.high
+                ), said
                 assert base % shape.multiple == 0 if shape.multiple else base == 0, said

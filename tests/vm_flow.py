@@ -1,7 +1,7 @@
-"""Random control flow in PTX, and what each lane does on its own: an interpreter that follows one thread at a time.
+"""Random control flow in PTX, and what each lane does on its own: an interpreter that follows one thread.
 
-A program is a flat list of items (labels, operations, jumps, switches, barriers, exits) over a few 32-bit registers
-and predicates. Every loop burns fuel, so that every program ends.
+A program is a flat list of items (labels, operations, jumps, switches, barriers, exits) over a few 32-bit
+registers and predicates. Every loop burns fuel, so that every program ends.
 """
 
 import random
@@ -137,7 +137,11 @@ class Maker:
 
     def operations(self, count: int) -> None:
         """Straight-line code."""
-        makers = [self.arithmetic] * 5 + [self.compare] * 3 + [self.load, self.store, self.select, self.scope, self.start]
+        makers = (
+            [self.arithmetic] * 5
+            + [self.compare] * 3
+            + [self.load, self.store, self.select, self.scope, self.start]
+        )
         for _ in range(count):
             self.rng.choice(makers)()
 
@@ -173,14 +177,20 @@ class Maker:
         self.items.append(Item(before + text.format(f"%r{target}"), run))
 
     def compare(self) -> None:
-        number, source, name = self.rng.randrange(PREDICATES), self.register(), self.rng.choice(tuple(COMPARISONS))
+        number, source, name = (
+            self.rng.randrange(PREDICATES),
+            self.register(),
+            self.rng.choice(tuple(COMPARISONS)),
+        )
         text, value = self.operand()
         bits = self.rng.choice((1, 3, 7, 63, MASK))
 
         def run(lane: Lane) -> None:
             lane.predicates[number] = COMPARISONS[name](lane.registers[source] & bits, value(lane))
 
-        self.items.append(Item(f"and.b32 %i, %r{source}, {bits}; setp.{name}.u32 %p{number}, %i, {text};", run))
+        self.items.append(
+            Item(f"and.b32 %i, %r{source}, {bits}; setp.{name}.u32 %p{number}, %i, {text};", run)
+        )
 
     def load(self) -> None:
         target, source = self.register(), self.register()
@@ -204,7 +214,12 @@ class Maker:
         self.items.append(Item(f"{before}st.global.u32 [%out+{4 * (REGISTERS + cell)}], %r{source};", run))
 
     def select(self) -> None:
-        target, a, b, number = self.register(), self.register(), self.register(), self.rng.randrange(PREDICATES)
+        target, a, b, number = (
+            self.register(),
+            self.register(),
+            self.register(),
+            self.rng.randrange(PREDICATES),
+        )
 
         def run(lane: Lane) -> None:
             lane.registers[target] = lane.registers[a if lane.predicates[number] else b]
@@ -228,7 +243,8 @@ class Maker:
 
         self.items.append(
             Item(
-                f"{{ .reg .b32 {inner}; add.u32 {inner}, {given}, {text}; xor.b32 %r{target}, %r{target}, {inner}; }}",
+                f"{{ .reg .b32 {inner}; add.u32 {inner}, {given}, {text};"
+                f"xor.b32 %r{target}, %r{target}, {inner}; }}",
                 run,
             )
         )
@@ -260,7 +276,8 @@ class Maker:
         names = [labels[k % len(labels)] for k in range(count)]
         self.items.append(
             Item(
-                f"and.b32 %i, %r{source}, {count - 1}; {table}: .branchtargets {', '.join(names)}; brx.idx %i, {table};",
+                f"and.b32 %i, %r{source}, {count - 1};"
+                f"{table}: .branchtargets {', '.join(names)}; brx.idx %i, {table};",
                 jump=lambda lane: names[lane.registers[source] % count],
             )
         )
@@ -313,95 +330,8 @@ def graph(rng: random.Random, blocks: int) -> list[Item]:
     return [*maker.items, Item("DONE:", label="DONE")]
 
 
-class Structured(Maker):
-    """Nested statements: what compilers make of programs, barriers where all threads come."""
-
-    def statements(self, count: int, depth: int, uniform: bool, loop: tuple[str, str] | None) -> None:
-        """A sequence; `loop` holds where `continue` and `break` lead."""
-        for _ in range(count):
-            kind = self.rng.randrange(14)
-            if kind < 4 or depth == 0:
-                self.operations(self.rng.randrange(1, 5))
-            elif kind < 7:
-                self.choice(depth, loop)
-            elif kind < 9:
-                self.loop(depth)
-            elif kind == 9:
-                self.cases(depth, loop)
-            elif kind == 10 and loop:
-                self.jump(self.rng.choice(loop))
-            elif kind == 11 and self.rng.randrange(3) == 0:
-                self.leave()
-            elif kind == 12 and uniform:
-                self.exchange()
-            elif kind == 13:
-                self.uniform_loop(depth, uniform)
-
-    def choice(self, depth: int, loop: tuple[str, str] | None) -> None:
-        other, end = self.label(), self.label()
-        self.jump(other)
-        self.statements(self.rng.randrange(1, 3), depth - 1, False, loop)
-        if self.rng.random() < 0.5:
-            self.jump(end, conditional=False)
-            self.place(other)
-            self.statements(self.rng.randrange(1, 3), depth - 1, False, loop)
-        else:
-            self.place(other)
-        self.place(end)
-
-    def loop(self, depth: int) -> None:
-        head, again, end = self.label(), self.label(), self.label()
-        self.place(head)
-        self.burn(end)
-        self.statements(self.rng.randrange(1, 3), depth - 1, False, (again, end))
-        self.place(again)
-        self.operations(1)
-        self.jump(head)
-        self.place(end)
-
-    def cases(self, depth: int, loop: tuple[str, str] | None) -> None:
-        labels, end = [self.label() for _ in range(self.rng.randrange(2, 5))], self.label()
-        self.switch(labels)
-        for label in labels:
-            self.place(label)
-            self.statements(1, depth - 1, False, loop)
-            if self.rng.random() < 0.7:
-                self.jump(end, conditional=False)
-        self.place(end)
-
-    def uniform_loop(self, depth: int, uniform: bool) -> None:
-        """A loop that all threads run equally often; barriers may stand in it."""
-        number, head = self.labels, self.label()
-        times = self.rng.randrange(1, 4)
-
-        def begin(lane: Lane) -> None:
-            lane.counters[number] = 0
-
-        def step(lane: Lane) -> None:
-            lane.counters[number] += 1
-
-        self.items.append(Item(f".reg .b32 %u{number}; mov.u32 %u{number}, 0;", begin))
-        self.place(head)
-        self.statements(self.rng.randrange(1, 3), depth - 1, uniform, None)
-        self.items.append(
-            Item(
-                f"add.u32 %u{number}, %u{number}, 1; setp.lt.u32 %pf, %u{number}, {times}; @%pf bra {head};",
-                step,
-                jump=lambda lane: head if lane.counters[number] < times else None,
-            )
-        )
-
-
-def structured(rng: random.Random, statements: int) -> list[Item]:
-    """Nested control flow."""
-    maker = Structured(rng)
-    maker.operations(8)
-    maker.statements(statements, 3, True, None)
-    return [*maker.items, Item("DONE:", label="DONE")]
-
-
 def kernel(items: list[Item]) -> str:
-    """Kernel k(words, out, n): thread g of the grid leaves its registers and cells at out[g * (registers + cells)]."""
+    """Kernel k(words, out, n): thread g of the grid leaves its registers and cells behind those of g - 1."""
     size = 4 * (REGISTERS + CELLS)
     registers = "".join(f"mov.u32 %r{k}, {k};" for k in range(REGISTERS))
     predicates = "".join(f"setp.ne.u32 %p{k}, 0, 0;" for k in range(PREDICATES))
@@ -414,7 +344,8 @@ def kernel(items: list[Item]) -> str:
     ld.param.u64 %words, [words]; ld.param.u64 %out, [out]; ld.param.u32 %n, [n];
     mov.u32 %i, %ntid.x; mov.u32 %j, %ntid.y; mul.lo.u32 %threads, %i, %j;
     mov.u32 %t, %tid.y; mad.lo.u32 %t, %t, %i, %tid.x;
-    mov.u32 %i, %ctaid.x; mad.lo.u32 %i, %i, %threads, %t; mul.wide.u32 %d, %i, {size}; add.s64 %out, %out, %d;
+    mov.u32 %i, %ctaid.x; mad.lo.u32 %i, %i, %threads, %t;
+    mul.wide.u32 %d, %i, {size}; add.s64 %out, %out, %d;
     mov.u32 %i, cells; shl.b32 %j, %t, 2; add.u32 %cell, %i, %j;
     st.shared.u32 [%cell], 0; mov.u32 %fuel, 12; {registers} {predicates} bar.sync 0;
     {body}

@@ -1,8 +1,8 @@
-"""Random straight-line PTX on integers, and what it computes: an interpreter in Python integers, lane by lane.
+"""Random straight-line PTX on integers, and what it computes: an interpreter in Python integers.
 
-Values start from what kernels index with (thread and block numbers, parameters, loaded words) and go through the
-operations of index arithmetic with operands close to where 16, 32 and 64 bits wrap. Used with the real machine
-and with its analysis alone; nothing of nnkit.vm is used for what is expected.
+Values start from what kernels index with (thread and block numbers, parameters, loaded words) and go through
+the operations of index arithmetic with operands close to where 16, 32 and 64 bits wrap. Used with the real
+machine and with its analysis alone; nothing of nnkit.vm is used for what is expected.
 """
 
 import random
@@ -10,8 +10,44 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MASK32 = (1 << 32) - 1
-EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 12, 15, 16, 31, 32, 33, 63, 64, 255, 256, 1023, 1024, 4096, 0x7FFF, 0x8000, 0xFFFF)
-EDGES32 = (*EDGES, 0x10000, 1 << 30, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, MASK32, MASK32 - 1, MASK32 - 7, MASK32 - 15)
+EDGES = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    12,
+    15,
+    16,
+    31,
+    32,
+    33,
+    63,
+    64,
+    255,
+    256,
+    1023,
+    1024,
+    4096,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+)
+EDGES32 = (
+    *EDGES,
+    0x10000,
+    1 << 30,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 31) + 1,
+    MASK32,
+    MASK32 - 1,
+    MASK32 - 7,
+    MASK32 - 15,
+)
 NEAR = (0, 5, 40, (1 << 31) - 9, (1 << 31) - 1, 1 << 31, MASK32 - 20, MASK32 - 3, MASK32)
 """Parameters: with a thread's number added, the lanes of one vector stand on both sides of a wrap."""
 
@@ -71,7 +107,7 @@ class Program:
         return found
 
     def kernel(self, parameters: int, stored: bool = True) -> str:
-        """Kernel k(out, words, parameters...); thread t of n stores register r at out[r * n + t] as 64 bits."""
+        """Kernel k(out, words, parameters...); thread t of n stores register r at out[r * n + t]."""
         names = ["out", "words", *(f"p{k}" for k in range(parameters))]
         kinds = ["u64", "u64"] + ["u32"] * parameters
         head = ", ".join(f".param .{kind} {name}" for kind, name in zip(kinds, names, strict=True))
@@ -141,7 +177,9 @@ class Maker:
         add(32, "ld.global.u32 {}, [%words];", lambda _, t: t.word)
         for kind, bits, sign in (("u8", 8, False), ("b8", 8, False), ("s8", 8, True)):
             into = self.rng.choice((16, 32))
-            add(into, f"ld.param.{kind} {{}}, [p0];", lambda _, t, b=bits, s=sign: _cut(t.parameters[0], b, s))
+            add(
+                into, f"ld.param.{kind} {{}}, [p0];", lambda _, t, b=bits, s=sign: _cut(t.parameters[0], b, s)
+            )
         for kind, sign in (("u16", False), ("b16", False), ("s16", True)):
             into = self.rng.choice((16, 32))
             add(into, f"ld.param.{kind} {{}}, [p1];", lambda _, t, s=sign: _cut(t.parameters[1], 16, s))

@@ -1,4 +1,4 @@
-"""How long the random tests of the PTX machine look for trouble: NNKIT_STRESS=N for N times as many examples."""
+"""How long the random tests of the PTX machine look for trouble: NNKIT_STRESS=N for N times the examples."""
 
 import os
 from functools import cache

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from os import PathLike
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnkit import reference
-from nnkit.contracts import Event, Module, Stream
+from nnkit.contracts import Module
 from nnkit.device.array import CpuArray
 from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.errors import UsageError

@@ -91,8 +91,8 @@ def start(driver: Any) -> None:
     except RuntimeError:
         # What the bindings raise when there is no libcuda, or one without a function that they look for.
         raise DeviceError(
-            "no device cuda: NVIDIA's driver library is missing or too old: install the driver, version 580 or "
-            "later, or use the device virtual"
+            "no device cuda: NVIDIA's driver library is missing or too old: install the driver, version 580 "
+            "or later, or use the device virtual"
         ) from None
     if version < OLDEST_DRIVER:
         raise DeviceError(

@@ -4,6 +4,7 @@ Its memory is the host's, so arrays are NumPy arrays underneath; a launch return
 """
 
 import math
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -133,6 +134,8 @@ class VirtualKernel:
         self._device = device
         self._kernel = kernel
         self._packer = packer
+        # Its buffer is one for all launches, and several threads may launch.
+        self._packing = threading.Lock()
         self._limits = Limits(threads=threads, shared_bytes=SHARED_BYTES - kernel.static_shared)
 
     def launch(
@@ -151,7 +154,8 @@ class VirtualKernel:
                 f"kernel {self.name}: stream is not one of this device; make it with device.stream()"
             )
         blocks, threads = check_extents(self.name, grid, block, shared_bytes, self._limits)
-        packed = self._packer.pack(args, self._device)
+        with self._packing:
+            packed = bytes(self._packer.pack(args, self._device))
         translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes))
 
 
@@ -297,12 +301,14 @@ def translate(action: Callable[[], Result]) -> Result:
     try:
         return action()
     except PtxError as error:
-        raise CompileError(str(error)) from None
+        raise CompileError(str(error)) from error.__cause__
     except KernelFault as fault:
         kind = DeviceMemoryError if fault.kind in MEMORY_FAULTS else KernelError
         raise kind(str(fault)) from None
     except MemoryError:
-        raise DeviceError("no memory left for the kernel's threads: use fewer, in NNKIT_THREADS") from None
+        raise DeviceError(
+            "no memory left for the kernel: its variables, or its threads: use fewer, in NNKIT_THREADS"
+        ) from None
 
 
 def _use_cache() -> None:

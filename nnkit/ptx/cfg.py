@@ -114,63 +114,65 @@ def _names(operands: Iterable[Operand | None]) -> list[str]:
 
 def build(function: Function) -> list[Block]:
     """The reachable blocks of a function, entry first; `block.number` is its place in the list."""
-    blocks, labels = _split(function)
-    for block in blocks:
-        _connect(block, blocks, labels, function)
-    return _reachable(blocks)
+    splitter = _Splitter(function)
+    splitter.split()
+    for block in splitter.blocks:
+        _connect(block, splitter.blocks, splitter.labels, function)
+    return _reachable(splitter.blocks)
 
 
-def _split(function: Function) -> tuple[list[Block], dict[str, int]]:
-    blocks = [Block(0)]
-    labels: dict[str, int] = {}
-    behind_votes: set[int] = set()
-    """Where a vote's result is read: no jump may lead here, or it would be read once more."""
+class _Splitter:
+    """Cuts a body into blocks; labels are the numbers of the blocks that they stand before."""
 
-    def start() -> Block:
-        blocks.append(Block(len(blocks)))
-        return blocks[-1]
+    def __init__(self, function: Function):
+        self.function = function
+        self.blocks = [Block(0)]
+        self.labels: dict[str, int] = {}
+        self.behind_votes: set[int] = set()
+        """Where a vote's result is read: no jump may lead here, or it would be read once more."""
 
-    def label(name: str, now: Block) -> Block:
-        if now.instructions or now.last or name in labels or now.number in behind_votes:
-            now = start()
-        if name in labels:
-            raise PtxError(f"label {name} stands twice in {function.name}")
-        labels[name] = now.number
-        return now
+    @property
+    def now(self) -> Block:
+        return self.blocks[-1]
 
-    now = blocks[0]
-    for item in function.body or []:
-        if isinstance(item, Label):
-            now = label(item.name, now)
-            continue
-        if item.opcode in ("bra", "brx", "ret", "exit") and not _needs_detour(item):
-            now.last = item
-            now = start()
-            continue
-        after = ""
-        if item.guard:
-            # @p x  becomes  @!p bra after; x; after:
-            after = f"after${len(blocks)}"
-            around = Guard(item.guard.register, not item.guard.negated)
-            now.last = replace(item, opcode="bra", modifiers=(), operands=(Symbol(after),), guard=around)
-            now = start()
-            item = replace(item, guard=None)
-        if item.opcode in ("ret", "exit", "brx") or is_barrier(item):
-            now.last = item
-            now = start()
+    def split(self) -> None:
+        for item in self.function.body or []:
+            if isinstance(item, Label):
+                self.label(item.name)
+            elif item.guard and item.opcode != "bra":
+                self.guarded(item, item.guard)
+            else:
+                self.instruction(item)
+
+    def start(self) -> None:
+        self.blocks.append(Block(len(self.blocks)))
+
+    def label(self, name: str) -> None:
+        now = self.now
+        if now.instructions or now.last or name in self.labels or now.number in self.behind_votes:
+            self.start()
+        if name in self.labels:
+            raise PtxError(f"label {name} stands twice in {self.function.name}")
+        self.labels[name] = self.now.number
+
+    def guarded(self, item: Instruction, guard: Guard) -> None:
+        """@p x  becomes  @!p bra after; x; after:"""
+        after = f"after${len(self.blocks)}"
+        around = Guard(guard.register, not guard.negated)
+        self.instruction(replace(item, opcode="bra", modifiers=(), operands=(Symbol(after),), guard=around))
+        self.instruction(replace(item, guard=None))
+        self.label(after)
+
+    def instruction(self, item: Instruction) -> None:
+        if item.opcode in ("bra", "brx", "ret", "exit") or is_barrier(item):
+            self.now.last = item
+            self.start()
             if is_vote(item):
-                behind_votes.add(now.number)
-        else:
-            now.instructions.append(item)
-            if item.opcode in ("extcall", "trap"):
-                now = start()
-        if after:
-            now = label(after, now)
-    return blocks, labels
-
-
-def _needs_detour(item: Instruction) -> bool:
-    return item.guard is not None and item.opcode != "bra"
+                self.behind_votes.add(self.now.number)
+            return
+        self.now.instructions.append(item)
+        if item.opcode in ("extcall", "trap"):
+            self.start()
 
 
 def is_barrier(item: Instruction) -> bool:

@@ -12,7 +12,7 @@ SIZES |= {"f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "tf32": 4, "f32": 4, "f6
 
 
 CARRY = "%cc"
-"""The carry flag, which extended-precision instructions write and read without naming it: a predicate here."""
+"""The carry flag, which extended-precision instructions use without naming it: a predicate here."""
 
 
 class PtxError(Exception):

@@ -149,6 +149,10 @@ class Analysis:
         items = [
             item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))
         ]
+        # A vote's result is written where the region begins.
+        items += [
+            b.last for b in self.blocks if b.ending == "barrier" and b.last and b.targets[0] == region.entry
+        ]
         return {name for item in items for name in cfg.destinations(item)}
 
     # -- the fixed point ------------------------------------------------------------------------------------
@@ -167,9 +171,27 @@ class Analysis:
                 else b.targets
                 for b in self.blocks
             }
-            order = cfg.ordered(start, inside)
+            order = self._leaving_first(cfg.ordered(start, inside))
             regions.append(Region(number, start, order, {block: i for i, block in enumerate(order)}))
         return regions
+
+    def _leaving_first(self, order: list[int]) -> list[int]:
+        """The order with every barrier behind the blocks of lanes that leave the kernel without it.
+
+        `if (i >= n) return; ... __syncthreads();` is for the lanes that are left. A block that lanes reach
+        from behind the barrier too is none of those: who goes there past the barrier has missed it.
+        """
+        for barrier in [n for n in order if self.blocks[n].ending == "barrier"]:
+            behind = set(self._reachable(self.blocks[barrier].targets[0]))
+            place = order.index(barrier)
+            tail = order[place + 1 :]
+            first = [n for n in tail if n not in behind or self.is_way_out(n)]
+            order = [*order[:place], *first, barrier, *(n for n in tail if n not in first)]
+        return order
+
+    def is_way_out(self, number: int) -> bool:
+        """Whether a block does nothing but leave the kernel."""
+        return self.blocks[number].ending == "exit" and not self.blocks[number].instructions
 
     def _joint(self) -> int | None:
         """The first block, outside loops, from which several regions run the same long code together."""
@@ -311,18 +333,16 @@ class Analysis:
     # -- what the code generator asks besides ---------------------------------------------------------------
 
     def _stays_full(self) -> bool:
-        """Whether every lane is alive at every (re)start, so that code needs no mask outside divergence."""
+        """Whether every lane is alive wherever nobody waits elsewhere, so that code needs no mask there."""
         if self.launch.threads % self.launch.width:
             return False
-        for region in self.regions:
-            endings = {
-                "barrier" if self.leaves(region, number) else self.blocks[number].ending
-                for number in region.order
-            }
-            diverges = any(region.pending[number] for number in region.order)
-            if {"exit", "barrier"} <= endings and diverges:
-                return False
-        return True
+        return not any(
+            self.blocks[number].ending == "exit"
+            and not self.leaves(region, number)
+            and region.pending[number]
+            for region in self.regions
+            for number in region.order
+        )
 
     def _saved(self) -> list[str]:
         """Registers whose values must outlive a barrier."""

@@ -1,7 +1,7 @@
 """`index < n` for consecutive lanes: the guard of nearly every kernel, as a few scalar operations.
 
-Where lane l holds base + l and nothing wraps, the lanes below a bound are the first so many: their number is a
-clamped difference, and their mask a shift.
+Where lane l holds base + l and nothing wraps, the lanes below a bound are the first so many: their number is
+a clamped difference, and their mask a shift.
 """
 
 from nnkit.ptx.ir import SIZES, Instruction

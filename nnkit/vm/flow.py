@@ -171,7 +171,7 @@ def _chain(e: Emitter, region: Region, waiting: list[int], certain: int | None) 
 
 def _jump(e: Emitter, region: Region, target: int) -> None:
     """Backwards costs fuel, so that an endless loop can be stopped."""
-    if region.place[target] > region.place[e.block.number]:
+    if region.place[target] > region.place[e.block.number] or e.analysis.is_way_out(target):
         e.text.jump(f"block{target}")
         return
     first, last = region.place[target], region.place[e.block.number]

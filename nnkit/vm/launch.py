@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nnkit.vm.machine import Arena, LoadedKernel, Variant
 
 MOST_BLOCKS_AT_ONCE = 64
-"""How many blocks a thread takes from the common counter; fewer where there are few, so that all finish together."""
+"""How many blocks a thread takes from the common counter; fewer where there are few: all finish together."""
 
 FUEL = 20_000_000
 """Instructions of one vector between two looks at signals: some 10 to 50 ms."""

@@ -4,9 +4,10 @@ import contextlib
 import ctypes
 import os
 import queue
+import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ from nnkit.vm.native import load_native, native_code
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
+WIDTHS = (None, 1, 8, 16, 32, 64)
+"""Lanes of a vector that the generated code can have; None: what suits the kernel."""
+
 _COMPILING = threading.Lock()
 """LLVM is entered by one thread at a time."""
 
@@ -35,6 +39,8 @@ class Machine:
         self.memory = MemoryTable()
         self.threads = threads or _setting("NNKIT_THREADS", len(os.sched_getaffinity(0)))
         self.width = width
+        if width not in WIDTHS:
+            raise ValueError(f"width={width}: give one of {', '.join(map(str, WIDTHS[1:]))}")
         self.poison = _setting("NNKIT_POISON", 0) != 0 if poison is None else poison
         self.limit = _setting("NNKIT_MAX_INSTRUCTIONS", 0)
         self.output: Callable[[str], object] = _to_stdout
@@ -81,6 +87,7 @@ def _setting(name: str, default: int) -> int:
     except ValueError:
         value = -1
     if value < 0 or (name == "NNKIT_THREADS" and value < 1):
+        text = text if len(text) < 40 else f"{text[:37]}..."
         raise ValueError(
             f"{name}={text}: give a whole number{' of 1 or more' if name == 'NNKIT_THREADS' else ''}"
         )
@@ -116,25 +123,24 @@ class LoadedModule:
             for relocation in variable.relocations:
                 target = self.variables.get(relocation.symbol)
                 if target is None:
-                    raise PtxError(
-                        f"{variable.name} holds the address of {relocation.symbol}, which is not there"
-                    )
+                    known = relocation.symbol in self.module.functions
+                    why = "function pointers are not supported" if known else "which is not there"
+                    raise PtxError(f"{variable.name} holds the address of {relocation.symbol}: {why}")
                 word = (target.start + relocation.offset).to_bytes(8, "little")
                 place = self.variables[variable.name].owner
                 place[relocation.at : relocation.at + 8] = np.frombuffer(word, np.uint8)
 
     def _prepared(self, name: str) -> Program:
         """The kernel without calls, all of it known; errors name the kernel and the source line."""
-        try:
+        with _refusing(self, name):
             program = prepare(self.module, name)
             for item in program.function.body or []:
                 if isinstance(item, Instruction):
                     calls.refuse_unknown(item)
-        except PtxError as error:
-            raise self._located(name, error) from None
         return program
 
-    def _located(self, kernel: str, error: PtxError) -> PtxError:
+    def located(self, kernel: str, error: PtxError) -> PtxError:
+        """The error with the kernel and the source line, as far as they are known and not yet in it."""
         text = str(error)
         if not error.line or text.startswith("kernel "):
             return error
@@ -149,6 +155,28 @@ class LoadedModule:
         """Free the variables; kernels must not be launched any more."""
         for allocation in self.variables.values():
             self.machine.memory.free(allocation)
+
+
+@contextlib.contextmanager
+def _refusing(module: LoadedModule, kernel: str) -> Iterator[None]:
+    """Whatever goes wrong while a kernel is compiled is a PtxError that names it.
+
+    Text that no compiler wrote can be wrong in more ways than are looked for: an operand of another kind, a
+    constant that does not fit. What trips over it is the cause of the error.
+    """
+    try:
+        yield
+    except PtxError as error:
+        raise module.located(kernel, error) from error.__cause__
+    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise _unfit(kernel, error) from error
+    except (RuntimeError, TypeError, ValueError, struct.error) as error:
+        raise _unfit(kernel, error) from error
+
+
+def _unfit(kernel: str, error: Exception) -> PtxError:
+    words = " ".join(f"{type(error).__name__} {error}".split())
+    return PtxError(f"kernel {kernel} cannot be compiled; its PTX may be malformed: {words[:200]}")
 
 
 @dataclass
@@ -238,7 +266,7 @@ class LoadedKernel:
             asked = None if self.program.warp_level else self.machine.width
             width = asked or choose_width(self.program, block)
             launch = Launch(block, width, small_grid)
-            with _COMPILING:
+            with _COMPILING, _refusing(self.module, self.name):
                 native = native_code(self.module.ptx, self.program, launch, self.machine.poison)
                 found = self._variants[key] = Variant(native)
         return found

@@ -63,7 +63,11 @@ class MemoryTable:
         if size < 0:
             raise ValueError(f"cannot allocate {size} bytes")
         # One byte more than asked for: neighbours are never adjacent, and an empty one has an address.
-        buffer = np.empty(size + ALIGNMENT + 1, np.uint8)
+        try:
+            buffer = np.empty(size + ALIGNMENT + 1, np.uint8)
+        except (ValueError, OverflowError) as error:
+            # More than an address can tell.
+            raise MemoryError(f"cannot allocate {size} bytes") from error
         first = buffer.ctypes.data
         start = -(-first // ALIGNMENT) * ALIGNMENT
         made = Allocation(start, size, label, flags, buffer[start - first : start - first + size])

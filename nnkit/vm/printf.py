@@ -48,6 +48,8 @@ def render(template: bytes, arguments: bytes, string_at: Callable[[int], bytes])
             if precision[:1] == b"-":
                 # C: a negative precision is as if it were not there.
                 point = precision = b""
+            if any(part and int(part) > LONGEST for part in (width, precision)):
+                return match.group()
             value = _argument(take, string_at, kind, length)
         except _Missing:
             return match.group()

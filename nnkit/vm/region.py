@@ -91,6 +91,9 @@ def _start(e: Emitter, region: Region) -> None:
     # A register that only some path writes before it is read still needs a defined value.
     for name in sorted(_maybe_unwritten(e, region) - live):
         _initialise(e, name)
+    if region.entry in region.masked:
+        # All lanes come in here, also where others may wait elsewhere on later turns of a loop.
+        text.line(f"store i{e.width} {alive_mask(e)}, ptr %mask{region.entry}")
     text.jump(f"block{region.entry}")
 
 

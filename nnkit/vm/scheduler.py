@@ -40,7 +40,7 @@ def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool
         block = _AT_ONCE.format(vectors=vectors, fill=fill)
     else:
         block = _block(regions, vectors, threads, fill)
-    run = _run(is_x86)
+    run = _run(vectors, is_x86)
     head = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n" + (_IEEE_DECLARED if is_x86 else "")
     return (head + block + run).replace("WIDTH", str(width))
 
@@ -313,7 +313,7 @@ verdict:
 """
 
 
-def _run(is_x86: bool) -> str:
+def _run(vectors: int, is_x86: bool) -> str:
     """`@run`: takes blocks, a few at a time, until none is left."""
     c, w = Context, Worker
     return f"""
@@ -324,6 +324,7 @@ entry:
   %next.ptr = getelementptr i64, ptr %ctx, i64 {int(c.NEXT_BLOCK)}
   %total.ptr = getelementptr i64, ptr %ctx, i64 {int(c.BLOCKS)}
   %stop.ptr = getelementptr i64, ptr %ctx, i64 {int(c.STOP)}
+  %fuel.ptr = getelementptr i64, ptr %wk, i64 {int(w.FUEL)}
   %chunk.ptr = getelementptr i64, ptr %ctx, i64 {int(c.CHUNK)}
   %gx.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_X)}
   %gy.ptr = getelementptr i64, ptr %ctx, i64 {int(c.GRID_Y)}
@@ -347,9 +348,28 @@ fetch:
   %inside.total = icmp slt i64 %stop.full, %total
   %end = select i1 %inside.total, i64 %stop.full, i64 %total
   %left = icmp slt i64 %start, %total
-  br i1 %left, label %go, label %leave
+  br i1 %left, label %pay, label %leave
+pay:
+  ; A grid of very many blocks can be stopped as an endless loop can.
+  %price = mul i64 %chunk, {vectors + 1}
+  %fuel = load i64, ptr %fuel.ptr
+  %fuel.left = sub i64 %fuel, %price
+  store i64 %fuel.left, ptr %fuel.ptr
+  %fuelled = icmp sgt i64 %fuel.left, 0
+  br i1 %fuelled, label %go, label %refill
+refill:
+  %refill.ptr = getelementptr i64, ptr %ctx, i64 {int(c.REFILL)}
+  %refill.call = load ptr, ptr %refill.ptr
+  %more.fuel = call i64 %refill.call(ptr %ctx, ptr %wk)
+  store i64 %more.fuel, ptr %fuel.ptr
+  %goes = icmp sgt i64 %more.fuel, 0
+  br i1 %goes, label %go, label %empty
+empty:
+  %fault.ptr = getelementptr i64, ptr %wk, i64 {int(w.FAULT)}
+  store i64 {int(Fault.STOPPED)}, ptr %fault.ptr
+  br label %fail
 go:
-  %b = phi i64 [ %start, %fetch ], [ %b.next, %went ]
+  %b = phi i64 [ %start, %pay ], [ %start, %refill ], [ %b.next, %went ]
   br i1 %row, label %straight, label %split
 straight:
   store i64 %b, ptr %x.ptr

@@ -71,6 +71,12 @@ def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> No
     """Lanes with different masks form different groups: each lane's own members must be here."""
     alive = e.text.op("load i32, ptr %alive")
     missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
+    for number in sorted(e.region.pending[e.block.number]):
+        block = e.analysis.blocks[number]
+        if block.ending == "exit" and not block.instructions:
+            # These lanes have nothing left to do: they count as gone.
+            leaving = e.text.op(f"load i32, ptr %mask{number}")
+            missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
     if vector:
         absent = e.all.binary("and", "i32", vector, e.splat("i32", missing))
         bad = e.as_mask(

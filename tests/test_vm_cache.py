@@ -1,0 +1,269 @@
+"""The cache of native code: it gives what a compilation gives, whatever happened to it meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnkit.device.cache import DiskCache
+from nnkit.device.compile import compile_cuda
+from nnkit.device.virtual import CACHE_BYTES, VirtualDevice
+from nnkit.errors import DeviceMemoryError
+from nnkit.vm import native
+
+SOURCE = """
+extern "C" __global__ void work(int n, const float* x, float* y) {
+    __shared__ float here[64];
+    int i = threadIdx.x;
+    here[i] = i < n ? x[i] : 0;
+    __syncthreads();
+    y[i] = here[63 - i] * 2;
+}
+"""
+
+
+class Counting:
+    """A cache that counts what comes and goes."""
+
+    def __init__(self, inner: DiskCache):
+        self.inner = inner
+        self.hits = self.misses = self.puts = 0
+        self.keys: list[str] = []
+
+    def get(self, key: str) -> bytes | None:
+        found = self.inner.get(key)
+        self.hits += found is not None
+        self.misses += found is None
+        return found
+
+    def put(self, key: str, data: bytes) -> None:
+        self.puts += 1
+        self.keys.append(key)
+        self.inner.put(key, data)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """A cache of the test's own."""
+    monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
+    made = Counting(DiskCache("native", CACHE_BYTES))
+    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr(native, "store", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def ptx() -> str:
+    return compile_cuda(SOURCE, "cached.cu").ptx
+
+
+def run(ptx: str, block: int = 64, width: int | None = None) -> None:
+    """A device of its own: load, launch, compare; then an error, whose message comes from the cache too."""
+    device = VirtualDevice(width=width, threads=1)
+    x, y = device.upload(np.arange(60, dtype=np.float32)), device.zeros((64,), np.float32)
+    kernel = device.load_ptx(ptx)["work"]
+    kernel.launch(1, block, (60, x, y))
+    if block == 64:
+        expected = 2 * np.concatenate([np.zeros(4), np.arange(59, -1, -1)])
+        assert (y.host == expected).all()
+    with pytest.raises(DeviceMemoryError, match=r"cached.cu:5, block .0, 0, 0., thread .60, 0, 0."):
+        kernel.launch(1, 64, (64, x, y))
+    device.close()
+
+
+def test_a_second_process_or_device_compiles_nothing(store: Counting, ptx: str) -> None:
+    run(ptx)
+    assert (store.hits, store.misses, store.puts) == (0, 1, 1)
+    run(ptx)
+    run(ptx)
+    assert (store.hits, store.misses, store.puts) == (2, 1, 1)
+
+
+def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(ptx)
+    for width in (8, 32):
+        run(ptx, width=width)
+    run(ptx, block=32)
+    run(ptx.replace("mul", "mul", 1) + "\n// other text\n")
+    monkeypatch.setenv("NNKIT_POISON", "1")
+    run(ptx)
+    monkeypatch.setattr(native, "host", lambda: ("another processor", ""))
+    run(ptx)
+    assert store.hits == 1  # The second launch of the block of 32 has 64 threads again.
+    assert len(set(store.keys)) == len(store.keys) == store.puts == 7
+
+
+def damages(entry: bytes) -> Iterator[bytes]:
+    """Every kind of damage to a file."""
+    head = 32 + 8
+    yield b""
+    yield entry[:10]
+    yield entry[:head]
+    yield entry[: len(entry) // 2]
+    yield entry[:-1]
+    yield entry + b"\0"
+    yield bytes(len(entry))
+    yield b"\xff" * 100
+    # One bit: of the checksum, the length, the document, the code's header, the code.
+    for place in (
+        0,
+        31,
+        32,
+        35,
+        head,
+        head + 30,
+        entry.index(b"\x7fELF"),
+        len(entry) * 2 // 3,
+        len(entry) - 1,
+    ):
+        yield entry[:place] + bytes([entry[place] ^ 1]) + entry[place + 1 :]
+    # Pieces swapped or doubled.
+    yield entry[32:]
+    yield entry[:32] + entry
+    yield entry[:head] + entry[head:][::-1]
+
+
+def test_a_damaged_entry_is_compiled_anew(store: Counting, ptx: str) -> None:
+    run(ptx)
+    (key,) = store.keys
+    assert store.inner.folder
+    path = store.inner.folder / key
+    entry = path.read_bytes()
+    for number, damaged in enumerate(damages(entry)):
+        path.write_bytes(damaged)
+        run(ptx)
+        assert store.misses == store.puts == number + 2
+        assert path.read_bytes() == entry
+    # Another entry under this name.
+    run(ptx, width=8)
+    path.write_bytes((store.inner.folder / store.keys[-1]).read_bytes())
+    puts = store.puts
+    run(ptx)
+    assert store.puts == puts + 1
+    path.unlink()
+    path.mkdir()
+    run(ptx)
+    assert path.read_bytes() == entry
+
+
+def test_an_entry_of_another_form(store: Counting, ptx: str) -> None:
+    """With a right checksum, as another version of nnkit might have left it."""
+    run(ptx)
+    (key,) = store.keys
+    good = store.inner.get(key)
+    assert good
+    length = int.from_bytes(good[:8], "little")
+    document, code = json.loads(good[8 : 8 + length]), good[8 + length :]
+    others: list[object] = [
+        {},
+        [],
+        None,
+        7,
+        "text",
+        [1, 2],
+        {"sites": []},
+        {**document, "sites": 3},
+        {**document, "sites": [3]},
+        {**document, "sites": [{"what": "load"}]},
+        {**document, "more": 1},
+        {name: value for name, value in document.items() if name != "width"},
+    ]
+    for other in others:
+        head = json.dumps(other).encode()
+        store.inner.put(key, len(head).to_bytes(8, "little") + head + code)
+        puts = store.puts
+        run(ptx)
+        assert store.puts == puts + 1, other
+    for data in (b"", good[:4], b"\xff" * 64, (1 << 40).to_bytes(8, "little") + good[8:]):
+        store.inner.put(key, data)
+        puts = store.puts
+        run(ptx)
+        assert store.puts == puts + 1, data[:8]
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from nnkit.device.virtual import VirtualDevice
+
+device = VirtualDevice(threads=1)
+ptx = sys.stdin.read()
+for width in (8, 16, 32):
+    device = VirtualDevice(width=width, threads=1)
+    x, y = device.upload(np.arange(64, dtype=np.float32)), device.zeros((64,), np.float32)
+    device.load_ptx(ptx)["work"].launch(1, 64, (64, x, y))
+    assert (y.host == 2 * x.host[::-1]).all()
+print("fine")
+"""
+
+
+def test_two_processes_at_once(tmp_path: Path, ptx: str) -> None:
+    environment = {**os.environ, "NNKIT_CACHE_DIR": str(tmp_path)}
+
+    def start(_: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            input=ptx,
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=60,
+        )
+        return done.stdout + done.stderr
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(start, range(3))) == ["fine\n"] * 3
+    assert len(list((tmp_path / "native").iterdir())) == 3
+
+
+def test_threads_that_compile_and_launch_at_once(store: Counting, ptx: str) -> None:
+    """One device, one kernel, many threads of the program's: each launch has memory of its own."""
+    device = VirtualDevice(threads=2)
+    kernel = device.load_ptx(ptx)["work"]
+
+    def start(seed: int) -> None:
+        for _ in range(50):
+            x = device.upload(np.random.default_rng(seed).random(64, np.float32))
+            y = device.zeros((64,), np.float32)
+            kernel.launch(20, 64, (64, x, y))
+            assert (y.host == 2 * x.host[::-1]).all()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, range(4)))
+    device.close()
+
+
+def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Counting, ptx: str) -> None:
+    run(ptx)
+    assert store.inner.folder
+    size = sum(path.stat().st_size for path in store.inner.folder.iterdir())
+    store.inner = DiskCache("native", 3 * size)
+    for width in (8, 16, 32):
+        for block in (33, 64):
+            run(ptx, block, width)
+    total = sum(path.stat().st_size for path in store.inner.folder.iterdir())
+    assert 0 < total <= 3 * size
+    store.inner = DiskCache("native", 100)
+    run(ptx, 64)
+
+
+def test_a_folder_that_cannot_be_written(store: Counting, tmp_path: Path, ptx: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store.inner.folder = tmp_path / "file" / "native"
+    run(ptx)
+    assert store.hits == 0
+
+
+def test_the_device_uses_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ptx: str) -> None:
+    monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(native, "store", native.store)
+    run(ptx)
+    assert isinstance(native.store, DiskCache)
+    assert len(list((tmp_path / "native").iterdir())) == 1
