@@ -3,7 +3,9 @@
 Text parses fast and reads well in a debugger; llvmlite's own builder took several times as long.
 """
 
+import math
 import struct
+from functools import cache
 
 from nnkit.ptx.ir import SIZES
 
@@ -142,3 +144,34 @@ class Lanes:
         """How LLVM spells the type inside an intrinsic's name."""
         short = {"float": "f32", "double": "f64"}.get(base, base)
         return f"v{self.width}{short}" if self.width else short
+
+
+@cache
+def ident(name: str) -> str:
+    """A PTX name as part of an LLVM name."""
+    return "".join(c if c.isalnum() or c in "._$" else f"-{ord(c):x}" for c in name)
+
+
+def is_literal(value: str) -> bool:
+    """Whether a value is a constant in the text."""
+    return not value.startswith("%")
+
+
+def float_literal(kind: str, value: int, bits: int) -> str:
+    """A float constant as LLVM writes it: the bits of a double, whatever the type."""
+    if bits == 0:
+        number = float(value)
+    elif bits == 32:
+        number = struct.unpack("<f", struct.pack("<I", value))[0]
+    else:
+        number = struct.unpack("<d", struct.pack("<Q", value))[0]
+    if kind == "float" and bits == 64:
+        number = struct.unpack("<f", struct.pack("<f", number))[0]
+    word = struct.unpack("<Q", struct.pack("<d", number))[0]
+    if math.isnan(number):
+        # Through Python a NaN keeps its sign and payload as a double's: widen it by hand.
+        sign, payload = (value >> 31) << 63, (value & 0x7FFFFF) << 29
+        word = value if bits == 64 else sign | 0x7FF << 52 | payload
+        if kind == "float" and bits == 64:
+            word &= ~((1 << 29) - 1)
+    return f"0x{word:016X}"

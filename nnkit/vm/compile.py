@@ -9,8 +9,9 @@ from nnkit.ptx.cfg import is_barrier
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError, Variable
 from nnkit.vm import runtime, scheduler, table, warp
-from nnkit.vm.analysis import Analysis, Launch
+from nnkit.vm.analysis import Analysis
 from nnkit.vm.emitter import Emitter, Memory, Site
+from nnkit.vm.geometry import Launch
 from nnkit.vm.region import emit_region
 
 

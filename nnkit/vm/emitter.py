@@ -6,10 +6,8 @@ slot is read and written at most once a block. Registers that outlive a barrier 
 frame.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -26,7 +24,7 @@ from nnkit.ptx.ir import (
 )
 from nnkit.vm import shapes
 from nnkit.vm.analysis import Analysis, Region
-from nnkit.vm.builder import BITS, LLVM_TYPES, Lanes, Text, register_type
+from nnkit.vm.builder import BITS, LLVM_TYPES, Lanes, Text, float_literal, ident, is_literal, register_type
 from nnkit.vm.layout import Context, Fault, Worker
 from nnkit.vm.shapes import VARYING, Shape
 
@@ -366,39 +364,6 @@ class Emitter:
             behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
             slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]
         return slots
-
-
-@cache
-def ident(name: str) -> str:
-    """A PTX name as part of an LLVM name."""
-    return "".join(c if c.isalnum() or c in "._$" else f"-{ord(c):x}" for c in name)
-
-
-def is_literal(value: str) -> bool:
-    """Whether a value is a constant in the text."""
-    return not value.startswith("%")
-
-
-def float_literal(kind: str, value: int, bits: int) -> str:
-    """A float constant as LLVM writes it: the bits of a double, whatever the type."""
-    import struct
-
-    if bits == 0:
-        number = float(value)
-    elif bits == 32:
-        number = struct.unpack("<f", struct.pack("<I", value))[0]
-    else:
-        number = struct.unpack("<d", struct.pack("<Q", value))[0]
-    if kind == "float" and bits == 64:
-        number = struct.unpack("<f", struct.pack("<f", number))[0]
-    word = struct.unpack("<Q", struct.pack("<d", number))[0]
-    if math.isnan(number):
-        # Through Python a NaN keeps its sign and payload as a double's: widen it by hand.
-        sign, payload = (value >> 31) << 63, (value & 0x7FFFFF) << 29
-        word = value if bits == 64 else sign | 0x7FF << 52 | payload
-        if kind == "float" and bits == 64:
-            word &= ~((1 << 29) - 1)
-    return f"0x{word:016X}"
 
 
 Handler = Callable[[Emitter, Instruction], None]

@@ -15,8 +15,8 @@ import numpy as np
 from nnkit.ptx.ir import Instruction, Module, PtxError
 from nnkit.ptx.parse import parse
 from nnkit.vm import calls
-from nnkit.vm.analysis import SMALL_GRID, Launch
 from nnkit.vm.compile import Native, Program, choose_width, prepare
+from nnkit.vm.geometry import SMALL_GRID, Launch
 from nnkit.vm.launch import Run
 from nnkit.vm.layout import Worker
 from nnkit.vm.memory_table import READ_ONLY, Allocation, MemoryTable

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nnkit.ptx.ir import Location
-from nnkit.vm.analysis import Launch
 from nnkit.vm.compile import Native, Program, as_document, compile_kernel, host, llvm
 from nnkit.vm.emitter import Site
+from nnkit.vm.geometry import Launch
 
 
 class Store(Protocol):

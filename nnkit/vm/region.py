@@ -5,8 +5,8 @@ from nnkit.ptx.ir import Instruction, PtxError
 from nnkit.vm import atomics, calls, carry, memory, plain, warp
 from nnkit.vm.access import plan
 from nnkit.vm.analysis import Region
-from nnkit.vm.builder import BITS
-from nnkit.vm.emitter import POISON, Emitter, ident
+from nnkit.vm.builder import BITS, ident
+from nnkit.vm.emitter import POISON, Emitter
 from nnkit.vm.flow import go_on_in, leave, mask_literal
 from nnkit.vm.frames import alive_mask, restore
 from nnkit.vm.layout import Worker

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from nnkit.ptx.ir import PtxError
 from nnkit.vm import shapes
-from nnkit.vm.analysis import special as shape_of
+from nnkit.vm.geometry import special as shape_of
 from nnkit.vm.layout import Context, Worker
 from nnkit.vm.shapes import VARYING, Shape
 
