@@ -243,12 +243,13 @@ def test_threads_that_compile_and_launch_at_once(store: Counting, ptx: str) -> N
 def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Counting, ptx: str) -> None:
     run(ptx)
     assert store.inner.folder
-    size = sum(path.stat().st_size for path in store.inner.folder.iterdir())
+    folder = store.inner.folder
+    size = sum(path.stat().st_size for path in folder.iterdir())
     store.inner = DiskCache("native", 3 * size)
     for width in (8, 16, 32):
         for block in (33, 64):
             run(ptx, block, width)
-    total = sum(path.stat().st_size for path in store.inner.folder.iterdir())
+    total = sum(path.stat().st_size for path in folder.iterdir())
     assert 0 < total <= 3 * size
     store.inner = DiskCache("native", 100)
     run(ptx, 64)

@@ -160,7 +160,7 @@ def shuffled(mode: str, lane: int, b: int, clamp: int) -> tuple[int, bool]:
     return (source if inside else lane), inside
 
 
-BLOCKS = [32, 128, 1, 17, (8, 5), (3, 7, 2), 33]
+BLOCKS: list[Any] = [32, 128, 1, 17, (8, 5), (3, 7, 2), 33]
 MASKS = [0xFFFFFFFF, 0x0000FFFF, 0xAAAAAAAA, 0x80000001, 0x00F0F00F, 1]
 
 
@@ -202,8 +202,8 @@ def bits(lanes: list[int]) -> int:
 
 def reduced(operation: str, values: list[int]) -> int:
     unsigned = [v & 0xFFFFFFFF for v in values]
-    if operation in ("add", "smin", "smax"):
-        return {"add": sum, "smin": min, "smax": max}[operation](values)  # type: ignore[operator]
+    if operation == "add":
+        return sum(values)
     made = unsigned[0]
     for value in unsigned[1:]:
         made = {
