@@ -46,6 +46,8 @@ class FakeDriver:
             self.calls.append((name, args))
             codes = self.failures.get(name)
             code = real.CUresult(codes.pop(0) if codes else 0)
+            if code and name == "cuMemAlloc":
+                return code, None
             values = getattr(type(self), f"_{name}", lambda *_: ())(self, *args)
             return (code, *values) if code == 0 else (code, *(None for _ in values))
 
