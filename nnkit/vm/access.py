@@ -80,7 +80,9 @@ def plan(e: Emitter, block: Block) -> None:
         access = access_of(item)
         if access is not None:
             version = versions.get(access.base.name, 0) if isinstance(access.base, Register) else 0
-            key = (access.space, access.base, version)
+            # A generic address is looked at alone: an offset can lead into another window.
+            alone = id(item) if access.space == "generic" else 0
+            key = (access.space, access.base, version, alone)
             group = groups.setdefault(key, Group())
             group.members.append(access)
             e.guards[id(item)] = group

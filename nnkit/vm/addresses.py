@@ -3,7 +3,7 @@
 from nnkit.vm.access import Access, Group
 from nnkit.vm.checks import in_window, space_pointer
 from nnkit.vm.emitter import Emitter, Value
-from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, Worker
+from nnkit.vm.layout import WINDOWS, Worker
 
 
 def pointer(e: Emitter, group: Group, access: Access, extra: int = 0) -> str:
@@ -43,7 +43,7 @@ def _lane_starts(e: Emitter, space: str) -> str:
 
 def _translated(e: Emitter, address: str) -> str:
     host = address
-    for window, space in ((SHARED_WINDOW, "shared"), (LOCAL_WINDOW, "local")):
+    for space, window in WINDOWS.items():
         distance = e.all.binary("sub", "i64", address, e.all.constant("i64", window))
         moved = e.all.binary("add", "i64", _lane_starts(e, space), distance)
         host = e.all.select(in_window(e, address, window), "i64", moved, host)

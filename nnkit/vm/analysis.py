@@ -244,6 +244,10 @@ class Analysis:
             shape = self._loaded(item)
         elif item.opcode in VARYING_RESULTS:
             shape = VARYING
+        elif item.opcode == "vote" and len(item.operands) > 2:
+            # Lanes that name different members get different results.
+            same = self.operand(item.operands[2], "u32").kind == "uniform"
+            shape = UNIFORM if same else VARYING
         elif item.opcode in UNIFORM_RESULTS:
             shape = UNIFORM
         elif item.writes_carry or item.reads_carry or any(isinstance(o, Vector) for o in item.operands):

@@ -7,13 +7,14 @@ reports an error. What is provable when the kernel is compiled is not checked at
 """
 
 import math
+from dataclasses import replace
 
 from nnkit.ptx.ir import Register, Symbol
 from nnkit.vm.access import Access, Group
 from nnkit.vm.builder import BITS
 from nnkit.vm.emitter import Emitter, Value
-from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, Context, Worker
-from nnkit.vm.shapes import Shape
+from nnkit.vm.layout import WINDOW_SIZE, WINDOWS, Context, Worker
+from nnkit.vm.shapes import VARYING, Shape
 
 
 def check(e: Emitter, access: Access) -> tuple[Group, Value]:
@@ -218,21 +219,26 @@ def _window_test(e: Emitter, group: Group, space: str, base: Value) -> list[str]
 
 
 def _check_generic(e: Emitter, group: Group, base: Value) -> None:
-    """Generic addresses go by their windows; they are rare, so the slow check does it all."""
-    vector = e.vector(base)
+    """Generic addresses go by their windows; they are rare, so the slow check does it all.
+
+    The address itself decides, not its base, which may lie outside of the window that the offset leads into.
+    """
+    access = group.members[0]
+    vector = e.all.binary("add", "i64", e.vector(base), e.all.constant("i64", access.offset))
     active = e.lanes()
-    members = _members(e, group)
-    addresses = _store_addresses(e, base)
+    members = _members(e, Group([replace(access, offset=0)]))
+    addresses = _store_addresses(e, Value(VARYING, "i64", vector=vector))
     cache, e.caches = e.caches, e.caches + 1
-    in_shared, in_local = in_window(e, vector, SHARED_WINDOW), in_window(e, vector, LOCAL_WINDOW)
-    elsewhere = e.all.binary(
-        "xor", "i1", e.all.binary("or", "i1", in_shared, in_local), e.all.constant("i1", 1)
-    )
-    for which, name, last in (
-        (in_shared, "check_window", _limit(e, "shared")),
-        (in_local, "check_window", _limit(e, "local")),
-        (elsewhere, "check_global", str(cache)),
-    ):
+    elsewhere = e.all.constant("i1", 1)
+    places = []
+    for space, window in WINDOWS.items():
+        inside = in_window(e, vector, window)
+        outside = e.all.binary("xor", "i1", inside, e.all.constant("i1", 1))
+        elsewhere = e.all.binary("and", "i1", elsewhere, outside)
+        places.append(
+            (inside, "check_window", "0" if space == "param" and access.writes else _limit(e, space))
+        )
+    for which, name, last in (*places, (elsewhere, "check_global", str(cache))):
         mask = e.one.resize(f"i{e.width}", e.as_mask(e.all.binary("and", "i1", which, active)), "i64")
         some = e.one.compare("ne", "i64", mask, "0")
         ask, fine = e.text.label("ask"), e.text.label("fine")

@@ -94,7 +94,7 @@ def _narrowed(x: Lanes, item: Instruction, a: str) -> str:
     return _rounded_cast(x, "fptrunc", "double", a, "float", how)
 
 
-@pure(r"cvta(\.to)?\.(global|const|shared|local)\.u64", "t")
+@pure(r"cvta(\.to)?\.(global|const|shared|local|param)\.u64", "t")
 def _address(x: Lanes, item: Instruction, a: str) -> str:
     """Global memory is the host's, so generic addresses are the same; shared and local have their windows."""
     window = next((WINDOWS[m] for m in item.modifiers if m in WINDOWS), 0)
@@ -103,7 +103,7 @@ def _address(x: Lanes, item: Instruction, a: str) -> str:
     return x.binary("sub" if "to" in item.modifiers else "add", "i64", a, x.constant("i64", window))
 
 
-@pure(r"isspacep\.(global|const|shared|local)", "u64", "pred")
+@pure(r"isspacep\.(global|const|shared|local|param)", "u64", "pred")
 def _is_space(x: Lanes, item: Instruction, a: str) -> str:
     """By the window that the address lies in; global and const memory are one space here."""
     space = item.modifiers[0]

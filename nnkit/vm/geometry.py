@@ -47,6 +47,8 @@ def special(name: str, launch: Launch) -> Shape:
         return shapes.made(32, 0, 32 - min(width, 32), min(width, 32), lanes)
     if name.startswith("%lanemask"):
         return VARYING
+    if name == "%warpid" and width > 32:
+        return shapes.made(32, 0, 31, 1, tuple(lane // 32 for lane in range(width)))
     if name == "%warpid":
         return Shape("uniform", (), 0, 31, 1)
     return UNIFORM

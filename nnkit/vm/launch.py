@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nnkit.ptx import cfg
 from nnkit.vm.emitter import Site
 from nnkit.vm.faults import KernelFault, Place, describe, threads_in_words
-from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, Context, Fault, Worker
+from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, WINDOWS, Context, Fault, Worker
 from nnkit.vm.printf import render
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class Run:
             # The slow check cuts a window's addresses down to offsets; the lane's address tells which window.
             whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
             space = "global"
-            for name, window in (("shared", SHARED_WINDOW), ("local", LOCAL_WINDOW)):
+            for name, window in WINDOWS.items():
                 # A little before a window an access was meant for it too.
                 if window - WINDOW_SIZE // 2 <= whole < window + WINDOW_SIZE:
                     space, address = name, address % WINDOW_SIZE

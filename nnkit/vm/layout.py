@@ -73,9 +73,10 @@ class Fault(IntEnum):
 ENDED = -1
 """In RESUME: every lane of the vector has left the kernel."""
 
+PARAM_WINDOW = 1 << 59
 SHARED_WINDOW = 1 << 60
 LOCAL_WINDOW = 1 << 61
-"""Where shared and local memory begin in the generic address space: above everything the host can address."""
+"""Where parameters, shared and local memory begin in the generic address space: above all host addresses."""
 
-WINDOWS = {"shared": SHARED_WINDOW, "local": LOCAL_WINDOW}
+WINDOWS = {"param": PARAM_WINDOW, "shared": SHARED_WINDOW, "local": LOCAL_WINDOW}
 WINDOW_SIZE = 1 << 32

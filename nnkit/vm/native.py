@@ -81,7 +81,7 @@ def _unpack(data: bytes) -> Native | None:
             Site(**(site | {"location": Location(**site["location"])})) for site in document.pop("sites")
         ]
         return Native(code=data[8 + length :], sites=sites, **document)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
