@@ -225,33 +225,18 @@ def _check_generic(e: Emitter, group: Group, base: Value) -> None:
     """
     access = group.members[0]
     vector = e.all.binary("add", "i64", e.vector(base), e.all.constant("i64", access.offset))
-    active = e.lanes()
     members = _members(e, Group([replace(access, offset=0)]))
     addresses = _store_addresses(e, Value(VARYING, "i64", vector=vector))
     cache, e.caches = e.caches, e.caches + 1
-    elsewhere = e.all.constant("i1", 1)
-    places = []
-    for space, window in WINDOWS.items():
-        inside = in_window(e, vector, window)
-        outside = e.all.binary("xor", "i1", inside, e.all.constant("i1", 1))
-        elsewhere = e.all.binary("and", "i1", elsewhere, outside)
-        places.append(
-            (inside, "check_window", "0" if space == "param" and access.writes else _limit(e, space))
-        )
-    for which, name, last in (*places, (elsewhere, "check_global", str(cache))):
-        mask = e.one.resize(f"i{e.width}", e.as_mask(e.all.binary("and", "i1", which, active)), "i64")
-        some = e.one.compare("ne", "i64", mask, "0")
-        ask, fine = e.text.label("ask"), e.text.label("fine")
-        e.text.branch(some, ask, fine)
-        e.text.place(ask)
-        count = len(group.members)
-        arguments = (
-            f"ptr %ctx, ptr %wk, ptr {addresses}, i64 {mask}, ptr {members}, i64 {count}, i64 {last}, "
-        )
-        arguments += f"i64 {group.writes}"
-        good = e.text.op(f"call i1 @{name}({arguments})")
-        e.text.branch(good, fine, "fault")
-        e.text.place(fine)
+    # Nothing in the parameters may be written.
+    limits = ["0" if space == "param" and access.writes else _limit(e, space) for space in WINDOWS]
+    good = e.text.op(
+        f"call i1 @check_generic(ptr %ctx, ptr %wk, ptr {addresses}, i64 {e.mask64()}, ptr {members}, i64 1, "
+        f"i64 {cache}, i64 {group.writes}, {', '.join(f'i64 {limit}' for limit in limits)})"
+    )
+    fine = e.text.label("fine")
+    e.text.branch(good, fine, "fault")
+    e.text.place(fine)
 
 
 def in_window(e: Emitter, vector: str, window: int) -> str:

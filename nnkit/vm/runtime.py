@@ -5,7 +5,7 @@ An access ends up here when the allocation that its place remembers does not hol
 nowhere is reported.
 """
 
-from nnkit.vm.layout import Context, Fault, Worker
+from nnkit.vm.layout import WINDOW_SIZE, WINDOWS, Context, Fault, Worker
 
 PROBABLE = '!0 = !{!"branch_weights", i32 2000, i32 1}'
 
@@ -16,7 +16,7 @@ def field(pointer: str, index: int, name: str) -> str:
 
 
 def checks(width: int) -> str:
-    """`@find`, and `@check_global` and `@check_window` for vectors of that width.
+    """`@find`, and `@check_global`, `@check_window` and `@check_generic` for vectors of that width.
 
     `members` points to records of 4 words (offset, bytes, site, writes); every active lane of every member
     must be inside one allocation, aligned, and writable where it writes. They return whether all is well; if
@@ -127,6 +127,34 @@ present:
         f"[ {int(f.MEMORY)}, %active ], [ {int(f.MISALIGNED)}, %present ], [ {int(f.READ_ONLY)}, %straight ]"
     )
     kinds_window = f"[ {int(f.MEMORY)}, %active ], [ {int(f.MISALIGNED)}, %present ]"
+    split = "".join(
+        f"""
+  %{name}.distance = sub i64 %address.full, {window}
+  %{name}.here = icmp ult i64 %{name}.distance, {WINDOW_SIZE}"""
+        for name, window in WINDOWS.items()
+    )
+    split += """
+  %some.1 = or i1 %param.here, %shared.here
+  %windowed = or i1 %some.1, %local.here
+  %limit.1 = select i1 %shared.here, i64 %limit.shared, i64 %limit.local
+  %limit = select i1 %param.here, i64 %limit.param, i64 %limit.1
+  %cut = and i64 %address.full, 4294967295
+  %address = select i1 %windowed, i64 %cut, i64 %address.full"""
+    in_either = f"""
+  br i1 %windowed, label %window, label %global
+window:
+  %end = add i64 %cut, %bytes
+  %inside = icmp ule i64 %end, %limit
+  br i1 %inside, label %placed, label %bad
+placed:
+  br i1 %aligned, label %lane.done, label %bad
+global:{in_table}"""
+    kinds_either = (
+        f"[ {int(f.MEMORY)}, %window ], [ {int(f.MISALIGNED)}, %placed ], "
+        f"[ {int(f.MEMORY)}, %global ], [ {int(f.MISALIGNED)}, %present ], [ {int(f.READ_ONLY)}, %straight ]"
+    )
+    generic = loop.replace("  %address = and i64 %address.full, ADDRESSMASK", split.lstrip("\n"))
+    generic = generic.replace("BODY", in_either).replace("KINDS", kinds_either)
     table = loop.replace("BODY", in_table).replace("KINDS", kinds_table).replace("ADDRESSMASK", "-1")
     window = (
         loop.replace("BODY", in_window).replace("KINDS", kinds_window).replace("ADDRESSMASK", "4294967295")
@@ -182,6 +210,11 @@ define internal i1 @check_global(
 define internal i1 @check_window(
     ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %any.writes
 ) noinline cold {{{window}}}
+
+define internal i1 @check_generic(
+    ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %cache, i64 %any.writes,
+    i64 %limit.param, i64 %limit.shared, i64 %limit.local
+) noinline cold {{{generic}}}
 
 ; The addresses of lanes that form a pattern, written where the checks read them.
 define internal ptr @spread(ptr %wk, i64 %base, ptr %pattern) noinline cold {{
