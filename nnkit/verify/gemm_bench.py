@@ -22,8 +22,9 @@ from nnkit.verify.roofline import peak_gflops
 SETS = 3
 """Different operands that the repeats go through."""
 
-REST = 0.05
-"""Seconds before each repeat: the threads of a BLAS go on spinning for about 20 ms, on everybody's cores."""
+RUN_UP = 0.15
+"""Seconds that a competitor multiplies other operands before each repeat: until the threads of the one before
+have left the cores, which OpenBLAS lets spin for some 60 ms, and its own are awake."""
 
 ROWS = 16
 """Rows of a product that are compared component by component, others in every repeat."""
@@ -98,7 +99,8 @@ def bench_gemm(
         rows = generator.choice(m, min(m, ROWS), replace=False)
         for turn in range(len(competitors)):
             index = (turn + repeat) % len(competitors)
-            took, product = _once(competitors[index], places[index][which], poison)
+            place = places[index]
+            took, product = _once(competitors[index], place[which], place[(which + 1) % SETS], poison)
             _judge(competitors[index], operands[which], product, rows)
             if repeat >= 0:
                 seconds[index].append(took)
@@ -115,12 +117,14 @@ def _place(competitor: Competitor, operands: _Operands, dtype: npt.DTypeLike) ->
 
 
 def _once(
-    competitor: Competitor, placed: _Placed, poison: npt.NDArray[Any]
+    competitor: Competitor, placed: _Placed, others: _Placed, poison: npt.NDArray[Any]
 ) -> tuple[float, npt.NDArray[Any]]:
-    """Seconds of one product, and the product."""
+    """Seconds of one product, and the product; `others` are the operands of the run-up."""
     placed.c.write(poison)
-    competitor.device.synchronize()
-    time.sleep(REST)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < RUN_UP:
+        competitor.backend.gemm(others.a, others.b, others.c)
+        competitor.device.synchronize()
     begun = time.perf_counter()
     competitor.backend.gemm(placed.a, placed.b, placed.c)
     competitor.device.synchronize()
