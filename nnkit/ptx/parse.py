@@ -64,6 +64,8 @@ class _Parser(Cursor):
         self.files = files
         self.out = Module()
         self.scopes: list[_Scope] = []
+        self.found: dict[str, tuple[Register, str] | None] = {}
+        """What a register's name means here, as long as no scope opens or closes and nothing is declared."""
         self.scope_count = 0
         self.location = Location()
 
@@ -172,10 +174,12 @@ class _Parser(Cursor):
                 self.open_scope()
             elif self.take("}"):
                 self.scopes.pop()
+                self.found.clear()
             else:
                 self.statement(function)
 
     def open_scope(self) -> None:
+        self.found.clear()
         self.scopes.append(_Scope(self.scope_count))
         self.scope_count += 1
 
@@ -229,6 +233,7 @@ class _Parser(Cursor):
         if kind not in SIZES:
             raise PtxError(f"unknown register type .{kind}", self.now.line)
         scope = self.scopes[-1]
+        self.found.clear()
         while True:
             name = self.word()
             if self.take("<"):
@@ -363,11 +368,18 @@ class _Parser(Cursor):
         found = self.lookup(name)
         if found is None:
             raise PtxError(f"register {name} is not declared", self.now.line)
-        unique, kind = found
-        function.registers[unique] = kind
-        return Register(unique)
+        register, kind = found
+        function.registers[register.name] = kind
+        return register
 
-    def lookup(self, name: str) -> tuple[str, str] | None:
+    def lookup(self, name: str) -> tuple[Register, str] | None:
+        """The register of that name in the innermost scope that declares it, and its type."""
+        if name not in self.found:
+            declared = self.declared(name)
+            self.found[name] = declared and (Register(declared[0]), declared[1])
+        return self.found[name]
+
+    def declared(self, name: str) -> tuple[str, str] | None:
         """The unique name and the type of a register in the innermost scope that declares it."""
         numbered = _NUMBERED.match(name)
         for scope in reversed(self.scopes):

@@ -189,7 +189,7 @@ def _to_object(text: str, machine: Any) -> bytes:
     # Enough to turn stack slots into values and to simplify masks; more passes cost time, not speed. NewGVN,
     # the only value numbering that llvmlite offers by itself, stops the process on some valid kernels.
     passes.add_sroa_pass()
-    passes.add_instruction_combine_pass()
+    passes.add_sccp_pass()
     passes.add_simplify_cfg_pass()
     passes.add_sinking_pass()
     for function in module.functions:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import os
 import queue
 import struct
@@ -48,7 +49,14 @@ class Machine:
 
     def load(self, ptx: str) -> "LoadedModule":
         """Parse PTX, give its variables memory, refuse what the machine does not know. Raises PtxError."""
-        return LoadedModule(self, parse(ptx), ptx)
+        # Tens of thousands of small records and no garbage: the collector would look at them in vain.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return LoadedModule(self, parse(ptx), ptx)
+        finally:
+            if collects:
+                gc.enable()
 
     def helpers(self, wanted: int) -> "list[queue.SimpleQueue[Callable[[], object] | None]]":
         """Queues of threads that wait for work, besides the calling one; fewer if the system has no more."""
