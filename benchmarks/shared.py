@@ -23,11 +23,15 @@ def drop_pin(keep: bool) -> None:
 
 
 def in_turns(
-    competitors: Mapping[str, Call], repeats: int, before: Mapping[str, Call] | None = None
+    competitors: Mapping[str, Call],
+    repeats: int,
+    before: Mapping[str, Call] | None = None,
+    rest: float = 0.0,
 ) -> dict[str, list[float]]:
     """Seconds of every call, after one each to warm up; each competitor goes first equally often.
 
-    `before` holds what prepares a competitor's call; it is not timed.
+    `before` holds what prepares a competitor's call; it is not timed. `rest` are seconds between calls: where
+    a BLAS is among the competitors its threads spin on for some 60 ms, on the next one's cores.
     """
     names = list(competitors)
     before = before or {}
@@ -36,6 +40,7 @@ def in_turns(
         turn = repeat % len(names)
         for name in names[turn:] + names[:turn]:
             before.get(name, nothing)()
+            time.sleep(rest)
             begun = time.perf_counter()
             competitors[name]()
             took = time.perf_counter() - begun

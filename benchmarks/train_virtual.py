@@ -69,7 +69,9 @@ def epochs(repeats: int) -> dict[str, Any]:
         "tiled on virtual": trainer(dataset, virtual, "tiled"),
         "numpy on cpu": trainer(dataset, open_device("cpu"), "numpy"),
     }
-    seconds = shared.medians(shared.in_turns({name: run.epoch for name, run in runs.items()}, repeats))
+    seconds = shared.medians(
+        shared.in_turns({name: run.epoch for name, run in runs.items()}, repeats, rest=0.15)
+    )
     for _ in range(repeats + 1):
         exact.epoch()
     tiled, numpy = runs.values()

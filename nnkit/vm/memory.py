@@ -78,11 +78,36 @@ def _vectors(kind: str, names: list[str]) -> list[Value]:
 
 
 def _contiguous(e: Emitter, access: Access, group: Group, kind: str, volatile: str) -> str:
-    """Lane after lane: one vector. Inactive lanes may lie outside: masked, unless all are inside."""
-    full = e.all.type(kind)
+    """Lane after lane: one vector. Inactive lanes may lie outside: masked, unless all are inside.
+
+    Masked loads and stores take two to three times as long where memory is not in the cache.
+    """
+    full, text = e.all.type(kind), e.text
     place = pointer(e, group, access)
+    plain = f"load {volatile}{full}, ptr {place}, align {access.size}"
     if not e.mask or not group.fast:
-        return e.text.op(f"load {volatile}{full}, ptr {place}, align {access.size}")
+        return text.op(plain)
+    if not _streams(e):
+        return _masked_load(e, access, place, kind)
+    quick, slow, join = text.label("quick"), text.label("masked"), text.label("loaded")
+    text.likely(group.fast, quick, slow)
+    text.place(quick)
+    whole = text.op(plain)
+    text.jump(join)
+    text.place(slow)
+    some = _masked_load(e, access, place, kind)
+    text.jump(join)
+    text.place(join)
+    return text.op(f"phi {full} [ {whole}, %{quick} ], [ {some}, %{slow} ]")
+
+
+def _streams(e: Emitter) -> bool:
+    """Whether a kernel is likely to pass over much memory once: then a second form of its accesses pays."""
+    return len(e.analysis.regions) == 1
+
+
+def _masked_load(e: Emitter, access: Access, place: str, kind: str) -> str:
+    full = e.all.type(kind)
     suffix = f"{e.all.mangled(kind)}.p0"
     e.text.declarations.add(
         f"declare {full} @llvm.masked.load.{suffix}(ptr, i32, {e.all.type('i1')}, {full})"
@@ -195,31 +220,34 @@ def last_lane(e: Emitter) -> str:
 def _store_contiguous(
     e: Emitter, access: Access, group: Group, base: Value, kind: str, values: list[str]
 ) -> None:
+    """Plain where every lane is active and inside, else masked, or scattered where that cannot be."""
     text = e.text
-    needs_branch = base.shape.kind == "likely" or access.count > 1
-    conditions = []
-    if base.shape.kind == "likely" and group.fast:
-        conditions.append(group.fast)
-    if access.count > 1 and e.mask:
-        full = "true" if e.width == 1 else "-1"
-        conditions.append(e.one.compare("eq", f"i{e.width}", e.mask, full))
-    if not needs_branch or not conditions:
+    conditions = [group.fast] if base.shape.kind == "likely" and group.fast else []
+    if e.mask and access.count == 1 and not conditions and not _streams(e):
+        _masked_store(e, access, group, kind, values[0])
+        return
+    if e.mask:
+        conditions.append(e.one.compare("eq", f"i{e.width}", e.mask, "true" if e.width == 1 else "-1"))
+    if not conditions:
         _store_line(e, access, group, kind, values)
         return
     ok = conditions[0] if len(conditions) == 1 else e.one.binary("and", "i1", *conditions)
-    quick, slow, join = text.label("quick"), text.label("scatter"), text.label("stored")
+    quick, slow, join = text.label("quick"), text.label("masked"), text.label("stored")
     text.likely(ok, quick, slow)
     text.place(quick)
     _store_line(e, access, group, kind, values)
     text.jump(join)
     text.place(slow)
-    _scatter(e, access, base, kind, values)
+    if base.shape.kind == "likely" or access.count > 1:
+        _scatter(e, access, base, kind, values)
+    else:
+        _masked_store(e, access, group, kind, values[0])
     text.jump(join)
     text.place(join)
 
 
 def _store_line(e: Emitter, access: Access, group: Group, kind: str, values: list[str]) -> None:
-    """One vector store; the elements of a vector access are interleaved first."""
+    """One vector store of every lane; the elements of a vector access are interleaved first."""
     place = pointer(e, group, access)
     full = e.all.type(kind)
     if access.count > 1:
@@ -237,17 +265,18 @@ def _store_line(e: Emitter, access: Access, group: Group, kind: str, values: lis
         long = f"<{length} x {kind}>"
         mixed = e.text.op(f"shufflevector {long} {values[0]}, {long} poison, <{length} x i32> <{picks}>")
         e.text.line(f"store {long} {mixed}, ptr {place}, align {access.size}")
-    elif not e.mask:
-        e.text.line(f"store {full} {values[0]}, ptr {place}, align {access.size}")
     else:
-        suffix = f"{e.all.mangled(kind)}.p0"
-        e.text.declarations.add(
-            f"declare void @llvm.masked.store.{suffix}({full}, ptr, i32, {e.all.type('i1')})"
-        )
-        e.text.line(
-            f"call void @llvm.masked.store.{suffix}({full} {values[0]}, ptr {place}, i32 {access.size}, "
-            f"{e.all.type('i1')} {e.lanes()})"
-        )
+        e.text.line(f"store {full} {values[0]}, ptr {place}, align {access.size}")
+
+
+def _masked_store(e: Emitter, access: Access, group: Group, kind: str, value: str) -> None:
+    full, place = e.all.type(kind), pointer(e, group, access)
+    suffix = f"{e.all.mangled(kind)}.p0"
+    e.text.declarations.add(f"declare void @llvm.masked.store.{suffix}({full}, ptr, i32, {e.all.type('i1')})")
+    e.text.line(
+        f"call void @llvm.masked.store.{suffix}({full} {value}, ptr {place}, i32 {access.size}, "
+        f"{e.all.type('i1')} {e.lanes()})"
+    )
 
 
 def _scatter(e: Emitter, access: Access, base: Value, kind: str, values: list[str]) -> None:
