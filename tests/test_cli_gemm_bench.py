@@ -19,6 +19,12 @@ SMALL = ("--m", 40, "--n", 30, "--k", 20, "--repeat", 4)
 NUMPY = Registry.discover().gemm("numpy")
 
 
+@pytest.fixture(autouse=True)
+def _no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here is not the speed."""
+    monkeypatch.setattr(gemm_bench, "RUN_UP", 0.0)
+
+
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm_bench.time, "perf_counter", lambda: 1.0)
 
