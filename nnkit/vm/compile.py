@@ -23,7 +23,6 @@ class Program:
     memory: Memory
     warp_level: bool
     has_barrier: bool
-    shared: tuple[Variable, ...] = ()
 
 
 def choose_width(program: Program, block: tuple[int, int, int]) -> int:

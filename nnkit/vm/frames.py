@@ -1,5 +1,7 @@
 """A vector's frame: what outlives a barrier while other vectors of the block run."""
 
+from collections.abc import Iterator
+
 from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS
 from nnkit.vm.emitter import Emitter
@@ -13,31 +15,27 @@ def _frame_place(e: Emitter, vector: str, offset: int) -> str:
     return e.text.op(f"getelementptr i8, ptr {frames}, i64 {at}")
 
 
+def _places(e: Emitter, name: str, vector: str) -> Iterator[tuple[str, str, str]]:
+    """(slot, type, place in the frame) of everything saved for a register; the place with its alignment."""
+    for slot, kind, offset in e.frame_slots(name):
+        whole = kind[0] == "<" and e.width * BITS[e.kind(name)] >= 512
+        align = ", align 64" if offset % 64 == 0 and whole else ""
+        yield slot, kind, f"{_frame_place(e, vector, offset)}{align}"
+
+
 def restore(e: Emitter, name: str, vector: str) -> None:
     """Fetch a register from the vector's frame."""
-    for slot, kind, offset in e.frame_slots(name):
-        place = _frame_place(e, vector, offset)
-        align = (
-            ", align 64"
-            if offset % 64 == 0 and kind[0] == "<" and e.width * BITS[e.kind(name)] >= 512
-            else ""
-        )
-        value = e.text.op(f"load {kind}, ptr {place}{align}")
+    for slot, kind, place in _places(e, name, vector):
+        value = e.text.op(f"load {kind}, ptr {place}")
         e.text.line(f"store {kind} {value}, ptr {slot}")
 
 
 def _save(e: Emitter, names: set[str]) -> None:
     vector = e.text.op("load i64, ptr %vector")
     for name in sorted(names & e.frame_offsets.keys()):
-        for slot, kind, offset in e.frame_slots(name):
+        for slot, kind, place in _places(e, name, vector):
             value = e.text.op(f"load {kind}, ptr {slot}")
-            place = _frame_place(e, vector, offset)
-            align = (
-                ", align 64"
-                if offset % 64 == 0 and kind[0] == "<" and e.width * BITS[e.kind(name)] >= 512
-                else ""
-            )
-            e.text.line(f"store {kind} {value}, ptr {place}{align}")
+            e.text.line(f"store {kind} {value}, ptr {place}")
 
 
 def suspend(e: Emitter, region: Region, entry: int) -> str:
