@@ -35,7 +35,7 @@ ROUNDING = 4.0
 STAGES = (
     ("NVRTC or its cache", "nnkit.device.compile", "compile_cuda"),
     ("parsing and checking the PTX", "nnkit.ptx.parse", "parse"),
-    ("parsing and checking the PTX", "nnkit.vm.compile", "prepare"),
+    ("parsing and checking the PTX", "nnkit.vm.program", "prepare"),
     ("LLVM or its cache", "nnkit.vm.native", "native_code"),
     ("linking", "nnkit.vm.native", "load_native"),
 )

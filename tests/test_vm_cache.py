@@ -14,8 +14,9 @@ import pytest
 from nnkit.device.cache import DiskCache
 from nnkit.device.compile import compile_cuda
 from nnkit.device.virtual import CACHE_BYTES, VirtualDevice
-from nnkit.errors import DeviceMemoryError
+from nnkit.errors import CompileError, DeviceMemoryError
 from nnkit.vm import native
+from nnkit.vm import store as kept
 
 SOURCE = """
 extern "C" __global__ void work(int n, const float* x, float* y) {
@@ -29,22 +30,25 @@ extern "C" __global__ void work(int n, const float* x, float* y) {
 
 
 class Counting:
-    """A cache that counts what comes and goes."""
+    """A cache that counts what comes and goes of one kind."""
 
-    def __init__(self, inner: DiskCache):
+    def __init__(self, inner: DiskCache, kind: str = "native"):
         self.inner = inner
+        self.kind = kind
         self.hits = self.misses = self.puts = 0
         self.keys: list[str] = []
 
     def get(self, key: str) -> bytes | None:
         found = self.inner.get(key)
-        self.hits += found is not None
-        self.misses += found is None
+        if key.startswith(self.kind):
+            self.hits += found is not None
+            self.misses += found is None
         return found
 
     def put(self, key: str, data: bytes) -> None:
-        self.puts += 1
-        self.keys.append(key)
+        if key.startswith(self.kind):
+            self.puts += 1
+            self.keys.append(key)
         self.inner.put(key, data)
 
 
@@ -54,7 +58,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
     made = Counting(DiskCache("native", CACHE_BYTES))
     monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
-    monkeypatch.setattr(native, "store", made)
+    monkeypatch.setattr(kept, "store", made)
     return made
 
 
@@ -85,6 +89,53 @@ def test_a_second_process_or_device_compiles_nothing(store: Counting, ptx: str) 
     assert (store.hits, store.misses, store.puts) == (2, 1, 1)
 
 
+def test_a_second_process_parses_nothing(store: Counting, ptx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(ptx)
+    monkeypatch.setattr("nnkit.vm.source.parse", lambda _: pytest.fail("parsed again"))
+    run(ptx)
+    with pytest.raises(pytest.fail.Exception, match="parsed again"):
+        run(ptx, width=8)
+
+
+def test_variables_from_the_cache(store: Counting) -> None:
+    """Values, constants, and addresses of each other, from an outline that another device has left."""
+    source = """
+    __device__ int table[3] = {3, 5, 7};
+    __constant__ float factor = 0.5f;
+    __device__ int *second = table + 1;
+    __device__ double zero;
+    #pragma pack(1)
+    struct Odd { char c; int *p; short s; };
+    __device__ Odd odd[2] = {{1, table + 1, 2}, {3, table, 4}};
+    extern "C" __global__ void read(double *out)
+    {
+        out[0] = *second + factor * table[2] + zero + 10 * *odd[0].p + 100 * *odd[1].p + odd[1].s;
+        table[2] = 1;
+        odd[1].s = 4;
+    }
+    """
+    text = compile_cuda(source, "variables.cu").ptx
+    store.kind = "outline"
+    for number in range(3):
+        device = VirtualDevice(threads=1)
+        out = device.zeros((1,), np.float64)
+        kernel = device.load_ptx(text)["read"]
+        for expected in (362.5, 359.5):
+            kernel.launch(1, 1, (out,))
+            assert out.host[0] == expected
+        assert store.hits == number
+
+
+def test_a_refusal_is_not_kept(store: Counting, ptx: str) -> None:
+    bad = ptx.replace("mul.f32", "mul.f16").replace("add.f32", "add.f16").replace("add.rn.f32", "add.f16")
+    assert bad != ptx
+    store.kind = "outline"
+    for _ in range(2):
+        with pytest.raises(CompileError, match=r"kernel work, PTX line \d+ .*cached.cu:7.*f16"):
+            VirtualDevice(threads=1).load_ptx(bad)
+    assert store.puts == 0
+
+
 def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(ptx)
     for width in (8, 32):
@@ -102,6 +153,7 @@ def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.Monke
 def damages(entry: bytes) -> Iterator[bytes]:
     """Every kind of damage to a file."""
     head = 32 + 8
+    code = entry.find(b"\x7fELF")
     yield b""
     yield entry[:10]
     yield entry[:head]
@@ -118,7 +170,7 @@ def damages(entry: bytes) -> Iterator[bytes]:
         35,
         head,
         head + 30,
-        entry.index(b"\x7fELF"),
+        code if code >= 0 else head,
         len(entry) * 2 // 3,
         len(entry) - 1,
     ):
@@ -129,7 +181,9 @@ def damages(entry: bytes) -> Iterator[bytes]:
     yield entry[:head] + entry[head:][::-1]
 
 
-def test_a_damaged_entry_is_compiled_anew(store: Counting, ptx: str) -> None:
+@pytest.mark.parametrize("kind", ["native", "outline"])
+def test_a_damaged_entry_is_made_anew(store: Counting, ptx: str, kind: str) -> None:
+    store.kind = kind
     run(ptx)
     (key,) = store.keys
     assert store.inner.folder
@@ -141,7 +195,7 @@ def test_a_damaged_entry_is_compiled_anew(store: Counting, ptx: str) -> None:
         assert store.misses == store.puts == number + 2
         assert path.read_bytes() == entry
     # Another entry under this name.
-    run(ptx, width=8)
+    run(ptx + "\n// other text\n")
     path.write_bytes((store.inner.folder / store.keys[-1]).read_bytes())
     puts = store.puts
     run(ptx)
@@ -187,6 +241,29 @@ def test_an_entry_of_another_form(store: Counting, ptx: str) -> None:
         assert store.puts == puts + 1, data[:8]
 
 
+def test_an_outline_of_another_form(store: Counting, ptx: str) -> None:
+    store.kind = "outline"
+    run(ptx)
+    (key,) = store.keys
+    good = store.inner.get(key)
+    assert good
+    document = json.loads(good)
+    others: list[object] = [
+        *({}, [], None, 7, "text"),
+        {**document, "kernels": {"work": {}}},
+        {**document, "kernels": {"work": 3}},
+        {**document, "kernels": ["work"]},
+        {**document, "variables": [{}]},
+        {**document, "variables": [3]},
+        {name: value for name, value in document.items() if name != "functions"},
+    ]
+    for data in (b"", b"\xff", good[:-1], *(json.dumps(other).encode() for other in others)):
+        store.inner.put(key, data)
+        puts = store.puts
+        run(ptx)
+        assert store.puts == puts + 1, data[:80]
+
+
 SCRIPT = """
 import sys
 import numpy as np
@@ -220,7 +297,7 @@ def test_two_processes_at_once(tmp_path: Path, ptx: str) -> None:
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(start, range(3))) == ["fine\n"] * 3
-    assert len(list((tmp_path / "native").iterdir())) == 3
+    assert len(list((tmp_path / "native").glob("native-*"))) == 3
 
 
 def test_threads_that_compile_and_launch_at_once(store: Counting, ptx: str) -> None:
@@ -264,7 +341,7 @@ def test_a_folder_that_cannot_be_written(store: Counting, tmp_path: Path, ptx: s
 
 def test_the_device_uses_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ptx: str) -> None:
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(native, "store", native.store)
+    monkeypatch.setattr(kept, "store", kept.store)
     run(ptx)
-    assert isinstance(native.store, DiskCache)
-    assert len(list((tmp_path / "native").iterdir())) == 1
+    assert isinstance(kept.store, DiskCache)
+    assert sorted(path.name[:7] for path in (tmp_path / "native").iterdir()) == ["native-", "outline"]

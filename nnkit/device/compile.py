@@ -232,7 +232,8 @@ def _first_error(compiled: Compiled, name: str) -> str:
         return f"{error[1]}:{error[2]}: error: {error[3]}{hint}{others}"
     if error := _PTXAS_ERROR.search(compiled.log):
         return f"{_place_in_ptx(compiled.ptx, int(error[1] or 0), name)}: ptxas error: {error[2]}"
-    return f"{name}: error: {(compiled.log.splitlines() or ['the compiler does not say why'])[0]}"
+    first = (compiled.log.splitlines() or ["the compiler does not say why"])[0]
+    return f"{name}: error: {first.removeprefix('error: ')}"
 
 
 def _place_in_ptx(ptx: str, number: int, name: str) -> str:

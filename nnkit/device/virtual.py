@@ -30,7 +30,7 @@ from nnkit.errors import (
     unknown_name,
 )
 from nnkit.ptx.ir import PtxError
-from nnkit.vm import native
+from nnkit.vm import store
 from nnkit.vm.faults import KernelFault
 from nnkit.vm.layout import Fault
 from nnkit.vm.machine import LoadedKernel, LoadedModule, Machine
@@ -136,7 +136,7 @@ class VirtualKernel:
         self._packer = packer
         # Its buffer is one for all launches, and several threads may launch.
         self._packing = threading.Lock()
-        self._limits = Limits(threads=threads, shared_bytes=SHARED_BYTES - kernel.static_shared)
+        self._limits = Limits(threads=threads, shared_bytes=SHARED_BYTES - kernel.traits.static_shared)
 
     def launch(
         self,
@@ -163,12 +163,13 @@ class VirtualModule:
     """`nnkit.contracts.Module` on the PTX machine."""
 
     def __init__(self, device: "VirtualDevice", loaded: LoadedModule):
-        limits = thread_limits(loaded.ptx)
+        ptx = loaded.source.ptx
+        limits = thread_limits(ptx)
         self._kernels = {
             name: VirtualKernel(
                 device, loaded.kernels[name], Packer(name, declared), limits.get(name, Limits().threads)
             )
-            for name, declared in parameters(loaded.ptx).items()
+            for name, declared in parameters(ptx).items()
         }
 
     @property
@@ -312,7 +313,7 @@ def translate(action: Callable[[], Result]) -> Result:
 
 
 def _use_cache() -> None:
-    """Keep native code on disk, beside the PTX."""
+    """Keep on disk what the machine makes, beside the PTX."""
     from nnkit.device.cache import DiskCache
 
-    native.store = DiskCache("native", CACHE_BYTES)
+    store.store = DiskCache("native", CACHE_BYTES)

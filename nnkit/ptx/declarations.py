@@ -64,21 +64,34 @@ def _initial_value(cursor: Cursor, element: int) -> tuple[bytes, tuple[Relocatio
         if token.kind == "float":
             bits = floating(cursor.next().text)
             data.extend(_float_bytes(bits, element))
-        elif token.kind == "integer" or token.text == "-":
-            data.extend((cursor.number() & ((1 << (8 * element)) - 1)).to_bytes(element, "little"))
+        elif token.kind == "word":
+            relocations.append(_address(cursor, len(data), element, 0))
+            data.extend(bytes(element))
         else:
-            generic = cursor.take("generic") and cursor.take("(")
-            name = cursor.word()
-            offset = cursor.number() if cursor.take("+") else 0
-            if generic:
-                cursor.expect(")")
-            if element != 8:
-                raise PtxError("only 8-byte elements can hold an address", token.line)
-            relocations.append(Relocation(len(data), name, offset))
-            data.extend(bytes(8))
+            number = cursor.number()
+            if not cursor.take("("):
+                data.extend((number & ((1 << (8 * element)) - 1)).to_bytes(element, "little"))
+                return
+            # 0xFF00(name): one byte of the address, where a packed struct holds it.
+            relocations.append(_address(cursor, len(data), element, (number & -number).bit_length() // 8))
+            cursor.expect(")")
+            data.extend(bytes(element))
 
     one()
     return bytes(data), tuple(relocations)
+
+
+def _address(cursor: Cursor, at: int, size: int, first: int) -> Relocation:
+    """The bytes of an address from `first` on: name, generic(name), with an offset behind it."""
+    if first + size > 8 or size not in (1, 8):
+        raise PtxError("only 8-byte elements can hold an address", cursor.now.line)
+    generic = cursor.take("generic") and cursor.take("(")
+    name = cursor.word()
+    if generic:
+        cursor.expect(")")
+    # "-4" is a number with its sign already.
+    offset = cursor.number() if cursor.take("+") or cursor.at("-") else 0
+    return Relocation(at, name, offset, first, size)
 
 
 def _float_bytes(bits: Immediate, element: int) -> bytes:

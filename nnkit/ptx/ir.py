@@ -149,11 +149,16 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """An address in a variable's initial value: 8 bytes at `at` hold that of `symbol` plus `offset`."""
+    """An address in a variable's initial value: that of `symbol` plus `offset`.
+
+    At byte `at` stand `size` bytes of it, from the one with number `first` on, the lowest being 0.
+    """
 
     at: int
     symbol: str
     offset: int
+    first: int = 0
+    size: int = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from nnkit.ptx.ir import (
     Function,
     Immediate,
     Instruction,
+    Location,
     Operand,
     Register,
     Special,
@@ -45,6 +46,8 @@ class Region:
 
     number: int
     entry: int
+    barrier: Location
+    """Of the barrier behind which it begins; unknown for others."""
     order: list[int]
     place: dict[int, int] = field(default_factory=dict)
     pending: dict[int, frozenset[int]] = field(default_factory=dict)
@@ -135,13 +138,13 @@ class Analysis:
     # -- the fixed point ------------------------------------------------------------------------------------
 
     def _regions(self) -> list[Region]:
-        starts = [0]
+        starts = {0: Location()}
         for block in self.blocks:
-            if block.ending == "barrier" and block.targets[0] not in starts:
-                starts.append(block.targets[0])
-        starts += [joint for joint in sorted(self.joints) if joint not in starts]
+            if block.ending == "barrier":
+                starts.setdefault(block.targets[0], block.location)
+        starts |= {joint: Location() for joint in sorted(self.joints) if joint not in starts}
         regions = []
-        for number, start in enumerate(starts):
+        for number, (start, barrier) in enumerate(starts.items()):
             inside = {
                 b.number: ()
                 if b.ending == "barrier" or (b.number in self.joints and b.number != start)
@@ -149,7 +152,7 @@ class Analysis:
                 for b in self.blocks
             }
             order = self._leaving_first(cfg.ordered(start, inside))
-            regions.append(Region(number, start, order, {block: i for i, block in enumerate(order)}))
+            regions.append(Region(number, start, barrier, order, {block: i for i, block in enumerate(order)}))
         return regions
 
     def _leaving_first(self, order: list[int]) -> list[int]:

@@ -1,45 +1,16 @@
 """A kernel to native code: analysis, LLVM IR, LLVM's passes, an object file that can be kept."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from nnkit.ptx.cfg import is_barrier
-from nnkit.ptx.inline import inline
-from nnkit.ptx.ir import Function, Instruction, Module, PtxError, Variable
-from nnkit.vm import runtime, scheduler, table, warp
+from nnkit.vm import runtime, scheduler
 from nnkit.vm.analysis import Analysis
-from nnkit.vm.emitter import Emitter, Memory, Site
+from nnkit.vm.emitter import Emitter, Site
 from nnkit.vm.geometry import Launch
+from nnkit.vm.program import Program
 from nnkit.vm.region import emit_region
-
-
-@dataclass(frozen=True)
-class Program:
-    """A kernel before it is specialised: its code without calls, and its variables' places."""
-
-    function: Function
-    memory: Memory
-    warp_level: bool
-    has_barrier: bool
-
-
-def choose_width(program: Program, block: tuple[int, int, int]) -> int:
-    """How many lanes run together: as many as are neighbours along x, up to what pays.
-
-    A warp where lanes talk to each other. 16 around barriers, where many registers live long: one AVX-512
-    register each. Up to 64 elsewhere, so that what is done once a vector is shared by more lanes.
-    """
-    if program.warp_level:
-        return warp.WIDTH
-    if program.has_barrier:
-        return 16
-    x, y, z = block
-    wide = 32 if "f64" in program.function.registers.values() else 64
-    if y == z == 1:
-        return next((width for width in (64, 32) if width <= min(x, wide)), 16)
-    return next((width for width in (64, 32) if width <= wide and x % width == 0), 16)
 
 
 @dataclass
@@ -52,51 +23,9 @@ class Native:
     frame_bytes: int
     local_bytes: int
     caches: int
-    sites: list[Site] = field(default_factory=list)
-
-
-def prepare(module: Module, kernel: str) -> Program:
-    """Inline, refuse what is unknown, and lay out the variables. Raises PtxError."""
-    function = inline(module, kernel)
-    items = [item for item in function.body or [] if isinstance(item, Instruction)]
-    for item in items:
-        try:
-            table.refuse_unknown(item)
-        except PtxError as error:
-            raise _located(error, kernel, item) from None
-    warp_level = any(warp.is_warp_level(item) for item in items)
-    has_barrier = any(is_barrier(item) for item in items)
-    variables = [*module.variables.values(), *function.variables]
-    addresses: dict[str, int] = {}
-    shared = [v for v in variables if v.space == "shared"]
-    static = _place([v for v in shared if v.size], addresses)
-    # Dynamic shared memory begins behind the static, all its names at one place.
-    unit = max([16, *(v.align for v in shared if not v.size)]) if any(not v.size for v in shared) else 1
-    start = -(-static // unit) * unit
-    addresses |= {v.name: start for v in shared if not v.size}
-    local = _place([v for v in variables if v.space == "local"], addresses)
-    parameters = _place(list(function.parameters), addresses)
-    names = [v.name for v in module.variables.values() if v.space in ("global", "const")]
-    memory = Memory(
-        start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
-    )
-    return Program(function, memory, warp_level, has_barrier)
-
-
-def _located(error: PtxError, kernel: str, item: Instruction) -> PtxError:
-    where = f" ({item.location})" if item.location.line else ""
-    found = PtxError(f"kernel {kernel}, PTX line {item.line}{where}: {str(error).partition(': ')[2]}")
-    found.line = item.line
-    return found
-
-
-def _place(variables: list[Variable], addresses: dict[str, int]) -> int:
-    position = 0
-    for variable in variables:
-        position = -(-position // variable.align) * variable.align
-        addresses[variable.name] = position
-        position += variable.size
-    return position
+    barriers: list[str]
+    """For every region, the source line of the barrier behind which it begins, if it is known."""
+    sites: list[Site]
 
 
 def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) -> tuple[str, Emitter]:
@@ -129,6 +58,7 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
         emitter.frame_size,
         program.memory.local_bytes,
         emitter.caches,
+        [str(region.barrier) for region in emitter.analysis.regions],
         emitter.sites,
     )
 

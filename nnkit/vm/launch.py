@@ -7,7 +7,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from nnkit.ptx import cfg
 from nnkit.vm.emitter import Site
 from nnkit.vm.faults import KernelFault, Place, describe, threads_in_words
 from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, WINDOWS, Context, Fault, Worker
@@ -60,7 +59,7 @@ class Run:
         self.variant = variant
         self.block = block
         self.blocks = grid[0] * grid[1] * grid[2]
-        self.shared = kernel.static_shared + shared_bytes
+        self.shared = kernel.traits.static_shared + shared_bytes
         self.failure: BaseException | None = None
         self.spent = 0
         # Also what they point to: an array that the program drops meanwhile stays until the end.
@@ -122,8 +121,7 @@ class Run:
         expected = self.variant.seconds_a_block * self.blocks
         if not self.variant.seconds_a_block:
             # Nothing measured yet: a guess of 10 ns an instruction of a vector.
-            body = len(self.kernel.program.function.body or ())
-            expected = self.blocks * self.variant.native.vectors * body * 1e-8
+            expected = self.blocks * self.variant.native.vectors * self.kernel.traits.instructions * 1e-8
         return most if expected > WORTH_A_THREAD else 1
 
     # -- stopping -------------------------------------------------------------------------------------------
@@ -271,8 +269,8 @@ class Run:
                 if window - WINDOW_SIZE // 2 <= whole < window + WINDOW_SIZE:
                     space, address = name, address % WINDOW_SIZE
         limit, near = -1, ""
-        memory = self.kernel.program.memory
-        sizes = {"shared": self.shared, "local": memory.local_bytes, "param": memory.parameter_bytes}
+        traits = self.kernel.traits
+        sizes = {"shared": self.shared, "local": traits.local_bytes, "param": traits.parameter_bytes}
         if space in sizes:
             limit = sizes[space]
         else:
@@ -286,12 +284,12 @@ class Run:
         waits = (ctypes.c_int64 * native.vectors).from_address(record[Worker.BARRIER])
         alive = (ctypes.c_int64 * native.vectors).from_address(record[Worker.ALIVE])
         last = self.block[0] * self.block[1] * self.block[2]
-        places = self._barriers()
         groups: dict[str, list[int]] = {}
         for vector in range(native.vectors):
             number, expected = waits[vector] & 255, waits[vector] >> 8
             what = f"wait at barrier {number}" + (f" for {expected} threads" if expected else "")
-            what += places.get(resume[vector], "")
+            if resume[vector] >= 0 and native.barriers[resume[vector]]:
+                what += f" ({native.barriers[resume[vector]]})"
             # Without threads that leave early the generated code keeps no masks: 0 stands for all.
             mask = alive[vector] or -1
             for thread in range(vector * native.width, min((vector + 1) * native.width, last)):
@@ -308,18 +306,6 @@ class Run:
             f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can "
             f"go on: {'; '.join(parts)}"
         )
-
-    def _barriers(self) -> dict[int, str]:
-        """Where the barrier stands behind which a region begins, by the region's number."""
-        found: dict[int, str] = {}
-        entries = [0]
-        blocks = cfg.build(self.kernel.program.function)
-        for block in blocks:
-            if block.ending == "barrier" and block.targets[0] not in entries:
-                entries.append(block.targets[0])
-                if block.location.line:
-                    found[len(entries) - 1] = f" ({block.location})"
-        return found
 
 
 class _Task:

@@ -2,26 +2,24 @@
 
 import contextlib
 import ctypes
-import gc
 import os
 import queue
-import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from nnkit.ptx.ir import Instruction, Module, PtxError
-from nnkit.ptx.parse import parse
-from nnkit.vm import calls
-from nnkit.vm.compile import Native, Program, choose_width, prepare
+from nnkit.ptx.ir import PtxError
+from nnkit.vm.compile import Native
 from nnkit.vm.geometry import SMALL_GRID, Launch
 from nnkit.vm.launch import Run
 from nnkit.vm.layout import Worker
 from nnkit.vm.memory_table import READ_ONLY, Allocation, MemoryTable
 from nnkit.vm.native import load_native, native_code
+from nnkit.vm.program import Traits, choose_width
+from nnkit.vm.source import Outline, Source
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -48,15 +46,8 @@ class Machine:
         self._pool: list[queue.SimpleQueue[Callable[[], object] | None]] = []
 
     def load(self, ptx: str) -> "LoadedModule":
-        """Parse PTX, give its variables memory, refuse what the machine does not know. Raises PtxError."""
-        # Tens of thousands of small records and no garbage: the collector would look at them in vain.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return LoadedModule(self, parse(ptx), ptx)
-        finally:
-            if collects:
-                gc.enable()
+        """Give a module's variables memory; refuse what the machine does not know. Raises PtxError."""
+        return LoadedModule(self, Source(ptx))
 
     def helpers(self, wanted: int) -> "list[queue.SimpleQueue[Callable[[], object] | None]]":
         """Queues of threads that wait for work, besides the calling one; fewer if the system has no more."""
@@ -105,86 +96,43 @@ def _setting(name: str, default: int) -> int:
 class LoadedModule:
     """A module's kernels and its variables in memory."""
 
-    def __init__(self, machine: Machine, module: Module, ptx: str):
+    def __init__(self, machine: Machine, source: Source):
         self.machine = machine
-        self.module = module
-        self.ptx = ptx
+        self.source = source
         self.variables: dict[str, Allocation] = {}
-        for variable in module.variables.values():
-            if variable.space in ("global", "const"):
-                flags = READ_ONLY if variable.space == "const" else 0
-                label = f"{variable.space} variable {variable.name}"
-                allocation = machine.memory.allocate(variable.size, label, flags)
-                allocation.owner[:] = np.frombuffer(variable.initial or bytes(variable.size), np.uint8)
-                self.variables[variable.name] = allocation
+        outline = source.outline
+        for variable in outline.variables:
+            flags = READ_ONLY if variable.space == "const" else 0
+            label = f"{variable.space} variable {variable.name}"
+            allocation = machine.memory.allocate(variable.size, label, flags)
+            allocation.owner[:] = np.frombuffer(variable.initial or bytes(variable.size), np.uint8)
+            self.variables[variable.name] = allocation
         self.addresses = np.array([a.start for a in self.variables.values()] or [0], np.int64)
         try:
-            self._relocate()
-            self.kernels = {name: LoadedKernel(self, self._prepared(name)) for name in module.kernels}
+            self._relocate(outline)
         except BaseException:
             self.close()
             raise
+        self.kernels = {name: LoadedKernel(self, name, traits) for name, traits in outline.kernels.items()}
 
-    def _relocate(self) -> None:
+    def _relocate(self, outline: Outline) -> None:
         """Write the addresses that variables hold of each other."""
-        for variable in self.module.variables.values():
+        for variable in outline.variables:
             for relocation in variable.relocations:
                 target = self.variables.get(relocation.symbol)
                 if target is None:
-                    known = relocation.symbol in self.module.functions
+                    known = relocation.symbol in outline.functions
                     why = "function pointers are not supported" if known else "which is not there"
                     raise PtxError(f"{variable.name} holds the address of {relocation.symbol}: {why}")
                 word = (target.start + relocation.offset).to_bytes(8, "little")
+                piece = word[relocation.first : relocation.first + relocation.size]
                 place = self.variables[variable.name].owner
-                place[relocation.at : relocation.at + 8] = np.frombuffer(word, np.uint8)
-
-    def _prepared(self, name: str) -> Program:
-        """The kernel without calls, all of it known; errors name the kernel and the source line."""
-        with _refusing(self, name):
-            program = prepare(self.module, name)
-            for item in program.function.body or []:
-                if isinstance(item, Instruction):
-                    calls.refuse_unknown(item)
-        return program
-
-    def located(self, kernel: str, error: PtxError) -> PtxError:
-        """The error with the kernel and the source line, as far as they are known and not yet in it."""
-        text = str(error)
-        if not error.line or text.startswith("kernel "):
-            return error
-        bodies = [item for function in self.module.functions.values() for item in function.body or []]
-        found = [i.location for i in bodies if isinstance(i, Instruction) and i.line == error.line]
-        where = f" ({found[0]})" if found and found[0].line else ""
-        made = PtxError(f"kernel {kernel}, PTX line {error.line}{where}: {text.partition(': ')[2]}")
-        made.line = error.line
-        return made
+                place[relocation.at : relocation.at + len(piece)] = np.frombuffer(piece, np.uint8)
 
     def close(self) -> None:
         """Free the variables; kernels must not be launched any more."""
         for allocation in self.variables.values():
             self.machine.memory.free(allocation)
-
-
-@contextlib.contextmanager
-def _refusing(module: LoadedModule, kernel: str) -> Iterator[None]:
-    """Whatever goes wrong while a kernel is compiled is a PtxError that names it.
-
-    Text that no compiler wrote can be wrong in more ways than are looked for: an operand of another kind, a
-    constant that does not fit. What trips over it is the cause of the error.
-    """
-    try:
-        yield
-    except PtxError as error:
-        raise module.located(kernel, error) from error.__cause__
-    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        raise _unfit(kernel, error) from error
-    except (RuntimeError, TypeError, ValueError, struct.error) as error:
-        raise _unfit(kernel, error) from error
-
-
-def _unfit(kernel: str, error: Exception) -> PtxError:
-    words = " ".join(f"{type(error).__name__} {error}".split())
-    return PtxError(f"kernel {kernel} cannot be compiled; its PTX may be malformed: {words[:200]}")
 
 
 @dataclass
@@ -254,28 +202,23 @@ class Variant:
 class LoadedKernel:
     """A kernel that can be launched."""
 
-    def __init__(self, module: LoadedModule, program: Program):
+    def __init__(self, module: LoadedModule, name: str, traits: Traits):
         self.module = module
         self.machine = module.machine
-        self.program = program
-        self.name = program.function.name
+        self.name = name
+        self.traits = traits
         self._variants: dict[tuple[tuple[int, int, int], bool], Variant] = {}
-
-    @property
-    def static_shared(self) -> int:
-        """Bytes of shared memory that the source declares."""
-        return self.program.memory.static_shared
 
     def variant(self, block: tuple[int, int, int], small_grid: bool) -> Variant:
         """The code for a block's shape; compiled, or fetched from the cache, when it is first needed."""
         key = (block, small_grid)
         found = self._variants.get(key)
         if found is None:
-            asked = None if self.program.warp_level else self.machine.width
-            width = asked or choose_width(self.program, block)
-            launch = Launch(block, width, small_grid)
-            with _COMPILING, _refusing(self.module, self.name):
-                native = native_code(self.module.ptx, self.program, launch, self.machine.poison)
+            asked = None if self.traits.warp_level else self.machine.width
+            launch = Launch(block, asked or choose_width(self.traits, block), small_grid)
+            source = self.module.source
+            with _COMPILING, source.refusing(self.name):
+                native = native_code(source, self.name, launch, self.machine.poison)
                 found = self._variants[key] = Variant(native)
         return found
 

@@ -1,70 +1,31 @@
 """Native code in this process: from the cache if it holds it, compiled if not, linked either way."""
 
-import hashlib
 import itertools
 import json
 from functools import cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nnkit.ptx.ir import Location
-from nnkit.vm.compile import Native, Program, as_document, compile_kernel, host, llvm
+from nnkit.vm import store
+from nnkit.vm.compile import Native, as_document, compile_kernel, host, llvm
 from nnkit.vm.emitter import Site
 from nnkit.vm.geometry import Launch
+from nnkit.vm.source import Source
 
 
-class Store(Protocol):
-    """Bytes by key, on disk or elsewhere."""
-
-    def get(self, key: str) -> bytes | None:
-        """What was put under the key, if it is still there."""
-
-    def put(self, key: str, data: bytes) -> None:
-        """Keep the data; may forget it any time."""
-
-
-class _Nothing:
-    def get(self, key: str) -> bytes | None:
-        return None
-
-    def put(self, key: str, data: bytes) -> None:
-        pass
-
-
-store: Store = _Nothing()
-"""Where native code is kept between processes; whoever embeds the machine may set it."""
-
-
-def native_code(ptx: str, program: Program, launch: Launch, poison: bool) -> Native:
+def native_code(source: Source, kernel: str, launch: Launch, poison: bool) -> Native:
     """The code for one kind of launch. Raises PtxError for what cannot be emitted."""
-    key = _key(ptx, program.function.name, launch, poison)
-    kept = store.get(key)
+    from llvmlite import __version__
+
+    key = store.key("native", source.ptx, kernel, repr(launch), str(poison), *host(), __version__)
+    kept = store.store.get(key)
     if kept is not None:
         found = _unpack(kept)
         if found is not None:
             return found
-    native = compile_kernel(program, launch, poison)
-    store.put(key, _pack(native))
+    native = compile_kernel(source.program(kernel), launch, poison)
+    store.store.put(key, _pack(native))
     return native
-
-
-def _key(ptx: str, kernel: str, launch: Launch, poison: bool) -> str:
-    from llvmlite import __version__
-
-    parts = [ptx, kernel, repr(launch), str(poison), *host(), __version__, _own_source()]
-    text = json.dumps(parts)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def _own_source() -> str:
-    """A digest of the compiler itself: code that an older one made is not used."""
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for folder in (here, here.parent / "ptx"):
-        for path in sorted(folder.glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _pack(native: Native) -> bytes:

@@ -1,0 +1,94 @@
+"""A kernel before it is specialised for a block: one body without calls, and its variables' places."""
+
+from dataclasses import dataclass
+
+from nnkit.ptx.cfg import is_barrier
+from nnkit.ptx.inline import inline
+from nnkit.ptx.ir import Function, Instruction, Module, Variable
+from nnkit.vm import calls, table, warp
+from nnkit.vm.emitter import Memory
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a launch must know of a kernel besides its native code; sizes in bytes."""
+
+    static_shared: int
+    local_bytes: int
+    parameter_bytes: int
+    instructions: int
+    warp_level: bool
+    has_barrier: bool
+    has_doubles: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A kernel's code and its memory."""
+
+    function: Function
+    memory: Memory
+    traits: Traits
+
+
+def choose_width(traits: Traits, block: tuple[int, int, int]) -> int:
+    """How many lanes run together: as many as are neighbours along x, up to what pays.
+
+    A warp where lanes talk to each other. 16 around barriers, where many registers live long: one AVX-512
+    register each. Up to 64 elsewhere, so that what is done once a vector is shared by more lanes.
+    """
+    if traits.warp_level:
+        return warp.WIDTH
+    if traits.has_barrier:
+        return 16
+    x, y, z = block
+    wide = 32 if traits.has_doubles else 64
+    if y == z == 1:
+        return next((width for width in (64, 32) if width <= min(x, wide)), 16)
+    return next((width for width in (64, 32) if width <= wide and x % width == 0), 16)
+
+
+def prepare(module: Module, kernel: str) -> Program:
+    """Inline, refuse what is unknown, and lay out the variables. Raises PtxError."""
+    function = inline(module, kernel)
+    items = [item for item in function.body or [] if isinstance(item, Instruction)]
+    for item in items:
+        table.refuse_unknown(item)
+        calls.refuse_unknown(item)
+    memory = _memory(module, function)
+    traits = Traits(
+        static_shared=memory.static_shared,
+        local_bytes=memory.local_bytes,
+        parameter_bytes=memory.parameter_bytes,
+        instructions=len(items),
+        warp_level=any(warp.is_warp_level(item) for item in items),
+        has_barrier=any(is_barrier(item) for item in items),
+        has_doubles="f64" in function.registers.values(),
+    )
+    return Program(function, memory, traits)
+
+
+def _memory(module: Module, function: Function) -> Memory:
+    variables = [*module.variables.values(), *function.variables]
+    addresses: dict[str, int] = {}
+    shared = [v for v in variables if v.space == "shared"]
+    static = _place([v for v in shared if v.size], addresses)
+    # Dynamic shared memory begins behind the static, all its names at one place.
+    unit = max([16, *(v.align for v in shared if not v.size)]) if any(not v.size for v in shared) else 1
+    start = -(-static // unit) * unit
+    addresses |= {v.name: start for v in shared if not v.size}
+    local = _place([v for v in variables if v.space == "local"], addresses)
+    parameters = _place(list(function.parameters), addresses)
+    names = [v.name for v in module.variables.values() if v.space in ("global", "const")]
+    return Memory(
+        start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
+    )
+
+
+def _place(variables: list[Variable], addresses: dict[str, int]) -> int:
+    position = 0
+    for variable in variables:
+        position = -(-position // variable.align) * variable.align
+        addresses[variable.name] = position
+        position += variable.size
+    return position
