@@ -20,9 +20,8 @@ C_NAMES = {"float32": "float", "float64": "double"}
 LINE = 256
 """Threads of a block where the shape of an array does not matter."""
 
-WIDE = (64, 4)
-NARROW = (16, 16)
-"""Blocks that work on columns (x) and rows (y): for long rows and for short ones."""
+WIDTHS = (16, 64, LINE)
+"""Columns of a block of LINE threads that covers a matrix: the more, the longer the rows."""
 
 SIDE = 16
 """Height and width of a block that works on columns (x) and rows (y)."""
@@ -217,5 +216,6 @@ def _blocks(count: int) -> int:
 
 def _cover(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Grid and block for a matrix, each thread taking about ROWS_PER_THREAD rows of one column."""
-    block = x, y = NARROW if columns <= NARROW[0] else WIDE
-    return (-(-columns // x), min(-(-rows // (y * ROWS_PER_THREAD)), LARGEST_Y)), block
+    x = next((width for width in WIDTHS if columns <= 2 * width), LINE)
+    y = LINE // x
+    return (-(-columns // x), min(-(-rows // (y * ROWS_PER_THREAD)), LARGEST_Y)), (x, y)

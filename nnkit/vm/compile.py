@@ -50,7 +50,7 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
     """Native code for a kind of launch. Raises PtxError for what cannot be emitted."""
     machine = target_machine()
     text, emitter = llvm_text(program, launch, has_avx512(), poison)
-    code = _to_object(text, machine)
+    code = object_code(text, machine)
     return Native(
         code,
         launch.width,
@@ -101,7 +101,8 @@ def target_machine() -> Any:
     return target.create_target_machine(cpu=name, features=features, opt=1, reloc="pic", codemodel="small")
 
 
-def _to_object(text: str, machine: Any) -> bytes:
+def object_code(text: str, machine: Any) -> bytes:
+    """LLVM IR, optimised a little, as an object file."""
     binding = llvm()
     dump = os.environ.get("NNKIT_DUMP_LLVM")
     if dump:

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from nnkit.vm.emitter import Site
 from nnkit.vm.faults import KernelFault, Place, describe, threads_in_words
-from nnkit.vm.layout import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE, WINDOWS, Context, Fault, Worker
+from nnkit.vm.layout import (
+    LOCAL_WINDOW,
+    PART_WORDS,
+    SHARED_WINDOW,
+    WINDOW_SIZE,
+    WINDOWS,
+    Context,
+    Fault,
+    Worker,
+)
 from nnkit.vm.printf import render
+from nnkit.vm.team import Helper
 
 if TYPE_CHECKING:
     from nnkit.vm.machine import Arena, LoadedKernel, Variant
@@ -21,8 +31,9 @@ MOST_BLOCKS_AT_ONCE = 64
 FUEL = 20_000_000
 """Instructions of one vector between two looks at signals: some 10 to 50 ms."""
 
-WORTH_A_THREAD = 60e-6
-"""Seconds of work below which other threads are not woken."""
+WORTH_A_THREAD = 10e-6
+WORTH_WAKING = 30e-6
+"""Seconds of work below which other threads get none, and below which those that sleep are not woken."""
 
 INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGALRM)
 """The signals whose handlers may want to end a launch."""
@@ -65,13 +76,17 @@ class Run:
         # Also what they point to: an array that the program drops meanwhile stays until the end.
         self.allocations = self.machine.memory.snapshot()
         self.parameters = ctypes.create_string_buffer(bytes(parameters), max(len(parameters), 1))
-        self.context = (ctypes.c_int64 * int(Context.WORDS))()
+        expected = self._expected()
+        workers = min(self.machine.threads, self.blocks) if expected > WORTH_A_THREAD else 1
+        self.wakes = expected > WORTH_WAKING
+        self.workers = workers
+        self.context = (ctypes.c_int64 * (int(Context.WORDS) + PART_WORDS * workers))()
         refill, call = _callbacks()
         self.quantum = min(FUEL, self.machine.limit) if self.machine.limit else FUEL
         _CONTEXT.pack_into(
             self.context,
             0,
-            0,
+            workers,
             self.blocks,
             ctypes.addressof(self.parameters),
             *grid,
@@ -81,48 +96,57 @@ class Run:
             self.shared,
             refill,
             call,
-            0,
             shared_bytes,
             kernel.module.addresses.ctypes.data,
-            max(1, min(self.blocks // (8 * self.machine.threads), MOST_BLOCKS_AT_ONCE)),
+            max(1, min(self.blocks // (8 * workers), MOST_BLOCKS_AT_ONCE)),
         )
+        for part in range(workers):
+            place = int(Context.WORDS) + PART_WORDS * part
+            self.context[place] = self.blocks * part // workers
+            self.context[place + 1] = self.blocks * (part + 1) // workers
 
     def go(self) -> None:
         """Spread the blocks over threads, wait for all, report what went wrong."""
-        count = self._threads()
-        helpers = self.machine.helpers(count - 1) if count > 1 else []
-        arenas = [self.variant.take(self.shared, self.quantum) for _ in range(len(helpers) + 1)]
-        address = ctypes.addressof(self.context)
+        context = ctypes.addressof(self.context)
+        arenas = [self._arena(0)]
         started = time.perf_counter()
-        _RUNNING[address] = self
+        _RUNNING[context] = self
         failed = 0
         handlers = self._keep_signals()
+        helpers: list[Helper] = []
         try:
-            for work, arena in zip(helpers, arenas[1:], strict=True):
-                work.put(_Task(self, address, arena))
-            failed = self.variant.run(address, arenas[0].address)
+            if self.workers > 1:
+                for part, helper in enumerate(self.machine.team.helpers(self.workers - 1), 1):
+                    arenas.append(self._arena(part))
+                    if helper.post(self.variant.address, context, arenas[-1].address, self.wakes):
+                        helpers.append(helper)
+            failed = self.variant.run(context, arenas[0].address)
         except BaseException as error:
             self._stop(error)
-        self._wait()
-        del _RUNNING[address]
+        for helper in helpers:
+            self._wait(helper, context)
+        del _RUNNING[context]
         for number, handler in handlers:
             _signal.signal(number, handler)
         if failed or self.context[Context.STOP]:
             self._explain(arenas)
-        self.variant.seconds_a_block = (time.perf_counter() - started) * len(arenas) / self.blocks
+        self.variant.seconds_a_block = (time.perf_counter() - started) * (len(helpers) + 1) / self.blocks
         # An arena of a launch that failed is given up.
         self.variant.give(arenas)
 
-    def _threads(self) -> int:
-        """As many as have something to do, if there is enough to do for waking them."""
-        most = min(self.machine.threads, self.blocks)
-        if most < 2:
-            return 1
-        expected = self.variant.seconds_a_block * self.blocks
-        if not self.variant.seconds_a_block:
+    def _arena(self, part: int) -> "Arena":
+        """Memory for the worker whose own part of the grid that is."""
+        arena = self.variant.take(self.shared, self.quantum)
+        arena.record[Worker.PART] = part
+        return arena
+
+    def _expected(self) -> float:
+        """How many seconds all the blocks will take one thread."""
+        a_block = self.variant.seconds_a_block
+        if not a_block:
             # Nothing measured yet: a guess of 10 ns an instruction of a vector.
-            expected = self.blocks * self.variant.native.vectors * self.kernel.traits.instructions * 1e-8
-        return most if expected > WORTH_A_THREAD else 1
+            a_block = self.variant.native.vectors * self.kernel.traits.instructions * 1e-8
+        return a_block * self.blocks
 
     # -- stopping -------------------------------------------------------------------------------------------
 
@@ -156,9 +180,9 @@ class Run:
         self.failure = self.failure or error
         self.context[Context.STOP] = 1
 
-    def _wait(self) -> None:
-        """Until no thread is in the kernel's code any more, whatever happens meanwhile."""
-        while self.context[Context.INSIDE]:
+    def _wait(self, helper: Helper, context: int) -> None:
+        """Until the thread is not in the kernel's code any more, whatever happens meanwhile."""
+        while not helper.recall(context):
             try:
                 time.sleep(0.00002)
             except BaseException as error:
@@ -306,16 +330,6 @@ class Run:
             f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can "
             f"go on: {'; '.join(parts)}"
         )
-
-
-class _Task:
-    """A share of a launch for a helper thread; keeps alive what it uses."""
-
-    def __init__(self, run: Run, address: int, arena: "Arena"):
-        self.run, self.address, self.arena = run, address, arena
-
-    def __call__(self) -> object:
-        return self.run.variant.run(self.address, self.arena.address)
 
 
 _RUNNING: dict[int, Run] = {}

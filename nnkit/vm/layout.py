@@ -7,9 +7,9 @@ from enum import IntEnum
 
 
 class Context(IntEnum):
-    """What all workers of a launch see; the value is the word's index."""
+    """What all workers of a launch see; the value is the word's index. The parts of the grid come behind."""
 
-    NEXT_BLOCK = 0
+    PARTS = 0
     BLOCKS = 1
     PARAMETERS = 2
     GRID_X = 3
@@ -21,11 +21,14 @@ class Context(IntEnum):
     SHARED_BYTES = 9
     REFILL = 10
     CALL = 11
-    INSIDE = 12
-    DYNAMIC_SHARED_BYTES = 13
-    GLOBALS = 14
-    CHUNK = 15
-    WORDS = 16
+    DYNAMIC_SHARED_BYTES = 12
+    GLOBALS = 13
+    CHUNK = 14
+    WORDS = 15
+
+
+PART_WORDS = 8
+"""Of a part of the grid: the next block, the end, and room, so that no two parts share a cache line."""
 
 
 class Worker(IntEnum):
@@ -52,6 +55,7 @@ class Worker(IntEnum):
     VOTES = 18
     ARRIVED = 34
     RESULTS = 50
+    PART = 66
     WORDS = 72
 
 

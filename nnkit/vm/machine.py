@@ -1,9 +1,7 @@
 """The machine: modules in, launches out. Compiles a kernel for every kind of launch, and keeps the code."""
 
-import contextlib
 import ctypes
 import os
-import queue
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from nnkit.vm.memory_table import READ_ONLY, Allocation, MemoryTable
 from nnkit.vm.native import load_native, native_code
 from nnkit.vm.program import Traits, choose_width
 from nnkit.vm.source import Outline, Source
+from nnkit.vm.team import Team
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
@@ -43,32 +42,15 @@ class Machine:
         self.poison = _setting("NNKIT_POISON", 0) != 0 if poison is None else poison
         self.limit = _setting("NNKIT_MAX_INSTRUCTIONS", 0)
         self.output: Callable[[str], object] = _to_stdout
-        self._pool: list[queue.SimpleQueue[Callable[[], object] | None]] = []
+        self.team = Team()
 
     def load(self, ptx: str) -> "LoadedModule":
         """Give a module's variables memory; refuse what the machine does not know. Raises PtxError."""
         return LoadedModule(self, Source(ptx))
 
-    def helpers(self, wanted: int) -> "list[queue.SimpleQueue[Callable[[], object] | None]]":
-        """Queues of threads that wait for work, besides the calling one; fewer if the system has no more."""
-        with contextlib.suppress(RuntimeError):
-            while len(self._pool) < wanted:
-                work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-                threading.Thread(target=_serve, args=(work,), daemon=True, name="nnkit-worker").start()
-                self._pool.append(work)
-        return self._pool[:wanted]
-
     def close(self) -> None:
         """Let the threads end; a second call does nothing."""
-        for work in self._pool:
-            work.put(None)
-        self._pool = []
-
-
-def _serve(work: "queue.SimpleQueue[Callable[[], object] | None]") -> None:
-    while (task := work.get()) is not None:
-        task()
-        del task
+        self.team.close()
 
 
 def _to_stdout(text: str) -> None:
@@ -151,8 +133,8 @@ class Variant:
 
     def __init__(self, native: Native):
         self.native = native
-        self.library, address = load_native(native.code)
-        self.run = _RUN(address)
+        self.library, self.address = load_native(native.code)
+        self.run = _RUN(self.address)
         self.seconds_a_block = 0.0
         self._free: list[Arena] = []
 

@@ -54,9 +54,11 @@ def _linker() -> Any:
 _numbers = itertools.count()
 
 
-def load_native(code: bytes) -> tuple[object, int]:
-    """Link an object file; returns what keeps it loaded and the address of its `run`."""
+def load_native(code: bytes, names: tuple[str, ...] = ("run",)) -> tuple[Any, ...]:
+    """Link an object file; returns what keeps it loaded and the addresses of its functions."""
     binding = llvm()
-    builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process().export_symbol("run")
+    builder = binding.JITLibraryBuilder().add_object_img(code).add_current_process()
+    for name in names:
+        builder.export_symbol(name)
     library = builder.link(_linker(), f"kernel{next(_numbers)}")
-    return library, library["run"]
+    return library, *(library[name] for name in names)

@@ -1,6 +1,6 @@
 """Takes blocks until none is left, in LLVM IR: what a thread that takes part in a launch runs."""
 
-from nnkit.vm.layout import Context, Fault, Worker
+from nnkit.vm.layout import PART_WORDS, Context, Fault, Worker
 from nnkit.vm.waiting import block_with_barriers
 
 # Another library may have told this thread to flush denormals; kernels get IEEE arithmetic (MXCSR 0x1F80).
@@ -53,9 +53,10 @@ def _run(vectors: int, is_x86: bool) -> str:
     return f"""
 define i32 @run(ptr %ctx, ptr %wk) {{
 entry:
-{_IEEE_ON if is_x86 else ""}  %inside.ptr = getelementptr i64, ptr %ctx, i64 {int(c.INSIDE)}
-  %inside.old = atomicrmw add ptr %inside.ptr, i64 1 seq_cst
-  %next.ptr = getelementptr i64, ptr %ctx, i64 {int(c.NEXT_BLOCK)}
+{_IEEE_ON if is_x86 else ""}  %parts.ptr = getelementptr i64, ptr %ctx, i64 {int(c.PARTS)}
+  %parts = load i64, ptr %parts.ptr
+  %own.ptr = getelementptr i64, ptr %wk, i64 {int(w.PART)}
+  %own = load i64, ptr %own.ptr
   %total.ptr = getelementptr i64, ptr %ctx, i64 {int(c.BLOCKS)}
   %stop.ptr = getelementptr i64, ptr %ctx, i64 {int(c.STOP)}
   %fuel.ptr = getelementptr i64, ptr %wk, i64 {int(w.FUEL)}
@@ -68,21 +69,35 @@ entry:
   %b.ptr = getelementptr i64, ptr %wk, i64 {int(w.BLOCK)}
   br label %take
 take:
+  ; First the worker's own part of the grid, then what is left of the others', the lowest first.
+  %turn = phi i64 [ 0, %entry ], [ %turn, %went ], [ %turn.next, %exhausted ]
   %stop = load atomic i64, ptr %stop.ptr monotonic, align 8
   %stopped = icmp ne i64 %stop, 0
   br i1 %stopped, label %leave, label %fetch
 fetch:
   %chunk = load i64, ptr %chunk.ptr
-  %start = atomicrmw add ptr %next.ptr, i64 %chunk monotonic
+  %first = icmp eq i64 %turn, 0
+  %other = sub i64 %turn, 1
+  %part = select i1 %first, i64 %own, i64 %other
+  %part.word = mul i64 %part, {PART_WORDS}
+  %part.place = add i64 %part.word, {int(c.WORDS)}
+  %part.ptr = getelementptr i64, ptr %ctx, i64 %part.place
+  %part.end.ptr = getelementptr i64, ptr %part.ptr, i64 1
+  %start = atomicrmw add ptr %part.ptr, i64 %chunk monotonic
+  %part.end = load i64, ptr %part.end.ptr
   %total = load i64, ptr %total.ptr
   %gx = load i64, ptr %gx.ptr
   %gy = load i64, ptr %gy.ptr
   %row = icmp eq i64 %gx, %total
   %stop.full = add i64 %start, %chunk
-  %inside.total = icmp slt i64 %stop.full, %total
-  %end = select i1 %inside.total, i64 %stop.full, i64 %total
-  %left = icmp slt i64 %start, %total
-  br i1 %left, label %pay, label %leave
+  %inside.part = icmp slt i64 %stop.full, %part.end
+  %end = select i1 %inside.part, i64 %stop.full, i64 %part.end
+  %left = icmp slt i64 %start, %part.end
+  br i1 %left, label %pay, label %exhausted
+exhausted:
+  %turn.next = add i64 %turn, 1
+  %parts.left = icmp sle i64 %turn.next, %parts
+  br i1 %parts.left, label %take, label %leave
 pay:
   ; A grid of very many blocks can be stopped as an endless loop can.
   %price = mul i64 %chunk, {vectors + 1}
@@ -132,8 +147,7 @@ fail:
   store atomic i64 1, ptr %stop.ptr monotonic, align 8
   br label %leave
 leave:
-  %result = phi i32 [ 0, %take ], [ 0, %fetch ], [ 1, %fail ]
-{_IEEE_OFF if is_x86 else ""}  %inside.end = atomicrmw sub ptr %inside.ptr, i64 1 seq_cst
-  ret i32 %result
+  %result = phi i32 [ 0, %take ], [ 0, %exhausted ], [ 1, %fail ]
+{_IEEE_OFF if is_x86 else ""}  ret i32 %result
 }}
 """
