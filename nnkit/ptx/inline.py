@@ -177,6 +177,8 @@ class _Inliner:
         def register_of(slot: Operand | None) -> tuple[Register, Symbol, str]:
             assert isinstance(slot, Symbol)
             size = self.slots[slot.name].size
+            if size not in (1, 2, 4, 8):
+                raise PtxError(f"function {name} is not supported by the virtual device", item.line)
             register = Register(f"{slot.name}@value{len(self.made.registers)}")
             self.made.registers[register.name] = f"b{8 * size}"
             return register, slot, f"b{8 * size}"

@@ -7,7 +7,18 @@ modifiers apart: `mad.lo.s32` is opcode "mad" with modifiers ("lo", "s32").
 from dataclasses import dataclass, field
 
 SIZES = {"pred": 1} | {f"{kind}{bits}": bits // 8 for kind in "bsu" for bits in (8, 16, 32, 64)}
-SIZES |= {"f16": 2, "bf16": 2, "f16x2": 4, "bf16x2": 4, "tf32": 4, "f32": 4, "f64": 8, "b128": 16}
+SIZES |= {
+    "f16": 2,
+    "bf16": 2,
+    "f16x2": 4,
+    "bf16x2": 4,
+    "tf32": 4,
+    "s16x2": 4,
+    "u16x2": 4,
+    "f32": 4,
+    "f64": 8,
+    "b128": 16,
+}
 """Bytes of every fundamental type."""
 
 

@@ -336,7 +336,7 @@ class _Parser(Cursor):
             raise PtxError(f"expected a number, found {token.text!r}", token.line)
         return Immediate(-integer(token.text) if negative else integer(token.text))
 
-    def address(self, function: Function) -> Address:
+    def address(self, function: Function) -> Address | Vector:
         token = self.now
         base: Register | Symbol | Immediate
         if token.kind == "integer" or token.text == "-":
@@ -348,8 +348,11 @@ class _Parser(Cursor):
         while self.at("+") or self.at("-"):
             self.take("+")
             offset += self.number()
-        if self.at(","):
-            raise PtxError("texture and tensor coordinates are not supported", token.line)
+        if self.take(","):
+            # Coordinates of a texture or a tensor: the instruction is refused where its name is looked up.
+            parts = Vector((base, self.operand(function)))
+            self.expect("]")
+            return parts
         self.expect("]")
         return Address(base, offset)
 

@@ -12,16 +12,17 @@ from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.shapes import VARYING
 from nnkit.vm.table import effect
 
-_HOW = r"(\.(relaxed|acquire|release|acq_rel))?(\.(cta|cluster|gpu|sys))?(\.global|\.shared(::cta)?)?"
-_LATE = r"(\.(relaxed|acquire|release|acq_rel))?(\.(cta|cluster|gpu|sys))?"
+_ORDER = r"(\.(relaxed|acquire|release|acq_rel))?(\.(cta|cluster|gpu|sys))?"
+_HOW = rf"{_ORDER}(\.global|\.shared(::cta)?)?"
+# The order may also stand behind the operation: cuda::atomic_ref writes it so.
 for _opcode in ("atom", "red"):
     effect(
-        rf"{_opcode}{_HOW}\.(and|or|xor)\.b(32|64)",
-        rf"{_opcode}{_HOW}\.add(\.noftz)?\.([us](32|64)|f32|f64)",
-        rf"{_opcode}{_HOW}\.(inc|dec)\.u32",
-        rf"{_opcode}{_HOW}\.(min|max)\.[us](32|64)",
+        rf"{_opcode}{_HOW}\.(and|or|xor){_ORDER}\.b(32|64)",
+        rf"{_opcode}{_HOW}\.add{_ORDER}(\.noftz)?\.([us](32|64)|f32|f64)",
+        rf"{_opcode}{_HOW}\.(inc|dec){_ORDER}\.u32",
+        rf"{_opcode}{_HOW}\.(min|max){_ORDER}\.[us](32|64)",
     )
-effect(rf"atom{_HOW}\.(exch|cas)\.b(16|32|64)")
+effect(rf"atom{_HOW}\.(exch|cas){_ORDER}\.b(16|32|64)")
 
 _DIRECT = {"and": "and", "or": "or", "xor": "xor", "exch": "xchg", "inc": "uinc_wrap", "dec": "udec_wrap"}
 OPERATIONS = frozenset([*_DIRECT, "add", "min", "max", "cas"])

@@ -11,7 +11,7 @@ from nnkit.ptx.ir import SIZES
 
 LLVM_TYPES = {"pred": "i1", "f32": "float", "f64": "double", "b128": "i128", "f16": "i16", "bf16": "i16"}
 LLVM_TYPES |= {f"{kind}{bits}": f"i{bits}" for kind in "bsu" for bits in (8, 16, 32, 64)}
-LLVM_TYPES |= {"f16x2": "i32", "bf16x2": "i32", "tf32": "i32"}
+LLVM_TYPES |= {"f16x2": "i32", "bf16x2": "i32", "tf32": "i32", "s16x2": "i32", "u16x2": "i32"}
 
 BITS = {"i1": 1, "i8": 8, "i16": 16, "i32": 32, "i64": 64, "i128": 128, "float": 32, "double": 64}
 

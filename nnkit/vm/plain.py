@@ -1,7 +1,16 @@
 """Pure instructions: on scalars where the shape allows it, else on vectors, on both where it may."""
 
 from nnkit.ptx.ir import SIZES, Instruction, Pair, PtxError, Register, Vector
-from nnkit.vm import approximate, convert, floating, integer, logic, shapes  # noqa: F401  they fill the table
+from nnkit.vm import (  # noqa: F401  they fill the table
+    approximate,
+    bits,
+    convert,
+    floating,
+    integer,
+    logic,
+    packed,
+    shapes,
+)
 from nnkit.vm.bounds import compare_lanes
 from nnkit.vm.builder import BITS, LLVM_TYPES
 from nnkit.vm.emitter import Emitter, Value
@@ -58,10 +67,10 @@ def _flag(e: Emitter, item: Instruction, values: list[Value]) -> str:
 
 
 def _unwrapped(e: Emitter, value: Value, signed: bool) -> str:
-    bits = BITS[value.kind]
+    size = BITS[value.kind]
     base = e.one.cast("sext" if signed else "zext", value.kind, value.scalar, "i64")
-    low = -(1 << (bits - 1)) if signed else 0
-    high = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+    low = -(1 << (size - 1)) if signed else 0
+    high = (1 << (size - 1)) - 1 if signed else (1 << size) - 1
     least = e.one.binary("add", "i64", base, str(min(value.shape.pattern)))
     most = e.one.binary("add", "i64", base, str(max(value.shape.pattern)))
     above = e.one.compare("sge", "i64", least, str(low))
