@@ -1,6 +1,7 @@
 """Helper threads: every block runs once, whoever comes late, sleeps, is busy or is gone."""
 
 import ctypes
+import os
 import queue
 import subprocess
 import sys
@@ -85,6 +86,25 @@ def test_who_sleeps_is_left_alone_unless_asked(helper: Helper) -> None:
     assert asleep(helper)
     assert helper.recall(64)
     assert asleep(helper)
+    assert kept
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores, and a system that lets threads choose",
+)
+def test_who_is_woken_keeps_off_the_core_of_the_launch(helper: Helper) -> None:
+    kept, run = work(lambda context, worker: None)
+    mine = os.sched_getaffinity(0)
+    try:
+        for core in sorted(mine):
+            os.sched_setaffinity(0, {core})
+            until(lambda: asleep(helper))
+            assert helper.post(run, 64, 0, wakes=True)
+            until(lambda: helper.recall(64))
+            assert os.sched_getaffinity(helper._thread.native_id or 0) == mine - {core}
+    finally:
+        os.sched_setaffinity(0, mine)
     assert kept
 
 

@@ -13,6 +13,7 @@ mailbox: a word that tells its state, and what to run.
 
 import contextlib
 import ctypes
+import os
 import queue
 import threading
 from functools import cache
@@ -160,14 +161,28 @@ class Helper:
         self._address = self._box.ctypes.data
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._serve, self._post, self._recall = _functions()
-        threading.Thread(target=self._live, daemon=True, name=f"nnkit-worker-{number}").start()
+        self._cores = self._allowed = _allowed_cores()
+        self._thread = threading.Thread(target=self._live, daemon=True, name=f"nnkit-worker-{number}")
+        self._thread.start()
 
     def post(self, run: int, context: int, worker: int, wakes: bool) -> bool:
         """Have it call run(context, worker); False if it is busy, or asleep and not to be woken."""
         found: int = self._post(self._address, run, context, worker, wakes)
         if found == WAKE:
+            self._keep_off(_current_core())
             self._bell.put(True)
         return found != BUSY
+
+    def _keep_off(self, core: int) -> None:
+        """Not on the core of the thread that wakes it.
+
+        Systems like to put a thread there, or even to pack all on few cores; it would wait for the launch to
+        end that wants its help.
+        """
+        if core in self._cores and len(self._allowed) > 1:
+            self._cores = self._allowed - {core}
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(self._thread.native_id or 0, self._cores)
 
     def recall(self, context: int) -> bool:
         """Take back what it has not begun; whether it is through with the work of that context."""
@@ -182,6 +197,19 @@ class Helper:
         while going:
             self._serve(self._address, PATIENCE)
             going = self._bell.get()
+
+
+def _allowed_cores() -> frozenset[int]:
+    """Where this thread may run; empty where the system does not tell."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else frozenset()
+
+
+def _current_core() -> int:
+    """Where this thread runs at the moment; asked of the C library, as Python has no name for it."""
+    return int(_LIBC.sched_getcpu()) if hasattr(_LIBC, "sched_getcpu") else -1
+
+
+_LIBC = ctypes.CDLL(None)
 
 
 @cache
