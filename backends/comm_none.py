@@ -1,8 +1,6 @@
 """The communication backend `none`: one rank holds the whole network and computes every sample."""
 
-from collections.abc import Sequence
-
-from nnkit.contracts import Array, CommBackend, Strategy, Transport
+from nnkit.contracts import Array, CommBackend, Strategy, Task, Transport
 from nnkit.hookspecs import hookimpl
 
 WHOLE = slice(None)
@@ -10,6 +8,10 @@ WHOLE = slice(None)
 
 class Undivided:
     """The strategy of a single rank: everything is here, so there is nothing to sum."""
+
+    describes = "one rank"
+    first_copy = True
+    first_reader = True
 
     def rows(self, layer: int, out_features: int) -> slice:
         """All of them."""
@@ -33,7 +35,7 @@ class Undivided:
     def after_backward(self, layer: int, delta: Array) -> None:
         """Complete already."""
 
-    def gradient_ready(self, layer: int, weight: Array, bias: Array) -> None:
+    def gradient_ready(self, layer: int, gradient: Array) -> None:
         """Complete already."""
 
     def finish_gradients(self) -> None:
@@ -45,10 +47,12 @@ class NoCommunication:
 
     name = "none"
 
-    def strategy(self, transport: Transport, sizes: Sequence[int]) -> Strategy:
+    def strategy(self, transport: Transport, task: Task) -> Strategy:
         """The undivided network; more than one rank would only repeat the same work."""
         if transport.size != 1:
-            raise ValueError(f"comm 'none' is for one rank, not {transport.size}: choose another --comm")
+            raise ValueError(f"--comm none is for one rank, not {transport.size}: give --comm data or model")
+        if task.grid is not None:
+            raise ValueError("--grid is for --comm hybrid: leave it out with --comm none")
         return Undivided()
 
 

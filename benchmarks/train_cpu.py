@@ -33,13 +33,13 @@ Epoch = Callable[[], None]
 
 def nnkit_epoch(dataset: Any, hidden: tuple[int, ...], batch: int) -> Epoch:
     from nnkit import Registry, TrainConfig, open_device
-    from nnkit.comm.single import SingleTransport
+    from nnkit.train.ranks import Ranks
     from nnkit.train.trainer import Trainer
 
     config = TrainConfig(hidden=hidden, batch=batch, lr=LR, l2=L2, validation_fraction=0.0)
     registry = Registry.discover()
-    strategy = registry.comm("none").strategy(SingleTransport(), config.sizes(784, 10))
-    trainer = Trainer(config, dataset, open_device("cpu"), registry.gemm("numpy"), strategy)
+    ranks = Ranks.alone(config.sizes(784, 10), batch)
+    trainer = Trainer(config, dataset, open_device("cpu"), registry.gemm("numpy"), ranks)
     return lambda: void(trainer.epoch())
 
 

@@ -44,18 +44,19 @@ STAGES = (
 
 def trainer(dataset: Any, device: Any, backend: str, double: bool = False) -> Any:
     from nnkit import Registry, TrainConfig
-    from nnkit.comm.single import SingleTransport
     from nnkit.nn.initialise import initial_parameters
-    from nnkit.train.trainer import Position, Trainer
+    from nnkit.train.position import Position
+    from nnkit.train.ranks import Ranks
+    from nnkit.train.trainer import Trainer
 
     config = TrainConfig(hidden=HIDDEN, batch=BATCH, lr=LR, l2=L2, validation_fraction=0.0)
     registry = Registry.discover()
     sizes = config.sizes(784, 10)
-    strategy = registry.comm("none").strategy(SingleTransport(), sizes)
+    ranks = Ranks.alone(sizes, BATCH)
     parameters = initial_parameters(sizes, config.activation, config.seed)
     if double:
         parameters = [(weight.astype(float), bias.astype(float)) for weight, bias in parameters]
-    return Trainer(config, dataset, device, registry.gemm(backend), strategy, (parameters, Position()))
+    return Trainer(config, dataset, device, registry.gemm(backend), ranks, (parameters, Position()))
 
 
 def epochs(repeats: int) -> dict[str, Any]:

@@ -61,6 +61,18 @@ class DeviceMemoryError(KernelError):
     """A kernel read or wrote where it may not: out of bounds, misaligned, or freed."""
 
 
+class RankLostError(NnkitError):
+    """Another rank is gone; what was under way with it cannot be completed."""
+
+    exit_status = 1
+
+
+class RanksDisagreeError(NnkitError):
+    """What ranks share is not the same on all of them."""
+
+    exit_status = 1
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody has, with the known names and the nearest one."""
     names = sorted(known)

@@ -22,7 +22,7 @@ from nnkit.nn.initialise import Parameters, initial_parameters
 from nnkit.train.checkpoints import FILE_NAME, Checkpoint, load_checkpoint
 from nnkit.train.config import TrainConfig
 from nnkit.train.files import write_atomically
-from nnkit.train.trainer import Position
+from nnkit.train.position import Position
 
 CONFIG = TrainConfig((8,), epochs=3, batch=50, lr=0.5, l2=1e-4, seed=4)
 

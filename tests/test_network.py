@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from nnkit import reference
 from nnkit.comm.single import SingleTransport
-from nnkit.contracts import ACTIVATIONS, GemmBackend, HostArray, Strategy
+from nnkit.contracts import ACTIVATIONS, GemmBackend, HostArray, Strategy, Task
 from nnkit.data import Dataset, Samples
 from nnkit.device import open_device
 from nnkit.nn.initialise import Parameters, initial_parameters
 from nnkit.nn.network import Buffers, Network
 from nnkit.plugins import Registry
 from nnkit.train.config import TrainConfig
+from nnkit.train.ranks import Ranks
 from nnkit.train.trainer import Trainer
 
 Floats = npt.NDArray[Any]
@@ -28,7 +29,7 @@ REGISTRY = Registry.discover()
 
 
 def undivided(sizes: Sequence[int]) -> Strategy:
-    return REGISTRY.comm("none").strategy(SingleTransport(), sizes)
+    return REGISTRY.comm("none").strategy(SingleTransport(), Task(tuple(sizes), 100))
 
 
 def make(full: Parameters, activation: str, max_batch: int, gemm: GemmBackend | None = None) -> Network:
@@ -294,9 +295,9 @@ def test_a_steady_step_allocates_nothing_as_large_as_the_batch(activation: str) 
     images = generator.integers(0, 256, (BATCH, 20), np.uint8)
     samples = Samples(images, generator.integers(0, 10, BATCH).astype(np.intp), (4, 5))
     config = TrainConfig((16, 12), batch=BATCH, lr=0.1, activation=activation, validation_fraction=0)
-    strategy = undivided((20, 16, 12, 10))
+    ranks = Ranks.alone((20, 16, 12, 10), BATCH)
     dataset = Dataset(samples, samples, "memory")
-    trainer = Trainer(config, dataset, open_device("cpu"), REGISTRY.gemm("numpy"), strategy)
+    trainer = Trainer(config, dataset, open_device("cpu"), REGISTRY.gemm("numpy"), ranks)
     index = generator.permutation(BATCH)
     # The buffers of a batch are made when it is first seen.
     trainer.step(index)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnkit.comm.single import SingleTransport
 from nnkit.data import Dataset, Samples, split_validation
 from nnkit.device import open_device
 from nnkit.errors import DivergedError, UsageError
@@ -18,7 +17,9 @@ from nnkit.nn.initialise import Parameters
 from nnkit.plugins import Registry
 from nnkit.train.checkpoints import Checkpoint, load_checkpoint
 from nnkit.train.config import TrainConfig
-from nnkit.train.trainer import Interrupted, Position, Trainer
+from nnkit.train.position import Position
+from nnkit.train.ranks import Ranks
+from nnkit.train.trainer import Interrupted, Trainer
 
 REGISTRY = Registry.discover()
 CONFIG = TrainConfig((8,), epochs=3, batch=50, lr=0.5, l2=1e-4, seed=4)
@@ -38,8 +39,8 @@ DATASET = Dataset(draw_samples(230, 1), draw_samples(90, 2), "in memory")
 
 
 def make(config: TrainConfig = CONFIG, resumed: tuple[Parameters, Position] | None = None) -> Trainer:
-    strategy = REGISTRY.comm("none").strategy(SingleTransport(), config.sizes(25, 10))
-    return Trainer(config, DATASET, open_device("cpu"), REGISTRY.gemm("numpy"), strategy, resumed)
+    ranks = Ranks.alone(config.sizes(25, 10), config.batch)
+    return Trainer(config, DATASET, open_device("cpu"), REGISTRY.gemm("numpy"), ranks, resumed)
 
 
 def bits(parameters: Parameters) -> list[bytes]:

@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        status = app(arguments, prog_name="nnkit", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        # A command that starts ranks gives them the arguments that it got itself.
+        status = app(given, prog_name="nnkit", standalone_mode=False, obj=given)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except CompileError as error:

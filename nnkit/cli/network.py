@@ -1,6 +1,7 @@
 """A trained network, opened for use: what `evaluate` and `predict` share."""
 
 from nnkit.comm.single import SingleTransport
+from nnkit.contracts import Task
 from nnkit.device import open_device_for
 from nnkit.errors import UsageError
 from nnkit.nn.network import Network
@@ -19,5 +20,5 @@ def open_network(saved: Checkpoint, pixels: int, backend: str, device: str) -> N
     gemm = registry.gemm(backend)
     opened, _ = open_device_for(gemm.devices, device)
     check_serves(gemm, opened.name, saved.parameters[0][0].dtype.name)
-    strategy = registry.comm("none").strategy(SingleTransport(), saved.sizes)
+    strategy = registry.comm("none").strategy(SingleTransport(), Task(saved.sizes, EVALUATION_BATCH))
     return Network(saved.parameters, saved.config.activation, opened, gemm, strategy, EVALUATION_BATCH)

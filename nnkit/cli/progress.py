@@ -95,7 +95,7 @@ class Bar(Progress):
             self.task,
             completed=done,
             epoch=position.epoch + 1,
-            loss=position.loss_sum / min(position.step * batch, len(trainer.training)),
+            loss=trainer.mean_loss,
             rate=(done - self.done_at_start) * batch / (now - self.begun),
             refresh=True,
         )

@@ -1,8 +1,67 @@
 """The transport `single`: one process, one rank, nothing to move."""
 
+import sys
+from typing import Any
+
+from nnkit.contracts import OwnArray, Traffic, Transport
+
+
+class Complete:
+    """A sum over one rank."""
+
+    def progress(self) -> bool:
+        """It is complete."""
+        return True
+
+    def wait(self) -> None:
+        """It is complete."""
+
 
 class SingleTransport:
     """Rank 0 of 1."""
 
+    name = "single"
     rank = 0
     size = 1
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    def start_sum(self, array: OwnArray) -> Complete:
+        """The sum over one rank is what it has."""
+        return Complete()
+
+    def exchange(self, item: Any) -> list[Any]:
+        """Its own."""
+        return [item]
+
+    def gather(self, item: Any) -> list[Any]:
+        """Its own."""
+        return [item]
+
+    def broadcast(self, item: Any, root: int = 0) -> Any:
+        """Its own."""
+        return item
+
+    def shift(self, item: Any) -> Any:
+        """The next rank is this one."""
+        return item
+
+    def split(self, group: int) -> Transport:
+        """Any group has this rank alone."""
+        return self
+
+    def revoke(self) -> None:
+        """Nobody waits."""
+
+    def agree(self, flag: bool) -> bool:
+        """It agrees with itself."""
+        return flag
+
+    def recover(self) -> Transport:
+        """Nobody can be lost."""
+        return self
+
+    def abort(self, status: int) -> None:
+        """End this process."""
+        sys.exit(status)

@@ -21,6 +21,8 @@ class Layer:
 
     weight: Array
     bias: Array
+    gradient: Array
+    """Both, one after the other, so that one sum over ranks completes them; the next two are views."""
     weight_gradient: Array
     bias_gradient: Array
 
@@ -104,7 +106,7 @@ class Network:
             inputs = flow.outputs[index - 1] if index else flow.images
             self.gemm.gemm(delta, inputs, layer.weight_gradient, trans_a=True)
             self.operations.column_sum(delta, layer.bias_gradient)
-            self.strategy.gradient_ready(index, layer.weight_gradient, layer.bias_gradient)
+            self.strategy.gradient_ready(index, layer.gradient)
             if index:
                 below = flow.deltas[index - 1]
                 self.gemm.gemm(delta, layer.weight, below)
@@ -113,11 +115,17 @@ class Network:
                 delta = below
 
     def update(self, lr: float, l2: float) -> None:
-        """One step of gradient descent on this rank's slice; biases are not penalised."""
-        self.strategy.finish_gradients()
+        """One step of gradient descent on this rank's slice; biases are not penalised.
+
+        The strategy has finished the gradients.
+        """
         for layer in self.layers:
             self.operations.sgd_update(layer.weight, layer.weight_gradient, lr, l2)
             self.operations.sgd_update(layer.bias, layer.bias_gradient, lr, 0.0)
+
+    def gradient_is_finite(self) -> bool:
+        """Whether the gradient of the last bias is made of finite numbers: what is not finite reaches it."""
+        return math.isfinite(self.operations.total(self.layers[-1].bias_gradient))
 
     def is_finite(self) -> bool:
         """Whether every parameter is a finite number: a sum keeps what is not."""
@@ -131,8 +139,11 @@ class Network:
     def _upload(self, index: int, weight: npt.NDArray[Any], bias: npt.NDArray[Any]) -> Layer:
         rows = self.strategy.rows(index, weight.shape[0])
         columns = self.strategy.columns(index, weight.shape[1])
-        mine = self.device.upload(weight[rows, columns]), self.device.upload(bias[rows])
-        return Layer(*mine, *(self.device.empty(part.shape, self.dtype) for part in mine))
+        mine, own_bias = self.device.upload(weight[rows, columns]), self.device.upload(bias[rows])
+        (count,), size = own_bias.shape, math.prod(mine.shape)
+        gradient = self.device.empty((size + count,), self.dtype)
+        parts = gradient.rows(0, size).reshape(mine.shape), gradient.rows(size, size + count)
+        return Layer(mine, own_bias, gradient, *parts)
 
     def _allocate(self, batch: int) -> Buffers:
         def empty(*shape: int) -> Array:

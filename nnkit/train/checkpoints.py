@@ -17,7 +17,7 @@ from nnkit.errors import CheckpointError, UsageError, reason
 from nnkit.nn.initialise import Parameters
 from nnkit.train.config import TrainConfig
 from nnkit.train.files import write_atomically
-from nnkit.train.trainer import Position
+from nnkit.train.position import Position
 
 FORMAT = "nnkit-checkpoint-1"
 FILE_NAME = "checkpoint.safetensors"

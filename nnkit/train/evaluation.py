@@ -11,6 +11,7 @@ from nnkit.contracts import Array, Device
 from nnkit.data import Samples
 from nnkit.data.dataset import CLASSES
 from nnkit.nn.network import Buffers, Network
+from nnkit.train.ranks import Ranks
 
 EVALUATION_BATCH = 1000
 """Samples in one forward pass; the network's buffers must hold as many."""
@@ -34,10 +35,11 @@ class Evaluation:
 
 
 class Evaluator:
-    """Runs a network forward over many samples."""
+    """Runs a network forward over many samples; several ranks share them as they share a batch."""
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, ranks: Ranks | None = None):
         self.network = network
+        self.ranks = ranks
         self.operations = network.operations
 
     def evaluate(self, data: Data, index: npt.NDArray[np.intp] | None = None) -> Evaluation:
@@ -48,6 +50,8 @@ class Evaluator:
             correct += self.operations.count_correct(logits, flow.labels)
             self.operations.softmax_cross_entropy(logits, flow.labels, flow.losses, flow.batch)
             loss += self.operations.total(flow.losses)
+        if self.ranks is not None:
+            loss, correct = self.ranks.total(loss), int(self.ranks.total(correct))
         return Evaluation(loss / len(index), correct / len(index))
 
     def confusion(self, data: Data) -> npt.NDArray[np.int64]:
@@ -55,7 +59,7 @@ class Evaluator:
         counts = np.zeros((CLASSES, CLASSES), np.int64)
         for logits, flow in self._passes(data, data.everything):
             np.add.at(counts, (flow.labels.download(), logits.download().argmax(axis=1)), 1)
-        return counts
+        return counts if self.ranks is None else self.ranks.sum(counts)
 
     def probabilities(self, data: Data) -> npt.NDArray[Any]:
         """The probability of each digit for each sample, (N, 10)."""
@@ -69,6 +73,7 @@ class Evaluator:
         """The logits of one batch after the other, with the buffers that hold its labels."""
         for start in range(0, len(index), EVALUATION_BATCH):
             part = index[start : start + EVALUATION_BATCH]
+            part = part[self.network.strategy.samples(len(part))]
             flow = self.network.buffers(len(part))
             self.operations.gather_images(data.images, part, flow.images)
             self.operations.gather_labels(data.labels, part, flow.labels)

@@ -1,9 +1,4 @@
-"""What a plugin sees, and all that it may import besides `nnkit.hookspecs`.
-
-A device holds arrays and offers the operations of a training step; a GEMM backend multiplies its arrays; a
-communication backend says how parameters and batch are split over ranks and what is summed when; a transport
-moves the bytes. Everything here is a Protocol: a backend needs no base class.
-"""
+"""Arrays, the operations of a training step, kernels, devices."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -11,9 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-DtypeName = str
-"""A dtype by name: "float32" or "float64"."""
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 """The activations of hidden layers; a backend that fuses an epilogue names some of these."""
@@ -226,100 +218,3 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Give everything back; a second call does nothing."""
-
-
-class GemmBackend(Protocol):
-    """A matrix product: C <- alpha op(A) op(B) + beta C, row-major, any M, N, K, zero included."""
-
-    @property
-    def name(self) -> str:
-        """What `--backend` calls it."""
-
-    @property
-    def devices(self) -> frozenset[str]:
-        """The names of the devices it serves."""
-
-    @property
-    def dtypes(self) -> frozenset[DtypeName]:
-        """The element types it serves; it accumulates in the same precision."""
-
-    def gemm(
-        self,
-        a: OwnArray,
-        b: OwnArray,
-        c: OwnArray,
-        *,
-        alpha: float = 1.0,
-        beta: float = 0.0,
-        trans_a: bool = False,
-        trans_b: bool = False,
-    ) -> None:
-        """Overwrite c (M, N); op(X) is X or, if `trans_x`, its transpose. With beta = 0, c is not read.
-
-        a, b and c are arrays of one of `devices` and one of `dtypes` (on `cpu`: `HostArray`); a and b are
-        never written. A backend may also declare `fused_activations`, see `FusedGemmBackend`.
-        """
-
-
-class FusedGemmBackend(GemmBackend, Protocol):
-    """A GEMM that can add a bias and apply an activation before it writes C, saving one pass over it."""
-
-    @property
-    def fused_activations(self) -> frozenset[str]:
-        """The activations that `gemm_bias_activation` knows."""
-
-    def gemm_bias_activation(
-        self, a: OwnArray, b: OwnArray, c: OwnArray, bias: OwnArray, *, activation: str, trans_b: bool = False
-    ) -> None:
-        """Overwrite c (M, N) with activation(A op(B) + bias); bias is (N,), added to every row."""
-
-
-class Transport(Protocol):
-    """Moves bytes between ranks: `single` knows one rank only."""
-
-    @property
-    def rank(self) -> int:
-        """This rank's number, from 0."""
-
-    @property
-    def size(self) -> int:
-        """How many ranks there are."""
-
-
-class Strategy(Protocol):
-    """How one network and its batches are split over the ranks of one transport."""
-
-    def rows(self, layer: int, out_features: int) -> slice:
-        """The rows of weight matrix `layer` (and of its bias) that this rank holds."""
-
-    def columns(self, layer: int, in_features: int) -> slice:
-        """The columns of weight matrix `layer` that this rank holds."""
-
-    def samples(self, batch: int) -> slice:
-        """Which of a batch's samples this rank computes."""
-
-    def sums_forward(self, layer: int) -> bool:
-        """Whether X W^T of `layer` is only a part on this rank; then no epilogue is fused."""
-
-    def after_forward(self, layer: int, z: Array) -> None:
-        """Complete z = X W^T of `layer` by a sum over ranks, before bias and activation."""
-
-    def after_backward(self, layer: int, delta: Array) -> None:
-        """Complete the gradient of the input of `layer` by a sum over ranks."""
-
-    def gradient_ready(self, layer: int, weight: Array, bias: Array) -> None:
-        """The gradients of `layer` exist: start summing them; called from the last layer to the first."""
-
-    def finish_gradients(self) -> None:
-        """Wait until every sum started in this step is complete."""
-
-
-class CommBackend(Protocol):
-    """A way to distribute training."""
-
-    @property
-    def name(self) -> str:
-        """What `--comm` calls it."""
-
-    def strategy(self, transport: Transport, sizes: Sequence[int]) -> Strategy:
-        """Split a network with layers of these sizes (input first) over the transport's ranks."""

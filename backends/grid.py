@@ -1,0 +1,106 @@
+"""Ranks as a grid: `parts of the batch` x `parts of the network`; what data, model and hybrid parallel share.
+
+Rank r computes part r // network of the batch with part r % network of the network.
+
+Layers pair up. The first of a pair is split by rows: a rank computes some of its neurons, from all of its
+inputs. The second is split by columns: it needs only those neurons, and gives a part of every sum, so that
+one sum over ranks completes the pair (Shoeybi et al., Megatron-LM, arXiv 1909.08053, figure 3). On the way
+back it is the other way round: the gradient of the pair's input is summed, but for the first pair.
+A last layer without a partner is small (ten classes) and whole on every rank.
+"""
+
+from nnkit.contracts import Array, Sum, Task, Transport
+
+WHOLE = slice(None)
+
+
+def part(length: int, number: int, parts: int) -> slice:
+    """Part `number` of a range of that length: they differ by one at most, and may be empty."""
+    return slice(length * number // parts, length * (number + 1) // parts)
+
+
+class GridStrategy:
+    """This rank's place in the grid, and its sums."""
+
+    def __init__(self, transport: Transport, task: Task, over_batch: int, over_network: int):
+        if over_batch < 1 or over_network < 1 or over_batch * over_network != transport.size:
+            raise ValueError(
+                f"--grid {over_batch}x{over_network} makes {over_batch * over_network} ranks, but there "
+                f"{'is 1' if transport.size == 1 else f'are {transport.size}'}: give two factors of that"
+            )
+        self.over_batch, self.over_network = over_batch, over_network
+        self.reader, self.holder = divmod(transport.rank, over_network)
+        self.layers = len(task.sizes) - 1
+        # Those that compute the same samples hold a network together; those that hold the same average.
+        self.network = transport if over_batch == 1 else transport.split(self.reader)
+        self.batch = transport if over_network == 1 else transport.split(self.holder)
+        self._pending: list[Sum] = []
+
+    @property
+    def describes(self) -> str:
+        """The split in words."""
+        words = []
+        if self.over_batch > 1:
+            words.append(f"batch in {self.over_batch} parts")
+        if self.over_network > 1:
+            words.append(f"network in {self.over_network} parts")
+        return ", ".join(words) or "one rank"
+
+    @property
+    def first_copy(self) -> bool:
+        """The ranks with the first part of the batch hold the first copy of the network."""
+        return self.reader == 0
+
+    @property
+    def first_reader(self) -> bool:
+        """The ranks with the first part of the network."""
+        return self.holder == 0
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """A part, in the first layer of a pair."""
+        return part(out_features, self.holder, self.over_network) if self._opens(layer) else WHOLE
+
+    def columns(self, layer: int, in_features: int) -> slice:
+        """A part, in the second layer of a pair."""
+        return part(in_features, self.holder, self.over_network) if self._closes(layer) else WHOLE
+
+    def samples(self, batch: int) -> slice:
+        """This rank's part of the batch."""
+        return part(batch, self.reader, self.over_batch)
+
+    def sums_forward(self, layer: int) -> bool:
+        """Behind every pair."""
+        return self.over_network > 1 and self._closes(layer)
+
+    def after_forward(self, layer: int, z: Array) -> None:
+        """Complete a pair."""
+        if self.sums_forward(layer):
+            self.network.start_sum(z).wait()
+
+    def after_backward(self, layer: int, delta: Array) -> None:
+        """Complete the gradient of what goes into a pair."""
+        if self.over_network > 1 and self._opens(layer):
+            self.network.start_sum(delta).wait()
+        self._progress()
+
+    def gradient_ready(self, layer: int, gradient: Array) -> None:
+        """Begin to sum it over the parts of the batch; the next layer's products go on meanwhile."""
+        if self.over_batch > 1:
+            self._pending.append(self.batch.start_sum(gradient))
+        self._progress()
+
+    def finish_gradients(self) -> None:
+        """Wait for the sums, in the order in which they began."""
+        pending, self._pending = self._pending, []
+        for each in pending:
+            each.wait()
+
+    def _progress(self) -> None:
+        for each in self._pending:
+            each.progress()
+
+    def _opens(self, layer: int) -> bool:
+        return layer % 2 == 0 and layer + 1 < self.layers
+
+    def _closes(self, layer: int) -> bool:
+        return layer % 2 == 1

@@ -1,0 +1,191 @@
+"""What `nnkit train` does because there may be several ranks: starting them, one voice, one outcome."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from typer.exceptions import Exit
+
+from nnkit import __version__
+from nnkit.cli.options import note
+from nnkit.contracts import Transport
+from nnkit.errors import DivergedError, NnkitError, RankLostError, RanksDisagreeError, UsageError, reason
+
+Result = TypeVar("Result")
+
+COMMON: tuple[type[NnkitError], ...] = (DivergedError, RanksDisagreeError)
+"""Errors that all ranks find at the same moment."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The options of `nnkit train` that say how ranks are started and what they do besides training."""
+
+    ranks: int | None = None
+    hostfile: Path | None = None
+    grid: str | None = None
+    deterministic: bool = False
+    elastic: bool = False
+    refresh: int = 1
+    paranoid: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ranks is not None and self.ranks < 1:
+            raise UsageError(f"--ranks {self.ranks}: give 1 or more")
+        if self.hostfile is not None and self.ranks is None:
+            raise UsageError("--hostfile is for ranks that nnkit starts: add --ranks N")
+        if self.refresh < 1:
+            raise UsageError(f"--refresh {self.refresh}: give 1 or more steps between two copies")
+        if self.paranoid < 0:
+            raise UsageError(f"--paranoid {self.paranoid}: give the steps between two comparisons")
+        self.shape()
+
+    def shape(self) -> tuple[int, int] | None:
+        """`--grid 4x2` as (4, 2)."""
+        if self.grid is None:
+            return None
+        try:
+            over_batch, over_network = (int(part) for part in self.grid.lower().split("x"))
+        except ValueError:
+            over_batch = over_network = 0
+        if over_batch < 1 or over_network < 1:
+            raise UsageError(
+                f"--grid {self.grid}: give the parts of the batch and of the network, for example 4x2"
+            )
+        if self.ranks is not None and over_batch * over_network != self.ranks:
+            raise UsageError(
+                f"--grid {self.grid} makes {over_batch * over_network} ranks, but --ranks is {self.ranks}: "
+                "give two factors of that"
+            )
+        return over_batch, over_network
+
+
+def start(distribution: Distribution, comm: str, arguments: list[str]) -> int | None:
+    """Start the ranks that were asked for and wait for them; None in a process that is a rank itself."""
+    from nnkit.comm.launch import launch
+    from nnkit.comm.world import world_from_environment
+
+    if distribution.ranks is None:
+        return None
+    if world_from_environment() is not None:
+        raise UsageError("--ranks inside mpirun: the ranks are started already, so leave --ranks out")
+    if distribution.ranks == 1 and distribution.hostfile is None:
+        return None
+    if comm == "none":
+        raise UsageError("--ranks needs a way to share the work: add --comm data, model or hybrid")
+    return launch(
+        distribution.ranks,
+        _without_start(arguments),
+        hostfile=distribution.hostfile,
+        elastic=distribution.elastic,
+    )
+
+
+def _without_start(arguments: list[str]) -> list[str]:
+    """The arguments of a rank: those of the command without --ranks and --hostfile."""
+    found, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in ("--ranks", "--hostfile"):
+            skip = True
+        elif not argument.startswith(("--ranks=", "--hostfile=")):
+            found.append(argument)
+    return found
+
+
+def open_transport(distribution: Distribution) -> Transport:
+    """What moves bytes between this rank and the others; MPI is touched only where there are others."""
+    from nnkit.comm.single import SingleTransport
+    from nnkit.comm.world import world_from_environment
+
+    world = world_from_environment()
+    if world is None or world[1] == 1:
+        return SingleTransport()
+    from nnkit.comm import mpi
+
+    return mpi.world(deterministic=distribution.deterministic, elastic=distribution.elastic)
+
+
+def prepare(transport: Transport, facts: dict[str, Any], action: Callable[[], Result]) -> Result:
+    """Do what may fail on some ranks alone, before they work together; all end alike, one of them says why.
+
+    `facts` must be equal on all ranks, and may grow until the action is done.
+    """
+    problem: NnkitError | None = None
+    result: Any = None
+    try:
+        result = action()
+    except NnkitError as error:
+        problem = error
+    if transport.size == 1:
+        if problem is not None:
+            raise problem
+        return cast(Result, result)
+    said = transport.exchange((None if problem is None else str(problem), {"nnkit": __version__, **facts}))
+    versions = [each["nnkit"] for _, each in said]
+    for rank, version in enumerate(versions):
+        if version != versions[0]:
+            _end(
+                transport,
+                f"ranks differ: rank 0 has nnkit {versions[0]}, rank {rank} has {version}: install one",
+            )
+    failed = [(rank, text) for rank, (text, _) in enumerate(said) if text is not None]
+    if failed:
+        rank, text = failed[0]
+        _end(transport, text if len(failed) == len(said) else f"rank {rank}: {text}")
+    for rank, (_, theirs) in enumerate(said):
+        for name, value in said[0][1].items():
+            if theirs.get(name) != value:
+                _end(
+                    transport,
+                    f"ranks differ in {name}: rank 0 has {value}, rank {rank} has {theirs.get(name)}: "
+                    "start all of them with the same",
+                )
+    return cast(Result, result)
+
+
+def _end(transport: Transport, message: str) -> None:
+    """All ranks end with status 2; the first one says why."""
+    if transport.rank == 0:
+        raise UsageError(message)
+    raise Exit(2)
+
+
+def together(transport: Transport, elastic: bool, work: Callable[[], int]) -> int:
+    """Work that all ranks do; whatever ends it ends all of them, and is said once.
+
+    What one rank alone meets it says itself, and ends the others; where ranks may be lost it is lost.
+    """
+    if transport.size == 1:
+        return work()
+    try:
+        return work()
+    except COMMON as error:
+        raise error if transport.rank == 0 else Exit(error.exit_status) from None
+    except (Exit, KeyboardInterrupt):
+        raise
+    except RankLostError as error:
+        note(f"nnkit: rank {transport.rank}: {error}: the run ends; --elastic goes on without lost ranks")
+        _leave(transport, elastic, error.exit_status)
+    except NnkitError as error:
+        note(f"nnkit: rank {transport.rank}: {error}")
+        _leave(transport, elastic, error.exit_status)
+    except Exception as error:
+        traceback.print_exc()
+        note(f"nnkit: rank {transport.rank} failed: {type(error).__name__}: {reason(error)}")
+        _leave(transport, elastic, 1)
+    raise AssertionError("a rank that has left goes on")
+
+
+def _leave(transport: Transport, elastic: bool, status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if elastic:
+        # Without a word to MPI: the others notice, and go on.
+        os._exit(status)
+    transport.abort(status)

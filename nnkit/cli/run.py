@@ -1,0 +1,309 @@
+"""One run of `nnkit train` on one rank: the trainer, what it writes, and how it ends."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from typer.exceptions import Exit
+
+from nnkit.cli.distribution import Distribution, prepare, together
+from nnkit.cli.options import note, print_json
+from nnkit.cli.progress import Lines, Progress, progress
+from nnkit.contracts import Task, Transport
+from nnkit.data import Dataset, load_dataset
+from nnkit.data.dataset import CLASSES
+from nnkit.device import open_device_for
+from nnkit.errors import DivergedError, UsageError
+from nnkit.plugins import Registry, check_serves
+from nnkit.train.checkpoints import Checkpoint
+from nnkit.train.config import TrainConfig
+from nnkit.train.elastic import UnrecoverableError
+from nnkit.train.metrics import MetricsFile
+from nnkit.train.plot import check_plot, draw
+from nnkit.train.ranks import Ranks
+from nnkit.train.trainer import Habits, Interrupted, Trainer
+
+STOPPING = (signal.SIGINT, signal.SIGUSR1)
+"""The signals that end a run after the step it is in: Ctrl-C, and what mpirun passes on to its ranks."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a run reads and writes."""
+
+    data: Path | None
+    directory: Path | None
+    metrics: Path | None
+    plot: Path | None
+
+
+class Run:
+    """One rank's part of a run. The first rank speaks for all and writes the files."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        spread: Distribution,
+        transport: Transport,
+        files: Files,
+        quiet: bool,
+        json: bool,
+    ):
+        self.config = config
+        self.spread = spread
+        self.transport = transport
+        self.files = files
+        self.quiet = quiet
+        self.json = json
+        self.metrics: MetricsFile | None = None
+        self.progress = Progress()
+        self.interruptions = 0
+        self.told = 0
+
+    def complete(self, saved: Checkpoint | None, begun: float) -> int:
+        """Prepare, train, test and report; returns the exit status."""
+        facts: dict[str, Any] = {}
+        dataset = prepare(self.transport, facts, lambda: self._ready(saved, facts))
+        return together(self.transport, self.spread.elastic, lambda: self._work(dataset, saved, begun))
+
+    # -- before training ------------------------------------------------------------------------------------
+
+    def _ready(self, saved: Checkpoint | None, facts: dict[str, Any]) -> Dataset:
+        """Whatever this rank can find wrong by itself."""
+        config = self.config
+        if self.transport.rank == 0 and self.files.plot is not None:
+            check_plot(self.files.plot)
+        if self.transport.rank == 0 and self.files.metrics is not None:
+            self.metrics = MetricsFile(self.files.metrics)
+        dataset = load_dataset(self.files.data)
+        facts["the training data"] = dataset.fingerprint
+        if saved is not None:
+            _check_fits(saved, dataset, config.epochs)
+        registry = Registry.discover()
+        self.gemm = registry.gemm(config.backend)
+        self.comm = registry.comm(config.comm)
+        self.device, self.why = open_device_for(self.gemm.devices, config.device)
+        check_serves(self.gemm, self.device.name, "float32")
+        return dataset
+
+    def _build(self, dataset: Dataset, saved: Checkpoint | None) -> None:
+        """The trainer; all ranks find the same wrong here, or nothing."""
+        config, spread = self.config, self.spread
+        task = Task(config.sizes(dataset.pixels, CLASSES), config.batch, spread.shape())
+        ranks = Ranks(self.transport, self.comm, task, spread.elastic)
+        resumed = (saved.parameters, saved.position) if saved else None
+        self.fingerprint = dataset.fingerprint
+        habits = Habits(spread.refresh, spread.paranoid)
+        self.trainer = Trainer(config, dataset, self.device, self.gemm, ranks, resumed, habits)
+
+    # -- the run --------------------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank speaks; it may become the first when others are lost."""
+        return self.trainer.ranks.is_first
+
+    def _work(self, dataset: Dataset, saved: Checkpoint | None, begun: float) -> int:
+        with self._common():
+            self._build(dataset, saved)
+        trainer = self.trainer
+        if self.first:
+            self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json)
+        try:
+            # The first checkpoint shows that the directory can be written and has room, before any work.
+            self.save()
+            if self.metrics:
+                self.metrics.start(trainer.position.history)
+            if self.first and not self.quiet:
+                self._say(self._headline())
+                if self.why:
+                    self._say(self.why)
+            with self._signals():
+                return self._train(begun)
+        finally:
+            if self.metrics:
+                self.metrics.close()
+
+    def _train(self, begun: float) -> int:
+        trainer = self.trainer
+        try:
+            with self.progress:
+                for record in trainer.run(self._on_step):
+                    self.save()
+                    self._record(record)
+                    self.progress.epoch(record)
+            trainer.check_replicas()
+        except Interrupted:
+            return self._interrupted()
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {self._what_is_saved()}") from None
+        except UnrecoverableError as error:
+            if self.first:
+                note(f"nnkit: {error}; {self._what_is_saved()}")
+            raise Exit(error.exit_status) from None
+        self._finish(begun)
+        return 0
+
+    @contextmanager
+    def _common(self) -> Iterator[None]:
+        """What is wrong here is wrong on all ranks: the first one says it."""
+        try:
+            yield
+        except UsageError as error:
+            if self.transport.size == 1:
+                raise
+            if self.transport.rank == 0:
+                note(f"nnkit: {error}")
+            raise Exit(error.exit_status) from None
+
+    def save(self) -> None:
+        """Replace the checkpoint by the present state, if one was asked for."""
+        if self.files.directory is not None:
+            self.trainer.together(self._save)
+
+    def _save(self, trainer: Trainer) -> None:
+        parameters, position = trainer.whole()
+        if trainer.ranks.is_first and self.files.directory is not None:
+            Checkpoint(parameters, self.config, position, self.fingerprint).save(self.files.directory)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        """Write a line to the metrics file; a rank that has become the first takes it over."""
+        if not self.first or self.files.metrics is None:
+            return
+        if self.metrics is None:
+            self.metrics = MetricsFile(self.files.metrics)
+            self.metrics.start(r for r in self.trainer.position.history if r is not record)
+        self.metrics.write(record)
+
+    def _finish(self, begun: float) -> None:
+        """Test the network, then write and print the outcome."""
+        trainer = self.trainer
+        tested = trainer.together(lambda t: t.evaluator.evaluate(t.test_data))
+        if self.files.plot is not None:
+            confusion = trainer.together(lambda t: t.evaluator.confusion(t.test_data))
+            if self.first:
+                draw(self.files.plot, trainer.position.history, confusion, tested.accuracy)
+        done = {
+            "event": "done",
+            "test_accuracy": tested.accuracy,
+            "test_loss": tested.loss,
+            "total_seconds": time.perf_counter() - begun,
+            "backend": self.config.backend,
+            "device": self.device.name,
+            "comm": self.config.comm,
+            "ranks": trainer.ranks.size,
+            "lost_ranks": trainer.ranks.lost,
+            "cost": asdict(trainer.cost),
+        }
+        if not self.first:
+            return
+        self._record(done)
+        if self.json:
+            print_json(done)
+        else:
+            print(
+                f"test accuracy {100 * tested.accuracy:.2f} %, test loss {tested.loss:.4f}, "
+                f"in {done['total_seconds']:.1f} s"
+            )
+
+    # -- what is said ---------------------------------------------------------------------------------------
+
+    def _headline(self) -> str:
+        trainer, config = self.trainer, self.config
+        sizes = "-".join(map(str, trainer.sizes))
+        position, start, ranks = trainer.position, "", trainer.ranks
+        if position.epoch == config.epochs:
+            start = "; trained already, only tested"
+        elif position.epoch or position.step:
+            start = f"; resumed in epoch {position.epoch + 1} after step {position.step}"
+        comm = config.comm if ranks.size == 1 else f"{config.comm} on {ranks.size} ranks"
+        split = f" ({ranks.strategy.describes})" if ranks.size > 1 else ""
+        return (
+            f"training {sizes} ({config.activation}) on {len(trainer.training)} samples, "
+            f"{len(trainer.validation)} for validation; backend {config.backend}, device {self.device.name}, "
+            f"comm {comm}{split}{start}"
+        )
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
+
+    def _tell_of_losses(self) -> None:
+        """Say what ranks were lost; by the first of those that are left."""
+        lines = self.trainer.recoveries[self.told :]
+        self.told += len(lines)
+        if lines and self.first:
+            if type(self.progress) is Progress and not self.quiet:
+                self.progress = Lines(self.config.epochs, sys.stderr if self.json else sys.stdout)
+            for line in lines:
+                note(line)
+
+    # -- stopping -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._on_interrupt) for number in STOPPING}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        # A second Ctrl-C does not wait for the step.
+        self.interruptions += 1
+        if self.interruptions > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.trainer.stop_requested = True
+
+    def _on_step(self, trainer: Trainer) -> None:
+        self._tell_of_losses()
+        if trainer.must_stop:
+            # What was saved is a good network: nothing else may replace it.
+            trainer.check_finite()
+            raise Interrupted
+        self.progress.step(trainer)
+
+    def _interrupted(self) -> int:
+        """Save where the run stands and say how to go on; 130, as for any program that Ctrl-C ended."""
+        self.save()
+        if not self.first:
+            return 130
+        position = self.trainer.position
+        where = f"stopped in epoch {position.epoch + 1} after step {position.step} of {self.trainer.steps}"
+        if self.files.directory is None:
+            note(f"{where}; nothing was saved: train with --checkpoint DIR to be able to go on")
+        else:
+            again = ["nnkit", "train", "--checkpoint", str(self.files.directory), "--resume"]
+            if self.files.data is not None:
+                again += ["--data", str(self.files.data)]
+            if self.transport.size > 1:
+                again += ["--ranks", str(self.trainer.ranks.size)]
+            note(f"{where}; go on with: {shlex.join(again)}")
+        return 130
+
+    def _what_is_saved(self) -> str:
+        if self.files.directory is None:
+            return "nothing was saved"
+        # Not position.epoch: weights that overflow in an epoch's last update are found after that is counted.
+        epochs = len(self.trainer.position.history)
+        return f"{self.files.directory} keeps the last checkpoint, with {epochs} complete epochs"
+
+
+def _check_fits(saved: Checkpoint, dataset: Dataset, epochs: int) -> None:
+    """Raise UsageError unless this run can go on from the checkpoint."""
+    if saved.fingerprint != dataset.fingerprint:
+        raise UsageError("the checkpoint was trained on other data: give the same --data as then")
+    if saved.sizes[0] != dataset.pixels:
+        raise UsageError(f"the checkpoint is for images of {saved.sizes[0]} pixels, not {dataset.pixels}")
+    if epochs < saved.position.epoch + (saved.position.step > 0):
+        raise UsageError(
+            f"--epochs {epochs}: the checkpoint is in epoch {saved.position.epoch + 1} already: "
+            "give more to go on, or use nnkit evaluate"
+        )

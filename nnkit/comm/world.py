@@ -1,0 +1,162 @@
+"""What is known before ranks are started: who started this process, and how ranks share a machine.
+
+Nothing here imports MPI or starts a process, so that one process alone never pays for it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NNKIT_THREADS")
+"""What tells each of the libraries that compute on the CPU how many threads to use."""
+
+_RANK_AND_SIZE = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
+    ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Slurm with PMI-2
+)
+
+
+def world_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """(rank, size) if an MPI launcher has started this process, else None; does not start MPI."""
+    for rank, size in _RANK_AND_SIZE:
+        if found := _world(environment.get(rank), environment.get(size)):
+            return found
+    # A script of sbatch has a SLURM_PROCID but is no step, and a shell of srun --pty is a step of one task:
+    # ranks may be started from both.
+    if "SLURM_STEP_ID" in environment:
+        tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS"))
+        found = _world(environment.get("SLURM_PROCID"), tasks)
+        if found and found[1] > 1:
+            return found
+    return None
+
+
+def _world(rank: str | None, size: str | None) -> tuple[int, int] | None:
+    """Both as numbers, if they are such of a world."""
+    try:
+        found = int(rank or ""), int(size or "")
+    except ValueError:
+        return None
+    return found if 0 <= found[0] < found[1] else None
+
+
+@dataclass(frozen=True)
+class Share:
+    """How `ranks` ranks share what they run on."""
+
+    ranks: int
+    cores: int
+    """Of this machine, that this process may use."""
+    pinnable: bool = True
+    """Whether these are all cores of the machine: a launcher that binds ranks looks at no others' masks."""
+    one_host: bool = True
+
+    @property
+    def per_rank(self) -> int:
+        """The cores that a rank has for itself; 0 if there are too few."""
+        return self.cores // self.ranks
+
+    @property
+    def crowded(self) -> bool:
+        """Whether ranks wait for each other's cores."""
+        return self.one_host and self.ranks > self.cores
+
+    def thread_variables(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """THREAD_VARIABLES for every rank: as the user has set them, else so that all ranks fit.
+
+        Each library would otherwise start a thread for every core in every rank, and these would fight.
+        """
+        threads = max(1, self.per_rank) if self.one_host else 1
+        return {name: environment.get(name) or str(threads) for name in THREAD_VARIABLES}
+
+    def bound_cores(self, environment: Mapping[str, str]) -> int | None:
+        """The cores to bind each rank to; None for no binding: threads need more than a rank's cores."""
+        wanted = [_number(value) for value in self.thread_variables(environment).values()]
+        fits = 0 < max(wanted) <= self.per_rank
+        return self.per_rank if self.one_host and self.pinnable and fits else None
+
+
+def _number(text: str) -> int:
+    """Of threads; a list (OMP_NUM_THREADS=4,2) begins with those of the outer level."""
+    first = text.split(",", maxsplit=1)[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
+def share_of_this_machine(ranks: int, hostfile: Path | None, environment: Mapping[str, str]) -> Share:
+    """How `ranks` ranks share this machine; or several, if there is a host file or a Slurm job has them."""
+    allowed = _allowed()
+    one_host = hostfile is None and environment.get("SLURM_JOB_NUM_NODES", "1") == "1"
+    return Share(ranks, _physical(allowed), len(allowed) == (os.cpu_count() or 1), one_host)
+
+
+def _allowed() -> frozenset[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _physical(processors: frozenset[int]) -> int:
+    """The cores behind the processors: hardware threads of one core count once, as for mpiexec."""
+    cores = set()
+    for processor in processors:
+        place = Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list")
+        try:
+            cores.add(place.read_text("ascii").strip())
+        except OSError:
+            cores.add(str(processor))
+    return max(1, len(cores))
+
+
+def open_mpi_flags(
+    share: Share,
+    environment: Mapping[str, str],
+    *,
+    hostfile: Path | None = None,
+    elastic: bool = False,
+) -> list[str]:
+    """What `mpiexec` of Open MPI is to be told about placing these ranks."""
+    flags = []
+    if hostfile is not None:
+        flags += ["--hostfile", str(hostfile)]
+    if cores := share.bound_cores(environment):
+        flags += ["--map-by", f"slot:PE={cores}", "--bind-to", "core"]
+    elif share.one_host:
+        # It counts neither hardware threads nor cores outside its affinity as we do: no limit but ours.
+        flags += ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
+    if elastic:
+        flags += ["--with-ft", "ulfm"]
+    if not share.one_host:
+        # Other hosts see the variables that are named, and no others.
+        names = {name for name in environment if name.startswith("NNKIT_")} | {*THREAD_VARIABLES}
+        if "PYTHONPATH" in environment:
+            names.add("PYTHONPATH")
+        for name in sorted(names):
+            flags += ["-x", name]
+    return flags
+
+
+def open_mpi_variables(share: Share, environment: Mapping[str, str], *, root: bool) -> dict[str, str]:
+    """The environment of Open MPI for these ranks, where the user has not set it."""
+    variables: dict[str, str] = {}
+    if root:
+        # In a container one is often root, and there it does no harm.
+        variables |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if share.crowded:
+        # A rank that waits gives its core to one that works.
+        variables["OMPI_MCA_mpi_yield_when_idle"] = "1"
+    if share.one_host and not {"OMPI_MCA_pml", "OMPI_MCA_btl"} & environment.keys():
+        # Looking for fast networks takes MPI a second at start; ranks on one host meet in shared memory.
+        variables |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "^ofi"}
+    return {name: value for name, value in variables.items() if name not in environment}
+
+
+def hydra_flags(share: Share, environment: Mapping[str, str], *, hostfile: Path | None = None) -> list[str]:
+    """What `mpiexec` of MPICH and Intel MPI is to be told; it passes the environment on by itself."""
+    if hostfile is not None:
+        return ["-f", str(hostfile)]
+    if not share.one_host:
+        return []
+    cores = share.bound_cores(environment)
+    return ["-bind-to", f"core:{cores}" if cores else "none"]

@@ -1,0 +1,47 @@
+"""What a plugin sees, and all that it may import besides `nnkit.hookspecs`.
+
+A device holds arrays and offers the operations of a training step; a GEMM backend multiplies its arrays; a
+communication backend says how parameters and batch are split over ranks and what is summed when; a transport
+moves the bytes. Everything here is a Protocol: a backend needs no base class.
+"""
+
+from nnkit.contracts.comm import CommBackend, Strategy, Sum, Task, Traffic, Transport
+from nnkit.contracts.devices import (
+    ACTIVATIONS,
+    Array,
+    Device,
+    DeviceArray,
+    Dimensions,
+    Event,
+    HostArray,
+    Kernel,
+    Module,
+    Operations,
+    OwnArray,
+    Stream,
+)
+from nnkit.contracts.gemm import DtypeName, FusedGemmBackend, GemmBackend
+
+__all__ = [
+    "ACTIVATIONS",
+    "Array",
+    "CommBackend",
+    "Device",
+    "DeviceArray",
+    "Dimensions",
+    "DtypeName",
+    "Event",
+    "FusedGemmBackend",
+    "GemmBackend",
+    "HostArray",
+    "Kernel",
+    "Module",
+    "Operations",
+    "OwnArray",
+    "Strategy",
+    "Stream",
+    "Sum",
+    "Task",
+    "Traffic",
+    "Transport",
+]

@@ -1,0 +1,151 @@
+"""Ranks: what moves bytes between them, and what decides which."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nnkit.contracts.devices import Array, OwnArray
+
+
+@dataclass
+class Traffic:
+    """What a rank's sums have cost so far."""
+
+    sums: int = 0
+    bytes: int = 0
+    """The size of what was summed, once a sum: not what an algorithm makes of it on the wire."""
+    exposed: float = 0.0
+    """Seconds in which this rank did nothing else."""
+    hidden: float = 0.0
+    """Seconds in which a sum was under way while this rank computed."""
+
+
+class Sum(Protocol):
+    """A sum over ranks that has begun."""
+
+    def progress(self) -> bool:
+        """Let it go on as far as it can without waiting; whether it is complete."""
+
+    def wait(self) -> None:
+        """Return when it is complete. Raises RankLostError if it cannot be."""
+
+
+class Transport(Protocol):
+    """Moves bytes between ranks. All ranks make the same calls in the same order.
+
+    Every method that meets other ranks raises `nnkit.errors.RankLostError` where one of them is gone.
+    """
+
+    @property
+    def name(self) -> str:
+        """How bytes move: "single", "threads", "mpi"."""
+
+    @property
+    def rank(self) -> int:
+        """This rank's number, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the sums have cost; the transports that are split off share it."""
+
+    def start_sum(self, array: OwnArray) -> Sum:
+        """Begin to replace the array by its sum over ranks; it must not be touched until that is complete."""
+
+    def exchange(self, item: Any) -> list[Any]:
+        """Every rank's item (anything that can be pickled), in the order of the ranks."""
+
+    def gather(self, item: Any) -> list[Any]:
+        """On rank 0 every rank's item, in the order of the ranks; on the others nothing."""
+
+    def broadcast(self, item: Any, root: int = 0) -> Any:
+        """The item of rank `root`."""
+
+    def shift(self, item: Any) -> Any:
+        """Give the item to the next rank, get that of the rank before; the last one's goes to rank 0."""
+
+    def split(self, group: int) -> "Transport":
+        """The ranks that give the same number, in their present order, as a transport of their own."""
+
+    def revoke(self) -> None:
+        """Whoever waits in a call of this transport, or of one split off, gets a RankLostError.
+
+        After that it is good for `agree` and `recover` alone.
+        """
+
+    def agree(self, flag: bool) -> bool:
+        """Whether all ranks are there and say yes. All get the same answer, even if one dies meanwhile."""
+
+    def recover(self) -> "Transport":
+        """After `agree` has said no: a transport of those that are left, in their present order."""
+
+    def abort(self, status: int) -> None:
+        """End all ranks, now, with that exit status."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be split over ranks."""
+
+    sizes: tuple[int, ...]
+    """The width of every layer, input first."""
+    batch: int
+    """Samples of a minibatch."""
+    grid: tuple[int, int] | None = None
+    """Parts of the batch and parts of the network, where the strategy splits both."""
+
+
+class Strategy(Protocol):
+    """How one network and its batches are split over the ranks of one transport."""
+
+    @property
+    def describes(self) -> str:
+        """The split in words, for the headline: "batch over 4 ranks"."""
+
+    @property
+    def first_copy(self) -> bool:
+        """Whether no rank before this one holds the same part of the network."""
+
+    @property
+    def first_reader(self) -> bool:
+        """Whether no rank before this one computes the same samples."""
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """The rows of weight matrix `layer` (and of its bias) that this rank holds."""
+
+    def columns(self, layer: int, in_features: int) -> slice:
+        """The columns of weight matrix `layer` that this rank holds."""
+
+    def samples(self, batch: int) -> slice:
+        """Which of a batch's samples this rank computes."""
+
+    def sums_forward(self, layer: int) -> bool:
+        """Whether X W^T of `layer` is only a part on this rank; then no epilogue is fused."""
+
+    def after_forward(self, layer: int, z: Array) -> None:
+        """Complete z = X W^T of `layer` by a sum over ranks, before bias and activation."""
+
+    def after_backward(self, layer: int, delta: Array) -> None:
+        """Complete the gradient of the input of `layer` by a sum over ranks."""
+
+    def gradient_ready(self, layer: int, gradient: Array) -> None:
+        """The gradients of `layer` exist: start summing them; called from the last layer to the first.
+
+        `gradient` holds those of the weight (out, in), row after row, then those of the bias (out,).
+        """
+
+    def finish_gradients(self) -> None:
+        """Wait until every sum started in this step is complete."""
+
+
+class CommBackend(Protocol):
+    """A way to distribute training."""
+
+    @property
+    def name(self) -> str:
+        """What `--comm` calls it."""
+
+    def strategy(self, transport: Transport, task: Task) -> Strategy:
+        """Split the task over the transport's ranks. Raises ValueError, in one line, where it cannot."""

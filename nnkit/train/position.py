@@ -1,0 +1,34 @@
+"""Where a run stands."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Position:
+    """Where a run stands: with the parameters, all that is needed to go on bit for bit."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    step: int = 0
+    """Steps of the current epoch that are complete."""
+    loss_sum: float = 0.0
+    """The sum of the losses of those steps' samples."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """The record of every complete epoch, as in the metrics file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A document of the fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "Position":
+        """The position in such a document; raises TypeError or ValueError if it is none."""
+        position = cls(**document)
+        kinds = {"epoch": int, "step": int, "loss_sum": float, "history": list}
+        for name, kind in kinds.items():
+            if type(getattr(position, name)) is not kind:
+                raise TypeError(f"position: {name} is {getattr(position, name)!r}")
+        if position.epoch < 0 or position.step < 0 or len(position.history) != position.epoch:
+            raise ValueError(f"position: epoch {position.epoch}, step {position.step}")
+        return position

@@ -1,0 +1,125 @@
+"""Training goes on when ranks are lost, at any moment, with the result of a run of the new size."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ranks_harness import Killed, alone, bits, killing, make
+
+from nnkit.comm.threads import run_ranks
+from nnkit.train.config import TrainConfig
+from nnkit.train.elastic import UnrecoverableError
+from nnkit.train.trainer import Habits, Trainer
+
+CONFIG = TrainConfig(hidden=(13, 7), epochs=2, batch=32, lr=0.5)
+
+
+def train(trainer: Trainer) -> dict[str, Any]:
+    """A whole run, and where it went on after each loss."""
+    history = list(trainer.run())
+    trainer.check_replicas()
+    tested = trainer.together(lambda t: t.evaluator.evaluate(t.test_data))
+    whole, position = trainer.together(lambda t: t.whole())
+    return {
+        "parameters": whole,
+        "history": history,
+        "tested": tested,
+        "places": trainer.restarts,
+        "ranks": trainer.ranks,
+        "position": position,
+    }
+
+
+def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits: Habits) -> list[bytes]:
+    """The parameters of runs without losses: to each place with the old number of ranks, on with the new."""
+    resumed = None
+    for epoch, step, fewer in [*restarts, (CONFIG.epochs, 0, 0)]:
+
+        def part(transport: Any, resumed: Any = resumed, epoch: int = epoch, step: int = step) -> Any:
+            trainer = make(transport, comm, CONFIG, elastic=True, resumed=resumed, habits=habits)
+            while (trainer.position.epoch, trainer.position.step) < (epoch, step):
+                if (trainer.position.epoch < epoch and trainer.position.step < trainer.steps) or (
+                    trainer.position.step < step
+                ):
+                    order = trainer._shuffled(trainer.position.epoch)
+                    trainer.position.loss_sum += trainer.step(trainer._batch(order, CONFIG.batch))
+                    trainer.position.step += 1
+                if trainer.position.step == trainer.steps and trainer.position.epoch < epoch:
+                    trainer.position.epoch += 1
+                    trainer.position.step, trainer.position.loss_sum = 0, 0.0
+                    trainer.position.history.append({})
+            return trainer.whole()
+
+        found = run_ranks(size, part)
+        assert not isinstance(found[0], BaseException), found[0]
+        resumed = found[0]
+        size = fewer
+    return bits(resumed[0])
+
+
+def disturb(comm: str, size: int, at: dict[int, int], habits: Habits = Habits(), names: Any = ()) -> Any:  # noqa: B008
+    return run_ranks(
+        size,
+        lambda transport: train(make(transport, comm, CONFIG, elastic=True, habits=habits)),
+        killing(at, names),
+    )
+
+
+@pytest.mark.parametrize("comm", ["data", "model", "hybrid"])
+@pytest.mark.parametrize("refresh", [1, 3])
+def test_a_rank_lost_at_any_call(comm: str, refresh: int) -> None:
+    """One of four, rank 0 among them, at calls all over the run."""
+    generator = np.random.default_rng(refresh)
+    expected = train(alone(CONFIG))
+    habits = Habits(refresh=refresh)
+    for attempt in range(12):
+        victim, moment = attempt % 4, int(generator.integers(0, 140))
+        found = disturb(comm, 4, {victim: moment}, habits)
+        alive = [each for each in found if isinstance(each, dict)]
+        if len(alive) == 4:
+            continue
+        assert isinstance(found[victim], Killed)
+        assert len(alive) == 3, [each for each in found if not isinstance(each, dict)]
+        first = alive[0]
+        assert {each["ranks"].lost for each in alive} == {1}
+        assert bits(first["parameters"]) == replayed(comm, 4, first["places"], habits)
+        for mine, theirs in zip(first["parameters"], expected["parameters"], strict=True):
+            for one, other in zip(mine, theirs, strict=True):
+                np.testing.assert_allclose(one, other, atol=2e-6)
+        losses = [record["train_loss"] for record in first["history"]]
+        assert losses == pytest.approx([r["train_loss"] for r in expected["history"]], abs=1e-5)
+
+
+def test_two_at_once_and_one_after_the_other() -> None:
+    generator = np.random.default_rng(7)
+    for attempt in range(10):
+        moments = {1: 40, 3: 40} if attempt == 0 else {1: 40, 3: int(generator.integers(38, 120))}
+        found = disturb("hybrid", 6, moments)
+        alive = [each for each in found if isinstance(each, dict)]
+        assert len(alive) == 4, [each for each in found if not isinstance(each, dict)]
+        assert bits(alive[0]["parameters"]) == replayed("hybrid", 6, alive[0]["places"], Habits())
+
+
+def test_neighbours_lost_together_cannot_be_recovered() -> None:
+    """Rank 2 keeps the copy of rank 1: both gone, nobody has it. All that are left say so."""
+    found = disturb("model", 4, {1: 60, 2: 60})
+    assert all(isinstance(found[rank], UnrecoverableError) for rank in (0, 3)), found
+    assert "3 ranks" in str(found[0]) or "2 ranks" in str(found[0])
+
+
+@pytest.mark.parametrize("name", ["shift", "agree", "gather", "exchange", "wait", "broadcast"])
+def test_a_rank_lost_in_every_kind_of_call(name: str) -> None:
+    for moment in (1, 4):  # The first exchange is before training: who is lost there ends the run.
+        found = disturb("model", 3, {1: moment}, names=(name,))
+        alive = [each for each in found if isinstance(each, dict)]
+        assert len(alive) >= 2, [each for each in found if not isinstance(each, dict)]
+        if len(alive) == 2:
+            assert bits(alive[0]["parameters"]) == replayed("model", 3, alive[0]["places"], Habits())
+
+
+def test_down_to_one() -> None:
+    for comm in ("data", "model"):
+        found = disturb(comm, 3, {0: 50, 2: 90})
+        assert isinstance(found[1], dict), found
+        assert found[1]["ranks"].size == 1
+        assert bits(found[1]["parameters"]) == replayed(comm, 3, found[1]["places"], Habits())
