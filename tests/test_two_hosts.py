@@ -33,7 +33,8 @@ from mpi4py import MPI
 comm = MPI.COMM_WORLD
 total = np.full(1000, float(comm.rank + 1))
 comm.Allreduce(MPI.IN_PLACE, total)
-sent = int(open("/sys/class/net/cable/statistics/tx_bytes").read()) if comm.size == 2 else 0
+cable = next(line for line in open("/proc/net/dev") if "cable" in line)
+sent = int(cable.partition(":")[2].split()[8])
 all = comm.gather((socket.gethostname(), float(total[0]), sent > 8000, os.environ["OMP_NUM_THREADS"]))
 if comm.rank == 0:
     print(all)
@@ -86,7 +87,7 @@ def test_nothing_is_left_behind(number: signal.Signals) -> None:
 
 
 def test_a_wrong_call_is_one_line() -> None:
-    for arguments, word in ((), "COMMAND"), (("-n", "many", "true"), "many"), (("--what", "true"), "command"):
+    for arguments, word in ((), "COMMAND"), (("-n", "many", "true"), "many"), (("--what", "true"), "--what"):
         done = run(*arguments)
         assert done.returncode == 2
         assert done.stdout == ""

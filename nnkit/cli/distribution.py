@@ -1,6 +1,7 @@
 """What `nnkit train` does because there may be several ranks: starting them, one voice, one outcome."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -186,6 +187,6 @@ def _leave(transport: Transport, elastic: bool, status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if elastic:
-        # Without a word to MPI: the others notice, and go on.
-        os._exit(status)
+        # Without a word to MPI, and not by an exit: it is a loss that the others notice, and go on.
+        os.kill(os.getpid(), signal.SIGKILL)
     transport.abort(status)

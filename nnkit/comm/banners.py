@@ -16,7 +16,7 @@ _LOST = re.compile(rb"NBC_Progress: an error \d+ was found during schedule")
 # Behind a banner Open MPI writes an empty line, or the NUL of its string.
 _NOTHING = b"\0 \r\n"
 _HYDRA_FRAME = re.compile(
-    rb"={70,}|=   |This typically refers to a problem with your app|Please see the FAQ page for debugging"
+    rb"={70,}\n|=   |This typically refers to a problem with your app|Please see the FAQ page for debugging"
 )
 _HYDRA_KILLED = re.compile(r"EXIT STRING: .*\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
@@ -39,7 +39,7 @@ class Killed:
 
 
 class Banners:
-    """Reads mpiexec's standard error: what ranks wrote goes to `write`, at once; the rest is understood.
+    """Reads what mpiexec prints: what ranks wrote goes to `write`, at once; the rest is understood.
 
     mpiexec writes a banner in one piece, framed by lines of dashes.
     """
@@ -109,7 +109,7 @@ class Banners:
             self.rank_failed = True
             self.killed = Killed(int(killed[1] or killed[2]))
         elif self.hydra and _HYDRA_FRAME.match(line):
-            self.rank_failed = True
+            self.rank_failed = self._behind_banner = True
         elif _OWN.match(line):
             self._hold(line)
         elif _LOST.match(line):

@@ -168,7 +168,10 @@ class _Ranks:
 
     def run(self) -> int:
         """Start the ranks and wait for their end."""
-        banners = Banners(_write, hydra=self.mpi.kind == "hydra")
+        banners = [Banners(_write)]
+        if self.mpi.kind == "hydra":
+            # It puts its banners among the results.
+            banners = [Banners(_write, hydra=True), Banners(_write_result, hydra=True)]
         with self._signals_passed_on():
             try:
                 self.process = self._start()
@@ -180,6 +183,9 @@ class _Ranks:
                 if self.process.poll() is None:
                     self._kill()
                 self.process.wait()
+                for stream in (self.process.stderr, self.process.stdout):
+                    if stream is not None:
+                        stream.close()
                 # mpiexec can die before its ranks, and after an abort under ULFM it leaves them running.
                 self._kill()
         return self._status(banners)
@@ -195,34 +201,38 @@ class _Ranks:
         return subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.mpi.kind == "hydra" else None,
             stderr=subprocess.PIPE,
             env=self.environment,
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock yet
         )
 
-    def _watch(self, banners: Banners) -> None:
+    def _watch(self, banners: Sequence[Banners]) -> None:
         """Pass on what the ranks say until mpiexec has ended and its output is read."""
-        assert self.process.stderr is not None
-        output = self.process.stderr.fileno()
+        streams = [stream for stream in (self.process.stderr, self.process.stdout) if stream is not None]
+        unread = {stream.fileno(): own for stream, own in zip(streams, banners, strict=True)}
         poll = select.poll()
-        poll.register(output)
+        for output in unread:
+            poll.register(output)
         if self.signals:
             self._pass_on()  # It came while mpiexec was being started.
-        while True:
+        while unread:
             # Signals arrive in between: poll goes on after their handler.
             readable = poll.poll(TICK_SECONDS * 1000)
             if time.monotonic() > self.deadline:
                 self._kill()
-            if readable:
+            for output, _ in readable:
                 data = os.read(output, 1 << 16)
-                banners.feed(data)
+                unread[output].feed(data)
                 if not data:
-                    return
-            elif self.process.poll() is not None:
-                return  # Somebody else holds the pipe open.
-            else:
-                banners.tick()
+                    poll.unregister(output)
+                    del unread[output]
+            if not readable:
+                for own in unread.values():
+                    own.tick()
+                if self.process.poll() is not None:
+                    return  # Somebody else holds the pipe open.
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
@@ -263,21 +273,23 @@ class _Ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
-    def _status(self, banners: Banners) -> int:
+    def _status(self, banners: Sequence[Banners]) -> int:
         """The exit status; says what no rank could say."""
         status = self.process.returncode
         if status < 0:
             status = 128 - status
-        killed = banners.killed
+        killed = next((own.killed for own in banners if own.killed), None)
         if killed is not None and status:
             status = 128 + killed.signal
         if self.signals > 1 or (self.signals and status == 128 + signal.SIGUSR1):
             # Ranks that were still starting know no SIGUSR1, and end by it.
             _say("stopped")
             return STOPPED
-        if status and banners.troubles and not banners.rank_failed:
-            raise UsageError(f"mpiexec could not start {self.ranks} ranks: {banners.first_trouble()}")
-        banners.release()
+        trouble = next((own.first_trouble() for own in banners if own.troubles), None)
+        if status and trouble and not any(own.rank_failed for own in banners):
+            raise UsageError(f"mpiexec could not start {self.ranks} ranks: {trouble}")
+        for own in banners:
+            own.release()
         if killed is not None and status:
             _say(f"{killed}; the others were ended")
         elif self.process.returncode < 0:
@@ -303,6 +315,12 @@ def _write(data: bytes) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.buffer.write(data)
         sys.stderr.buffer.flush()
+
+
+def _write_result(data: bytes) -> None:
+    """To standard output; BrokenPipeError if nobody reads it any more."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _say(line: str) -> None:

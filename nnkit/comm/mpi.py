@@ -78,16 +78,22 @@ class _Request:
 class _Guarded:
     """A sum whose failures are RankLostErrors."""
 
-    def __init__(self, inner: Sum, guard: Callable[[], contextlib.AbstractContextManager[None]]):
-        self.inner, self.guard = inner, guard
+    def __init__(
+        self, inner: Sum, guard: Callable[[], contextlib.AbstractContextManager[None]], begun: list[Sum]
+    ):
+        self.inner, self.guard, self.begun = inner, guard, begun
 
     def progress(self) -> bool:
         with self.guard():
-            return self.inner.progress()
+            complete = self.inner.progress()
+        if complete:
+            self.begun.remove(self.inner)
+        return complete
 
     def wait(self) -> None:
         with self.guard():
             self.inner.wait()
+        self.begun.remove(self.inner)
 
 
 class MpiTransport:
@@ -104,6 +110,9 @@ class MpiTransport:
         self.size: int = comm.Get_size()
         self._sums = 0
         self._parts: list[MpiTransport] = []
+        self._begun: list[Sum] = []
+        """Sums whose buffers MPI may still write to; kept for good where a lost rank leaves them so."""
+        self._former: MpiTransport | None = None
         # Errors come as exceptions, and only those of lost ranks are expected.
         comm.Set_errhandler(self.mpi.ERRORS_RETURN)
         self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
@@ -157,7 +166,9 @@ class MpiTransport:
     def recover(self) -> Transport:
         """A transport of those that are left."""
         self.revoke()
-        return MpiTransport(self.comm.Shrink(), self.ordered, self.traffic)
+        fresh = MpiTransport(self.comm.Shrink(), self.ordered, self.traffic)
+        fresh._former = self
+        return fresh
 
     def abort(self, status: int) -> None:
         """End all ranks."""
@@ -168,9 +179,13 @@ class MpiTransport:
         with self._guard():
             if self.size == 1 or not buffer.size:
                 return _Nothing()
+            inner: Sum
             if self.ordered:
-                return _Guarded(OrderedSum(self.comm, buffer, number), self._guard)
-            return _Guarded(_Request(self.comm.Iallreduce(self.mpi.IN_PLACE, buffer)), self._guard)
+                inner = OrderedSum(self.comm, buffer, number)
+            else:
+                inner = _Request(self.comm.Iallreduce(self.mpi.IN_PLACE, buffer))
+        self._begun.append(inner)
+        return _Guarded(inner, self._guard, self._begun)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
