@@ -32,6 +32,8 @@ DONE_FIELDS = [
     "device",
     "comm",
     "ranks",
+    "lost_ranks",
+    "cost",
 ]
 
 

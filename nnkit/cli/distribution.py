@@ -7,14 +7,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typer.exceptions import Exit
 
 from nnkit import __version__
 from nnkit.cli.options import note
-from nnkit.contracts import Transport
 from nnkit.errors import DivergedError, NnkitError, RankLostError, RanksDisagreeError, UsageError, reason
+
+if TYPE_CHECKING:
+    from nnkit.contracts import Transport
 
 Result = TypeVar("Result")
 
@@ -99,7 +101,7 @@ def _without_start(arguments: list[str]) -> list[str]:
     return found
 
 
-def open_transport(distribution: Distribution) -> Transport:
+def open_transport(distribution: Distribution) -> "Transport":
     """What moves bytes between this rank and the others; MPI is touched only where there are others."""
     from nnkit.comm.single import SingleTransport
     from nnkit.comm.world import world_from_environment
@@ -112,7 +114,7 @@ def open_transport(distribution: Distribution) -> Transport:
     return mpi.world(deterministic=distribution.deterministic, elastic=distribution.elastic)
 
 
-def prepare(transport: Transport, facts: dict[str, Any], action: Callable[[], Result]) -> Result:
+def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], Result]) -> Result:
     """Do what may fail on some ranks alone, before they work together; all end alike, one of them says why.
 
     `facts` must be equal on all ranks, and may grow until the action is done.
@@ -150,14 +152,14 @@ def prepare(transport: Transport, facts: dict[str, Any], action: Callable[[], Re
     return cast(Result, result)
 
 
-def _end(transport: Transport, message: str) -> None:
+def _end(transport: "Transport", message: str) -> None:
     """All ranks end with status 2; the first one says why."""
     if transport.rank == 0:
         raise UsageError(message)
     raise Exit(2)
 
 
-def together(transport: Transport, elastic: bool, work: Callable[[], int]) -> int:
+def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> int:
     """Work that all ranks do; whatever ends it ends all of them, and is said once.
 
     What one rank alone meets it says itself, and ends the others; where ranks may be lost it is lost.
@@ -183,7 +185,7 @@ def together(transport: Transport, elastic: bool, work: Callable[[], int]) -> in
     raise AssertionError("a rank that has left goes on")
 
 
-def _leave(transport: Transport, elastic: bool, status: int) -> None:
+def _leave(transport: "Transport", elastic: bool, status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if elastic:
