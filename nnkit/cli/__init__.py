@@ -8,7 +8,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
-from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, predict, ptx, train
+from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
 from nnkit.errors import CompileError, NnkitError, reason
 
 app = typer.Typer(
@@ -43,6 +43,8 @@ app.command("info")(info.info)
 app.command("gemm-check")(gemm_check.gemm_check)
 app.command("gemm-bench")(gemm_bench.gemm_bench)
 app.command("ptx")(ptx.ptx)
+app.command("scaling")(scaling.scaling)
+app.command("plan")(plan.plan)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from typer.exceptions import Exit
 
 from nnkit import __version__
 from nnkit.cli.options import note
+from nnkit.comm.world import leave_status
 from nnkit.errors import DivergedError, NnkitError, RankLostError, RanksDisagreeError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-COMMON: tuple[type[NnkitError], ...] = (DivergedError, RanksDisagreeError)
-"""Errors that all ranks find at the same moment."""
+COMMON = (DivergedError, RanksDisagreeError, UsageError)
+"""Errors that all ranks find at the same moment, or agree on before training."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +168,25 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
     if transport.size == 1:
         return work()
     try:
-        return work()
+        status = work()
+        leave_status(status)
+        transport.leave(status)
+        return status
     except COMMON as error:
-        raise error if transport.rank == 0 else Exit(error.exit_status) from None
-    except (Exit, KeyboardInterrupt):
+        # Found by all ranks together: the first one says it.
+        if transport.current.rank == 0:
+            note(f"nnkit: {error}")
+        leave_status(error.exit_status)
+        transport.leave(error.exit_status)
+        raise Exit(error.exit_status) from None
+    except Exit as stop:
+        leave_status(stop.exit_code)
+        transport.leave(stop.exit_code)
+        raise
+    except KeyboardInterrupt:
         raise
     except RankLostError as error:
-        note(f"nnkit: rank {transport.rank}: {error}: the run ends; --elastic goes on without lost ranks")
-        _leave(transport, elastic, error.exit_status)
+        _mourn(transport, elastic, error)
     except NnkitError as error:
         note(f"nnkit: rank {transport.rank}: {error}")
         _leave(transport, elastic, error.exit_status)
@@ -183,6 +195,23 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
         note(f"nnkit: rank {transport.rank} failed: {type(error).__name__}: {reason(error)}")
         _leave(transport, elastic, 1)
     raise AssertionError("a rank that has left goes on")
+
+
+def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> None:
+    """A rank is gone, and this run cannot go on without it."""
+    if not elastic:
+        note(f"nnkit: rank {transport.rank}: {error}: the run ends; --elastic goes on without lost ranks")
+        _leave(transport, elastic, error.exit_status)
+    # Before training nobody has anything to go on from; the first of those that are left says so.
+    transport.revoke()
+    transport.agree(False)
+    left = transport.recover()
+    if left.rank == 0:
+        note("nnkit: a rank was lost before training began: start again")
+    # Not by a regular end, in which MPI would wait for the lost one.
+    left.agree(True)
+    leave_status(error.exit_status)
+    left.abort(error.exit_status)
 
 
 def _leave(transport: "Transport", elastic: bool, status: int) -> None:

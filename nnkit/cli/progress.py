@@ -105,12 +105,15 @@ class Bar(Progress):
         self.console.print(describe(record, self.epochs), soft_wrap=True)
 
 
-def progress(trainer: Trainer, quiet: bool, to_stderr: bool) -> Progress:
-    """What suits the stream that progress goes to."""
+def progress(trainer: Trainer, quiet: bool, to_stderr: bool, plain: bool) -> Progress:
+    """What suits the stream that progress goes to.
+
+    `plain` is for ranks: mpiexec gives each a terminal of its own, whatever its output really goes to.
+    """
     stream = sys.stderr if to_stderr else sys.stdout
     if quiet:
         return Progress()
-    return Bar(trainer, stream) if stream.isatty() else Lines(trainer.config.epochs, stream)
+    return Bar(trainer, stream) if stream.isatty() and not plain else Lines(trainer.config.epochs, stream)
 
 
 def describe(record: dict[str, Any], epochs: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from typer.exceptions import Exit
 
-from nnkit.cli.distribution import Distribution, prepare, together
+from nnkit.cli.distribution import Distribution, prepare
 from nnkit.cli.options import note, print_json
 from nnkit.cli.progress import Lines, Progress, progress
 from nnkit.contracts import Task, Transport
@@ -71,7 +71,7 @@ class Run:
         """Prepare, train, test and report; returns the exit status."""
         facts: dict[str, Any] = {}
         dataset = prepare(self.transport, facts, lambda: self._ready(saved, facts))
-        return together(self.transport, self.spread.elastic, lambda: self._work(dataset, saved, begun))
+        return self._work(dataset, saved, begun)
 
     # -- before training ------------------------------------------------------------------------------------
 
@@ -115,7 +115,8 @@ class Run:
             self._build(dataset, saved)
         trainer = self.trainer
         if self.first:
-            self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json)
+            alone = self.transport.size == 1
+            self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json, plain=not alone)
         try:
             # The first checkpoint shows that the directory can be written and has room, before any work.
             self.save()

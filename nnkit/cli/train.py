@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import Distribution, open_transport, prepare, start
+from nnkit.cli.distribution import Distribution, open_transport, prepare, start, together
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,9 +108,13 @@ def train(
     }
     # Ranks may have GPUs of different numbers.
     del facts["--device"]
-    agreed, saved = transport.broadcast(prepare(transport, facts, read))
-    agreed = replace(agreed, device=device)
-    return Run(agreed, spread, transport, files, quiet=quiet, json=json).complete(saved, begun)
+
+    def work() -> int:
+        agreed, saved = transport.broadcast(prepare(transport, facts, read))
+        agreed = replace(agreed, device=device)
+        return Run(agreed, spread, transport, files, quiet=quiet, json=json).complete(saved, begun)
+
+    return together(transport, spread.elastic, work)
 
 
 def _with_checkpoint(

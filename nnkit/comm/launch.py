@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from types import FrameType
 
 from nnkit.comm.banners import Banners
 from nnkit.comm.world import (
+    STATUS_FILE,
     Share,
     hydra_flags,
     open_mpi_flags,
@@ -37,6 +39,7 @@ GRACE_SECONDS = 3.0
 TICK_SECONDS = 0.2
 
 _MARK = "STARTED_BY_NNKIT"
+_RANK = b"\0OMPI_COMM_WORLD_RANK="
 _FILES_A_RANK, _FILES = 5, 60  # Descriptors that Open MPI's mpiexec has open; measured.
 _BYTES_A_RANK = 16 << 20  # What Python, NumPy and MPI alone take of a rank's own memory.
 _PR_SET_PDEATHSIG = 1
@@ -72,8 +75,18 @@ def launch(
     if elastic and not mpi.survives:
         raise UsageError(f"--elastic needs mpiexec of Open MPI 5 or newer, and {mpi.path} is another one")
     command = [*mpi.command(share, os.environ, hostfile, elastic), *program, *arguments]
-    variables = mpi.variables(share, os.environ)
-    return _Ranks(mpi, ranks, command, {**os.environ, **variables}).run()
+    environment = {**os.environ, **mpi.variables(share, os.environ)}
+    if not elastic or not share.one_host:
+        return _Ranks(mpi, ranks, command, environment, elastic).run()
+    with tempfile.TemporaryDirectory(prefix="nnkit-") as folder:
+        file = Path(folder, "status")
+        ended = _Ranks(mpi, ranks, command, {**environment, STATUS_FILE: str(file)}, elastic).run()
+        try:
+            return int(file.read_text("ascii"))
+        except (OSError, ValueError):
+            if ended == 0:
+                _say("all ranks were lost, or could not start, before the run was complete")
+            return ended or 1
 
 
 @dataclass(frozen=True)
@@ -156,15 +169,21 @@ def check_startable(ranks: int) -> None:
 class _Ranks:
     """The ranks while they run: mpiexec, what it says, and what signals have asked for."""
 
-    def __init__(self, mpi: Mpi, ranks: int, command: Sequence[str], environment: Mapping[str, str]):
+    def __init__(
+        self, mpi: Mpi, ranks: int, command: Sequence[str], environment: Mapping[str, str], elastic: bool
+    ):
         self.mpi = mpi
         self.ranks = ranks
         self.command = command
         # By this every rank can be found, wherever in the tree of processes and in whatever session it is.
         self.mark = f"{_MARK}={os.getpid()}.{os.urandom(8).hex()}"
         self.environment = {**environment, _MARK: self.mark.partition("=")[2]}
+        self.elastic = elastic
         self.signals = 0
         self.deadline = float("inf")
+        self.abandoned = False
+        self.most = self.empty = 0
+        self.look_again = 0.0
 
     def run(self) -> int:
         """Start the ranks and wait for their end."""
@@ -233,6 +252,19 @@ class _Ranks:
                     own.tick()
                 if self.process.poll() is not None:
                     return  # Somebody else holds the pipe open.
+                if self._is_abandoned():
+                    self.abandoned = True
+                    self._kill()
+
+    def _is_abandoned(self) -> bool:
+        """Whether mpiexec goes on although all its ranks are gone: under ULFM it can miss their end."""
+        if not self.elastic or time.monotonic() < self.look_again:
+            return False
+        self.look_again = time.monotonic() + 1.0
+        here = len(_marked(self.mark, rank=True))
+        self.most = max(self.most, here)
+        self.empty = self.empty + 1 if self.most and not here else 0
+        return self.empty * 1.0 >= GRACE_SECONDS
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
@@ -276,6 +308,9 @@ class _Ranks:
     def _status(self, banners: Sequence[Banners]) -> int:
         """The exit status; says what no rank could say."""
         status = self.process.returncode
+        if self.abandoned:
+            # The ranks have said why they ended.
+            return 1
         if status < 0:
             status = 128 - status
         killed = next((own.killed for own in banners if own.killed), None)
@@ -297,15 +332,16 @@ class _Ranks:
         return status
 
 
-def _marked(mark: str) -> list[int]:
-    """The processes with that variable in their environment; none where there is no /proc."""
+def _marked(mark: str, rank: bool = False) -> list[int]:
+    """The processes with that variable in their environment, or of them the ranks; none without /proc."""
     found = []
     wanted = b"\0" + mark.encode() + b"\0"
     with contextlib.suppress(OSError):
         for entry in os.listdir("/proc"):
             if entry.isdecimal():
                 with contextlib.suppress(OSError):
-                    if wanted in b"\0" + Path("/proc", entry, "environ").read_bytes():
+                    variables = b"\0" + Path("/proc", entry, "environ").read_bytes()
+                    if wanted in variables and (not rank or _RANK in variables):
                         found.append(int(entry))
     return found
 

@@ -2,18 +2,40 @@
 
 import contextlib
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy.typing as npt
 
+from nnkit.comm.mail import swap
 from nnkit.comm.ordered import OrderedSum
 from nnkit.comm.timed import TimedSum
 from nnkit.contracts import OwnArray, Sum, Traffic, Transport
 from nnkit.errors import RankLostError, UsageError, reason
 
+START_SECONDS = 15
+"""How long MPI may take to start ranks that are meant to survive the loss of one."""
+
 LOST = ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
 """What MPI calls the loss of a rank, and the news of it."""
+
+
+@contextlib.contextmanager
+def _deadline(seconds: int) -> Iterator[None]:
+    """End this process if that takes longer: a rank lost while MPI starts leaves the others waiting for good.
+
+    By the signal itself: MPI does not return to Python, which could handle it. 0 sets no limit.
+    """
+    handler = signal.signal(signal.SIGALRM, signal.SIG_DFL) if seconds else None
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        if seconds:
+            signal.signal(signal.SIGALRM, handler)
 
 
 def _mpi() -> Any:
@@ -31,10 +53,12 @@ def world(*, deterministic: bool = False, elastic: bool = False) -> "MpiTranspor
     """The transport of all ranks that the launcher has started.
 
     `deterministic` adds in the order of the ranks; `elastic` does too, and survives the loss of ranks, if MPI
-    was started for it. Raises UsageError where there is no MPI, or none that survives.
+    was started for it: both use single messages alone. Raises UsageError where there is no MPI, or none that
+    survives.
     """
-    mpi = _mpi()
-    comm = mpi.COMM_WORLD.Dup()
+    with _deadline(START_SECONDS if elastic else 0):
+        mpi = _mpi()
+        comm = mpi.COMM_WORLD.Dup()
     if elastic and not _survives(mpi, comm):
         raise UsageError(
             "--elastic: this MPI does not survive the loss of a rank: start it with mpirun --with-ft ulfm, "
@@ -108,11 +132,13 @@ class MpiTransport:
         self.traffic = traffic
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self._sums = 0
+        self._sums = self._calls = 0
         self._parts: list[MpiTransport] = []
         self._begun: list[Sum] = []
         """Sums whose buffers MPI may still write to; kept for good where a lost rank leaves them so."""
         self._former: MpiTransport | None = None
+        self._next: MpiTransport | None = None
+        """What came before and after the loss of a rank."""
         # Errors come as exceptions, and only those of lost ranks are expected.
         comm.Set_errhandler(self.mpi.ERRORS_RETURN)
         self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
@@ -123,24 +149,42 @@ class MpiTransport:
 
     def exchange(self, item: Any) -> list[Any]:
         """Every rank's item."""
+        if self.ordered:
+            others = self._others()
+            return self._in_order(item, self._swap(dict.fromkeys(others, item), others))
         with self._guard():
             found: list[Any] = self.comm.allgather(item)
             return found
 
     def gather(self, item: Any) -> list[Any]:
         """Every rank's item, on rank 0."""
+        if self.ordered and self.rank:
+            self._swap({0: item}, [])
+            return []
+        if self.ordered:
+            return self._in_order(item, self._swap({}, self._others()))
         with self._guard():
             return self.comm.gather(item) or []
 
     def broadcast(self, item: Any, root: int = 0) -> Any:
         """The item of rank `root`."""
+        if self.ordered and self.rank != root:
+            return self._swap({}, [root])[root]
+        if self.ordered:
+            self._swap(dict.fromkeys(self._others(), item), [])
+            return item
         with self._guard():
             return self.comm.bcast(item, root)
 
     def shift(self, item: Any) -> Any:
         """The item of the rank before."""
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        if after == self.rank:
+            return item
+        if self.ordered:
+            return self._swap({after: item}, [before])[before]
         with self._guard():
-            return self.comm.sendrecv(item, (self.rank + 1) % self.size, source=(self.rank - 1) % self.size)
+            return self.comm.sendrecv(item, after, source=before)
 
     def split(self, group: int) -> Transport:
         """The ranks that give the same number."""
@@ -167,12 +211,37 @@ class MpiTransport:
         """A transport of those that are left."""
         self.revoke()
         fresh = MpiTransport(self.comm.Shrink(), self.ordered, self.traffic)
-        fresh._former = self
+        fresh._former, self._next = self, fresh
         return fresh
+
+    @property
+    def current(self) -> "MpiTransport":
+        """Itself, or what its recoveries have made of it."""
+        return self if self._next is None else self._next.current
+
+    def leave(self, status: int) -> None:
+        """Ends the process if a rank was lost: MPI_Finalize might wait for it for good."""
+        if self._next is None:
+            return
+        self.current.agree(True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     def abort(self, status: int) -> None:
         """End all ranks."""
         self.mpi.COMM_WORLD.Abort(status)
+
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self.size) if rank != self.rank]
+
+    def _in_order(self, own: Any, others: dict[int, Any]) -> list[Any]:
+        return [own if rank == self.rank else others[rank] for rank in range(self.size)]
+
+    def _swap(self, letters: dict[int, Any], writers: list[int]) -> dict[int, Any]:
+        number, self._calls = self._calls, self._calls + 1
+        with self._guard():
+            return swap(self.comm, number, letters, writers)
 
     def _begin(self, buffer: npt.NDArray[Any]) -> Sum:
         number, self._sums = self._sums, self._sums + 1

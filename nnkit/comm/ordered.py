@@ -6,13 +6,14 @@ lost rank ends with an error at all that wait for it, and polled, so that ranks 
 other work.
 """
 
-import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-TAGS = 16384
+from nnkit.comm.mail import complete, finished
+
+TAGS = 8192
 """How many sums may be told apart while they are under way; MPI promises tags up to 32767."""
 
 
@@ -45,20 +46,16 @@ class OrderedSum:
 
     def wait(self) -> None:
         """Return when it is complete."""
-        while not self.progress():
-            os.sched_yield()
+        complete(self._requests)
+        if not self.progress():
+            complete(self._requests)
 
     def _part(self, rank: int) -> npt.NDArray[Any]:
         length = len(self.flat)
         return self.flat[length * rank // self.size : length * (rank + 1) // self.size]
 
     def _arrived(self) -> bool:
-        # One at a time: a test of all together does not say which one failed, and why.
-        while self._requests:
-            if not self._requests[-1].Test():
-                return False
-            self._requests.pop()
-        return True
+        return finished(self._requests)
 
     def _spread(self) -> None:
         """The first round is complete: add, and begin the second."""

@@ -150,6 +150,7 @@ class ThreadsTransport:
         self.traffic = traffic or Traffic()
         self._calls = 0
         self._agreements = 0
+        self._next: ThreadsTransport | None = None
 
     def bring(self, item: Any) -> int:
         """Begin the next common call; returns its number."""
@@ -210,7 +211,16 @@ class ThreadsTransport:
                 fresh.exchange(None)
             except RankLostError:
                 continue
+            self._next = fresh
             return fresh
+
+    @property
+    def current(self) -> "ThreadsTransport":
+        """Itself, or what its recoveries have made of it."""
+        return self if self._next is None else self._next.current
+
+    def leave(self, status: int) -> None:
+        """The thread ends by itself."""
 
     def abort(self, status: int) -> None:
         """All other ranks get a RankLostError."""

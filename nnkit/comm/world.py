@@ -3,6 +3,7 @@
 Nothing here imports MPI or starts a process, so that one process alone never pays for it.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,21 @@ _RANK_AND_SIZE = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
     ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Slurm with PMI-2
 )
+
+
+STATUS_FILE = "NNKIT_STATUS_FILE"
+"""Names the file in which ranks that may lose others leave the status they end with.
+
+mpiexec does not know it: under ULFM it reports success where every rank was lost.
+"""
+
+
+def leave_status(status: int) -> None:
+    """Tell whoever started the ranks how this one ends, if that was asked for."""
+    name = os.environ.get(STATUS_FILE)
+    if name:
+        with contextlib.suppress(OSError):
+            Path(name).write_text(str(status), "ascii")
 
 
 def world_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:

@@ -81,6 +81,13 @@ class Transport(Protocol):
     def recover(self) -> "Transport":
         """After `agree` has said no: a transport of those that are left, in their present order."""
 
+    @property
+    def current(self) -> "Transport":
+        """Itself, or what its recoveries have made of it."""
+
+    def leave(self, status: int) -> None:
+        """All ranks have done their work. Ends the process where a regular end would wait for lost ranks."""
+
     def abort(self, status: int) -> None:
         """End all ranks, now, with that exit status."""
 

@@ -1,0 +1,251 @@
+"""`nnkit plan`: which strategy, which grid, and how long a step takes, before there is a machine to try it on."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nnkit.cli import options
+from nnkit.comm.cost_units import (
+    bytes_in_words,
+    parse_bandwidth,
+    parse_latency,
+    parse_rate,
+    seconds_in_words,
+)
+from nnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from nnkit.comm.cost import Machine, Prediction
+
+STRATEGIES = ("data", "model", "hybrid")
+MOST_RANKS = 1_000_000
+
+
+def plan(
+    ranks: Annotated[int, typer.Option(metavar="N", help="How many ranks there will be.")],
+    hidden: Annotated[
+        str, typer.Option("-n", "--hidden", help="Neurons of each hidden layer: 100, or 8192,8192.")
+    ] = "100",
+    batch: Annotated[int, typer.Option("-b", "--batch", help="Samples in a minibatch.")] = 800,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Of the network, for a rank: 25GB/s or 200Gb/s; else measured here.")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Of one message: 2us, 500ns; else measured here.")
+    ] = None,
+    flops: Annotated[
+        str | None, typer.Option(help="What a rank's matrix products reach: 10TFLOP/s; else measured here.")
+    ] = None,
+    comm: Annotated[str, typer.Option(help="The strategies to choose from.")] = ",".join(STRATEGIES),
+    backend: options.Backend = "numpy",
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Predict a step under every strategy, and say which is the fastest and why."""
+    if not 1 <= ranks <= MOST_RANKS:
+        raise UsageError(f"--ranks {ranks}: give 1 to {MOST_RANKS}")
+    names = list(dict.fromkeys(name.strip() for name in comm.split(",")))
+    for name in names:
+        if name not in STRATEGIES:
+            raise UsageError(f"--comm {name}: a plan knows {', '.join(STRATEGIES)}: give some of these")
+    link = (
+        None if bandwidth is None else parse_bandwidth(bandwidth),
+        None if latency is None else parse_latency(latency),
+    )
+    rate = None if flops is None else parse_rate(flops)
+
+    from nnkit.cli.scaling_measure import sizes_of
+    from nnkit.train.config import TrainConfig, parse_hidden
+
+    sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
+    machine = _machine(sizes, batch, link, rate, backend, device)
+    alone = _predict(sizes, batch, (1, 1), machine)
+    offers = _offers(sizes, batch, ranks, names, machine)
+    if not offers:
+        raise UsageError(
+            f"--ranks {ranks} with --comm {comm}: batch {batch} and layers {'-'.join(map(str, sizes))} cannot be "
+            "cut into so many parts: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
+        )
+    chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes, names.index(name)))
+    document = {
+        "network": list(sizes),
+        "batch": batch,
+        "ranks": ranks,
+        "machine": machine.to_json(),
+        "assumed": _assumed(link, rate),
+        "oversubscribed": machine.crowding(ranks) > 1,
+        "one_rank_seconds": alone.seconds,
+        "strategies": {name: offer.to_json() for name, offer in offers.items()},
+        "impossible": [name for name in names if name not in offers],
+        "choice": {
+            "comm": chosen,
+            "grid": list(offers[chosen].grid),
+            "seconds": offers[chosen].seconds,
+            "speedup": alone.seconds / offers[chosen].seconds,
+            "why": why(chosen, offers, alone),
+        },
+    }
+    if json:
+        options.print_json(document)
+        return
+    print(in_words(document))
+
+
+def _offers(
+    sizes: tuple[int, ...], batch: int, ranks: int, names: list[str], machine: "Machine"
+) -> "dict[str, Prediction]":
+    """The best grid of every strategy that can use so many ranks; hybrid splits both."""
+    from nnkit.comm.cost import grids
+
+    if ranks == 1:
+        return {"none": _predict(sizes, batch, (1, 1), machine)}
+    offers = {}
+    possible = grids(sizes, batch, ranks)
+    for name in names:
+        fits = {
+            "data": [grid for grid in possible if grid[1] == 1],
+            "model": [grid for grid in possible if grid[0] == 1],
+            "hybrid": [grid for grid in possible if min(grid) > 1],
+        }[name]
+        if fits:
+            found = (_predict(sizes, batch, grid, machine) for grid in fits)
+            offers[name] = min(found, key=lambda each: (each.seconds, each.bytes))
+    return offers
+
+
+def _predict(sizes: tuple[int, ...], batch: int, grid: tuple[int, int], machine: "Machine") -> "Prediction":
+    from nnkit.comm.cost import predict
+
+    return predict(sizes, batch, grid, machine)
+
+
+def _machine(
+    sizes: tuple[int, ...],
+    batch: int,
+    link: tuple[float | None, float | None],
+    rate: float | None,
+    backend: str,
+    device: str,
+) -> "Machine":
+    """The machine described; what was not said of it is measured here."""
+    from nnkit.comm.cost import Line, Machine
+    from nnkit.comm.cost_step import Work
+
+    bandwidth, latency = link
+    described = bandwidth is not None and latency is not None
+    machine = Machine(Work(), Line(latency or 0.0, 1 / bandwidth if bandwidth else 0.0))
+    if rate is None or not described:
+        measured = _measured(sizes[1:-1], batch, 1 if described else 2, backend, device)
+        machine = replace(measured, sums={}) if rate is None else replace(machine, overlap=measured.overlap)
+        if described:
+            machine = replace(machine, overlap=1.0)
+        # Of a network only one thing may be known.
+        message = Line(
+            measured.message.alpha if latency is None else latency,
+            1 / bandwidth if bandwidth else measured.message.beta,
+        )
+        # Ranks beyond this machine's cores are on other machines.
+        machine = replace(machine, message=message, cores=None)
+    return machine if rate is None else replace(machine, gamma=Work(flops=1 / rate))
+
+
+def _measured(hidden: tuple[int, ...], batch: int, ranks: int, backend: str, device: str) -> "Machine":
+    """This machine; with two ranks its transport too."""
+    from nnkit.cli import scaling_measure
+    from nnkit.cli.scaling_worker import Orders
+    from nnkit.plugins import Registry
+
+    Registry.discover().gemm(backend)
+    # Wide networks take long, and a step is linear in what is large: a narrower one tells as much.
+    narrow = [tuple(min(width, limit) for width in hidden) for limit in (64, 512, 1024)]
+    samples = min(batch, 800)
+    lone = scaling_measure.lone_cases(narrow, samples, [(1, 1), (4, 1)], 10)
+    orders = Orders(
+        cases=(),
+        lone=lone,
+        paced=lone[::2] if ranks > 1 else (),
+        sum_grids=((ranks, 1),),
+        sum_bytes=scaling_measure.SUM_BYTES,
+        steps=10,
+        backend=backend,
+        device=device,
+        output="",
+    )
+    options.note(f"measuring this machine with {ranks} rank{'s' if ranks > 1 else ''}")
+    found = scaling_measure.measure(ranks, orders)
+    return scaling_measure.machine_of(found, orders, scaling_measure.cores(), {})
+
+
+def _assumed(link: tuple[float | None, float | None], rate: float | None) -> dict[str, str]:
+    """Where each coefficient comes from."""
+    sources = {
+        name: "measured here" if value is None else "given"
+        for name, value in zip(("bandwidth", "latency"), link, strict=True)
+    }
+    described = None not in link
+    return {
+        **sources,
+        "compute": "measured here" if rate is None else "given; all that is not a matrix product is left out",
+        "overlap": "a network that works while ranks compute" if described else "measured here",
+    }
+
+
+def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> str:
+    """One sentence: what decides."""
+    best = offers[chosen]
+    others = {name: offer for name, offer in offers.items() if name != chosen}
+    if best.seconds > alone.seconds:
+        warning = f"; one rank alone would be faster ({seconds_in_words(alone.seconds)})"
+    else:
+        warning = ""
+    if not others:
+        return f"{chosen} is the only one that can use so many ranks{warning}"
+    name = min(others, key=lambda other: others[other].seconds)
+    second = others[name]
+    exposed = second.exposed_seconds - best.exposed_seconds
+    computed = second.compute_seconds - best.compute_seconds
+    if exposed >= computed:
+        reason = (
+            f"it waits {seconds_in_words(best.exposed_seconds)} a step for sums of {bytes_in_words(best.bytes)}, "
+            f"{name} {seconds_in_words(second.exposed_seconds)} for {bytes_in_words(second.bytes)}"
+        )
+    else:
+        reason = (
+            f"a rank computes {seconds_in_words(best.compute_seconds)} a step, with {name} "
+            f"{seconds_in_words(second.compute_seconds)}: its parts of the work are the smaller ones"
+        )
+    return f"{chosen}, because {reason}{warning}"
+
+
+def in_words(document: dict[str, Any]) -> str:
+    """The plan for people."""
+    machine, choice = document["machine"], document["choice"]
+    network = "-".join(map(str, document["network"]))
+    beta = machine["beta_seconds_per_byte"]
+    speed = f"{bytes_in_words(1 / beta)}/s" if beta else "no network needed"
+    lines = [
+        f"{network}, batch {document['batch']}, {document['ranks']} ranks; "
+        f"bandwidth {speed} ({document['assumed']['bandwidth']}), "
+        f"latency {seconds_in_words(machine['alpha_seconds'])} ({document['assumed']['latency']}), "
+        f"compute {document['assumed']['compute']}",
+        f"{'comm':8}{'grid':>12}{'compute':>11}{'exposed':>11}{'hidden':>11}{'bytes':>10}{'a step':>11}"
+        f"{'parameters':>12}",
+    ]
+    for name, offer in document["strategies"].items():
+        times = [seconds_in_words(offer[f"{part}_seconds"]) for part in ("compute", "exposed", "hidden")]
+        lines.append(
+            f"{name:8}{'x'.join(map(str, offer['grid'])):>12}"
+            + "".join(f"{each:>11}" for each in times)
+            + f"{bytes_in_words(offer['bytes']):>10}{seconds_in_words(offer['seconds']):>11}"
+            + f"{bytes_in_words(offer['parameter_bytes']):>12}"
+        )
+    for name in document["impossible"]:
+        lines.append(f"{name:8}  cannot cut this batch and these layers into {document['ranks']} parts")
+    grid = "x".join(map(str, choice["grid"]))
+    lines.append(
+        f"choose --comm {choice['comm']}{f' --grid {grid}' if choice['comm'] == 'hybrid' else ''}: "
+        f"{seconds_in_words(choice['seconds'])} a step, {choice['speedup']:.3g} times one rank's speed"
+    )
+    lines.append(choice["why"])
+    return "\n".join(lines)
