@@ -31,9 +31,10 @@ class GridStrategy:
         self.over_batch, self.over_network = over_batch, over_network
         self.reader, self.holder = divmod(transport.rank, over_network)
         self.layers = len(task.sizes) - 1
-        # Those that compute the same samples hold a network together; those that hold the same average.
-        self.network = transport if over_batch == 1 else transport.split(self.reader)
-        self.batch = transport if over_network == 1 else transport.split(self.holder)
+        # Those that compute the same samples hold a network together; those that hold the same sum gradients.
+        self.network = self.batch = transport
+        if over_batch > 1 and over_network > 1:
+            self.network, self.batch = transport.split(self.reader), transport.split(self.holder)
         self._pending: list[Sum] = []
 
     @property

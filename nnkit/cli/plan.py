@@ -1,4 +1,4 @@
-"""`nnkit plan`: which strategy, which grid, and how long a step takes, before there is a machine to try it on."""
+"""`nnkit plan`: which strategy, which grid, how long a step takes, before there is a machine to try it on."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("data", "model", "hybrid")
 MOST_RANKS = 1_000_000
+MOST_MEASURED = 8
+"""How many ranks are started here; the formulas go on from there."""
 
 
 def plan(
@@ -59,15 +61,15 @@ def plan(
     from nnkit.train.config import TrainConfig, parse_hidden
 
     sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
-    machine = _machine(sizes, batch, link, rate, backend, device)
+    machine = _machine(sizes, batch, ranks, link, rate, backend, device)
     alone = _predict(sizes, batch, (1, 1), machine)
     offers = _offers(sizes, batch, ranks, names, machine)
     if not offers:
         raise UsageError(
-            f"--ranks {ranks} with --comm {comm}: batch {batch} and layers {'-'.join(map(str, sizes))} cannot be "
-            "cut into so many parts: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
+            f"--ranks {ranks} with --comm {comm}: batch {batch} and layers {'-'.join(map(str, sizes))} have "
+            "too few parts for all: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
         )
-    chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes, names.index(name)))
+    chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes))
     document = {
         "network": list(sizes),
         "batch": batch,
@@ -77,7 +79,7 @@ def plan(
         "oversubscribed": machine.crowding(ranks) > 1,
         "one_rank_seconds": alone.seconds,
         "strategies": {name: offer.to_json() for name, offer in offers.items()},
-        "impossible": [name for name in names if name not in offers],
+        "impossible": [name for name in names if name not in offers] if ranks > 1 else [],
         "choice": {
             "comm": chosen,
             "grid": list(offers[chosen].grid),
@@ -123,58 +125,70 @@ def _predict(sizes: tuple[int, ...], batch: int, grid: tuple[int, int], machine:
 def _machine(
     sizes: tuple[int, ...],
     batch: int,
+    ranks: int,
     link: tuple[float | None, float | None],
     rate: float | None,
     backend: str,
     device: str,
 ) -> "Machine":
-    """The machine described; what was not said of it is measured here."""
+    """The machine described; what was not said of it is measured here.
+
+    With nothing said of the network all ranks are on this machine, and may have to share its cores.
+    """
     from nnkit.comm.cost import Line, Machine
     from nnkit.comm.cost_step import Work
 
     bandwidth, latency = link
-    described = bandwidth is not None and latency is not None
-    machine = Machine(Work(), Line(latency or 0.0, 1 / bandwidth if bandwidth else 0.0))
-    if rate is None or not described:
-        measured = _measured(sizes[1:-1], batch, 1 if described else 2, backend, device)
-        machine = replace(measured, sums={}) if rate is None else replace(machine, overlap=measured.overlap)
-        if described:
-            machine = replace(machine, overlap=1.0)
-        # Of a network only one thing may be known.
+    if bandwidth is None and latency is None:
+        machine = _measured(sizes[1:-1], batch, ranks, backend, device)
+    elif bandwidth is not None and latency is not None:
+        message = Line(latency, 1 / bandwidth)
+        if rate is not None:
+            return Machine(Work(flops=1 / rate), message)
+        gamma = _measured(sizes[1:-1], batch, 1, backend, device).gamma
+        return Machine(gamma, message)
+    else:
+        # Of the network one thing is known; the other is that between two ranks here.
+        two = _measured(sizes[1:-1], batch, 2, backend, device)
         message = Line(
-            measured.message.alpha if latency is None else latency,
-            1 / bandwidth if bandwidth else measured.message.beta,
+            two.message.alpha if latency is None else latency,
+            two.message.beta if bandwidth is None else 1 / bandwidth,
         )
-        # Ranks beyond this machine's cores are on other machines.
-        machine = replace(machine, message=message, cores=None)
+        machine = replace(two, message=message, sums={}, cores=None)
     return machine if rate is None else replace(machine, gamma=Work(flops=1 / rate))
 
 
 def _measured(hidden: tuple[int, ...], batch: int, ranks: int, backend: str, device: str) -> "Machine":
-    """This machine; with two ranks its transport too."""
+    """This machine, with so many ranks or as many as are soon measured."""
     from nnkit.cli import scaling_measure
     from nnkit.cli.scaling_worker import Orders
+    from nnkit.comm.cost import grids
     from nnkit.plugins import Registry
 
     Registry.discover().gemm(backend)
+    cores = scaling_measure.cores()
     # Wide networks take long, and a step is linear in what is large: a narrower one tells as much.
     narrow = [tuple(min(width, limit) for width in hidden) for limit in (64, 512, 1024)]
     samples = min(batch, 800)
-    lone = scaling_measure.lone_cases(narrow, samples, [(1, 1), (4, 1)], 10)
-    orders = Orders(
-        cases=(),
-        lone=lone,
-        paced=lone[::2] if ranks > 1 else (),
-        sum_grids=((ranks, 1),),
-        sum_bytes=scaling_measure.SUM_BYTES,
-        steps=10,
-        backend=backend,
-        device=device,
-        output="",
-    )
-    options.note(f"measuring this machine with {ranks} rank{'s' if ranks > 1 else ''}")
-    found = scaling_measure.measure(ranks, orders)
-    return scaling_measure.machine_of(found, orders, scaling_measure.cores(), {})
+    machines: dict[int, Machine] = {}
+    # Computing is measured while nobody takes turns, meetings with all ranks.
+    for number in sorted({min(ranks, cores), min(ranks, MOST_MEASURED)}):
+        cuts = grids(scaling_measure.sizes_of(narrow[-1]), samples, number) or [(1, 1)]
+        orders = Orders(
+            cases=(),
+            lone=scaling_measure.lone_cases(narrow, samples, [(1, 1), *cuts], 10) if number <= cores else (),
+            paced=scaling_measure.lone_cases(narrow, samples, cuts, 5) if number > 1 else (),
+            sum_grids=((number, 1), *(cut for cut in cuts if min(cut) > 1)),
+            sum_bytes=scaling_measure.SUM_BYTES,
+            steps=10,
+            backend=backend,
+            device=device,
+            output="",
+        )
+        options.note(f"measuring this machine with {number} rank{'s' if number > 1 else ''}")
+        found = scaling_measure.measure(number, orders)
+        machines[number] = scaling_measure.machine_of(found, orders, cores, machines)
+    return machines[max(machines)]
 
 
 def _assumed(link: tuple[float | None, float | None], rate: float | None) -> dict[str, str]:
@@ -199,6 +213,8 @@ def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> st
         warning = f"; one rank alone would be faster ({seconds_in_words(alone.seconds)})"
     else:
         warning = ""
+    if chosen == "none":
+        return "there is one rank, so nothing is split"
     if not others:
         return f"{chosen} is the only one that can use so many ranks{warning}"
     name = min(others, key=lambda other: others[other].seconds)
@@ -207,7 +223,8 @@ def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> st
     computed = second.compute_seconds - best.compute_seconds
     if exposed >= computed:
         reason = (
-            f"it waits {seconds_in_words(best.exposed_seconds)} a step for sums of {bytes_in_words(best.bytes)}, "
+            f"it waits {seconds_in_words(best.exposed_seconds)} a step "
+            f"for sums of {bytes_in_words(best.bytes)}, "
             f"{name} {seconds_in_words(second.exposed_seconds)} for {bytes_in_words(second.bytes)}"
         )
     else:
@@ -225,7 +242,7 @@ def in_words(document: dict[str, Any]) -> str:
     beta = machine["beta_seconds_per_byte"]
     speed = f"{bytes_in_words(1 / beta)}/s" if beta else "no network needed"
     lines = [
-        f"{network}, batch {document['batch']}, {document['ranks']} ranks; "
+        f"{network}, batch {document['batch']}, ranks {document['ranks']}; "
         f"bandwidth {speed} ({document['assumed']['bandwidth']}), "
         f"latency {seconds_in_words(machine['alpha_seconds'])} ({document['assumed']['latency']}), "
         f"compute {document['assumed']['compute']}",
@@ -241,7 +258,7 @@ def in_words(document: dict[str, Any]) -> str:
             + f"{bytes_in_words(offer['parameter_bytes']):>12}"
         )
     for name in document["impossible"]:
-        lines.append(f"{name:8}  cannot cut this batch and these layers into {document['ranks']} parts")
+        lines.append(f"{name:8}  no grid of {document['ranks']} ranks would give each of them work")
     grid = "x".join(map(str, choice["grid"]))
     lines.append(
         f"choose --comm {choice['comm']}{f' --grid {grid}' if choice['comm'] == 'hybrid' else ''}: "

@@ -10,7 +10,6 @@ from nnkit.cli import options
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from nnkit.cli.scaling_worker import Case
     from nnkit.comm.cost import Machine
 
 

@@ -28,7 +28,7 @@ SUM_BYTES = (4_000, 32_000, 256_000, 1_000_000, 3_200_000)
 
 
 def measure(ranks: int, orders: Orders) -> dict[str, Any]:
-    """What that many ranks found, each with one thread. Raises Exit if they failed; they have said why then."""
+    """What that many ranks found, each with one thread. Raises Exit if they failed; they have said why."""
     with tempfile.TemporaryDirectory() as folder, one_thread_each():
         output = Path(folder, "found.json")
         text = replace(orders, output=str(output)).to_text()

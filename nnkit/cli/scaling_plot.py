@@ -1,4 +1,4 @@
-"""`nnkit scaling --plot FILE`: where the time of a step goes, what is sent, and what is gained by more ranks."""
+"""`nnkit scaling --plot FILE`: where the time of a step goes, what is summed, what more ranks gain."""
 
 from collections.abc import Sequence
 from pathlib import Path

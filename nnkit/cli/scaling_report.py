@@ -1,4 +1,4 @@
-"""What `nnkit scaling` makes of its measurements: rows, predictions beside them, and where strategies cross."""
+"""What `nnkit scaling` makes of its measurements: rows, predictions beside them, where strategies cross."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -137,8 +137,8 @@ def in_words(document: dict[str, Any]) -> str:
     lines = [
         f"784-n-10, batch {document['batch']}, backend {document['backend']} on {document['device']}, "
         f"{document['cores']} cores, one thread a rank",
-        f"{'comm':8}{'ranks':>6} {'grid':>6}{'n':>7}{'a step':>11}{'compute':>11}{'exposed':>11}{'hidden':>11}"
-        f"{'bytes':>10}{'efficiency':>11}{'predicted':>11}{'error':>7}",
+        f"{'comm':8}{'ranks':>6} {'grid':>6}{'n':>7}{'a step':>11}{'compute':>11}{'exposed':>11}"
+        f"{'hidden':>11}{'bytes':>10}{'efficiency':>11}{'predicted':>11}{'error':>7}",
     ]
     for each in document["rows"]:
         grid = "x".join(map(str, each["grid"])) if each["grid"] else "-"
@@ -155,8 +155,8 @@ def in_words(document: dict[str, Any]) -> str:
     lines += [_crossing_in_words(each) for each in document["crossings"]]
     if any(each["oversubscribed"] for each in document["rows"]):
         lines.append(
-            "oversubscribed: more ranks than cores take turns, so a rank's waiting is mostly another's computing, "
-            "and no efficiency above cores / ranks is possible"
+            "oversubscribed: more ranks than cores take turns, so a rank's waiting is mostly another's "
+            "computing, and no efficiency above cores / ranks is possible"
         )
     return "\n".join(lines)
 

@@ -237,7 +237,7 @@ class Worker:
 
 
 def middle_half(series: Series) -> list[float]:
-    """The mean of the rows between the quartiles of the first column: sound columns add up, and outliers go."""
+    """The mean of the rows between the quartiles of the first column: the columns still add up."""
     order = np.argsort(series[:, 0], kind="stable")
     quarter = len(order) // 4
     return [float(value) for value in series[order[quarter : len(order) - quarter]].mean(axis=0)]

@@ -60,7 +60,9 @@ class Machine:
 
     def compute_seconds(self, work: Work, ranks: int = 1) -> float:
         """Seconds of computing; longer where more ranks than cores take turns."""
-        alone = sum(rate * count for rate, count in zip(astuple(self.gamma), astuple(work), strict=True))
+        alone: float = sum(
+            rate * count for rate, count in zip(astuple(self.gamma), astuple(work), strict=True)
+        )
         return alone * self.crowding(ranks)
 
     def crowding(self, ranks: int) -> float:
@@ -142,8 +144,8 @@ def predict(sizes: Sequence[int], batch: int, grid: Grid, machine: Machine) -> P
     exposed += backlog
     compute = machine.compute_seconds(step.work, ranks)
     if step.meetings:
-        # The sums that need not be complete at once are met together, at the end. Where few of the ranks meet,
-        # few must be there.
+        # The sums that need not be complete at once are met together, at the end. Where few meet, few must be
+        # there.
         points = [meeting.ranks for meeting in step.meetings if meeting.blocks]
         points += [meeting.ranks for meeting in step.meetings if not meeting.blocks][-1:]
         exposed += machine.waiting.alpha * sum(points) / ranks + machine.waiting.beta * compute
@@ -169,8 +171,8 @@ def best_grid(sizes: Sequence[int], batch: int, ranks: int, machine: Machine) ->
     possible = grids(sizes, batch, ranks)
     if not possible:
         raise UsageError(
-            f"--ranks {ranks}: batch {batch} and layers {'-'.join(map(str, sizes))} cannot be cut into so many "
-            "parts: give fewer ranks, a larger --batch or a wider --hidden"
+            f"--ranks {ranks}: batch {batch} and layers {'-'.join(map(str, sizes))} cannot be cut into so "
+            "many parts: give fewer ranks, a larger --batch or a wider --hidden"
         )
     found = [predict(sizes, batch, grid, machine) for grid in possible]
     return min(found, key=lambda each: (each.seconds, each.bytes)).grid

@@ -58,5 +58,6 @@ def seconds_in_words(seconds: float) -> str:
 
 
 def _in_words(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    factor, name = next((unit for unit in units if value >= unit[0]), units[-1])
+    # What rounds up to the next unit is written in it: 1 GB, not 1e+03 MB.
+    factor, name = next((unit for unit in units if value >= 0.9995 * unit[0]), units[-1])
     return f"{value / factor:.3g} {name}"

@@ -1,0 +1,102 @@
+import json
+from typing import Any
+
+import pytest
+from conftest import Command, is_refusal
+
+from nnkit.cli.plan import why
+from nnkit.comm.cost import Prediction
+
+CLUSTER = ("--bandwidth", "25GB/s", "--latency", "2us", "--flops", "10TFLOP/s")
+
+
+def planned(main: Command, *arguments: object) -> dict[str, Any]:
+    result = main("plan", *arguments, "--json")
+    assert result.status == 0, result
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_a_wide_network_on_a_slow_link_is_split(main: Command) -> None:
+    link = ("--bandwidth", "1Gb/s", "--latency", "20us", "--flops", "1TFLOP/s")
+    found = planned(main, "--hidden", 8192, "--ranks", 16, *link)
+    assert found["choice"]["comm"] == "model"
+    assert found["choice"]["grid"] == [1, 16]
+    assert found["strategies"]["model"]["bytes"] == 32_000
+    assert found["choice"]["why"].startswith("model, because it waits")
+
+
+def test_a_small_network_with_a_large_batch_is_data_parallel(main: Command) -> None:
+    found = planned(main, "--hidden", 20, "--batch", 60_000, "--ranks", 8, *CLUSTER)
+    assert found["choice"]["comm"] == "data"
+    assert found["choice"]["grid"] == [8, 1]
+
+
+def test_many_ranks_take_a_grid(main: Command) -> None:
+    found = planned(main, "--hidden", "8192,8192", "--ranks", 1024, *CLUSTER)
+    choice = found["choice"]
+    assert choice["comm"] == "hybrid"
+    assert choice["grid"][0] * choice["grid"][1] == 1024
+    assert choice["seconds"] == min(offer["seconds"] for offer in found["strategies"].values())
+    # A batch of 800 has no part for each of 1024 ranks.
+    assert found["impossible"] == ["data"]
+    assert found["assumed"]["bandwidth"] == "given"
+    assert not found["oversubscribed"]
+    for offer in found["strategies"].values():
+        assert offer["seconds"] == pytest.approx(offer["compute_seconds"] + offer["exposed_seconds"])
+
+
+def test_comm_restricts_the_choice(main: Command) -> None:
+    found = planned(main, "--hidden", 8192, "--ranks", 16, *CLUSTER, "--comm", "data")
+    assert found["choice"]["comm"] == "data"
+    assert list(found["strategies"]) == ["data"]
+    assert "only one" in found["choice"]["why"]
+
+
+def test_one_rank_needs_no_strategy(main: Command) -> None:
+    found = planned(main, "--ranks", 1, *CLUSTER)
+    assert found["choice"]["comm"] == "none"
+    assert found["choice"]["speedup"] == 1
+    assert found["impossible"] == []
+
+
+def test_the_table_is_for_people(main: Command) -> None:
+    result = main("plan", "--hidden", "8192,8192", "--ranks", 64, *CLUSTER)
+    assert (result.status, result.stderr) == (0, "")
+    first, *_, choice, sentence = result.stdout.splitlines()
+    assert first.startswith("784-8192-8192-10, batch 800, ranks 64; bandwidth 25 GB/s (given)")
+    assert choice.startswith("choose --comm hybrid --grid ")
+    assert sentence.startswith("hybrid, because ")
+    assert [line.split()[0] for line in result.stdout.splitlines()[2:5]] == ["data", "model", "hybrid"]
+
+
+def test_compute_is_measured_where_it_is_not_given(main: Command) -> None:
+    found = planned(main, "--hidden", 30, "--batch", 64, "--ranks", 4, *CLUSTER[:4])
+    assert found["assumed"]["compute"] == "measured here"
+    assert 0 < found["one_rank_seconds"] < 1
+    assert min(found["machine"]["gamma_seconds"].values()) >= 0
+
+
+def test_nothing_pays_is_said() -> None:
+    alone = Prediction((1, 1), 1e-3, 0.0, 0.0, 0, 100)
+    slow = Prediction((2, 1), 5e-4, 1.0, 0.0, 100, 100)
+    assert "one rank alone would be faster (1 ms)" in why("data", {"data": slow}, alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--ranks", 0), ("--ranks 0", "give 1")),
+        (("--ranks", 4, "--bandwidth", "25"), ("--bandwidth 25", "25GB/s")),
+        (("--ranks", 4, "--latency", "2GB/s"), ("--latency 2GB/s", "2us")),
+        (("--ranks", 4, "--flops", "many"), ("--flops many", "10TFLOP/s")),
+        (("--ranks", 4, "--comm", "pipeline"), ("--comm pipeline", "data, model, hybrid")),
+        (("--ranks", 4, "--hidden", "a"), ("--hidden a",)),
+        (("--ranks", 4, "--batch", 0), ("--batch 0",)),
+        (("--ranks", 4, "--backend", "nobody"), ("nobody", "known")),
+        ((*CLUSTER, "--ranks", 1000, "--hidden", 5, "--batch", 7), ("--ranks 1000", "batch 7", "784-5-10")),
+        ((), ("--ranks",)),
+    ],
+)
+def test_refusals(main: Command, arguments: tuple[object, ...], words: tuple[str, ...]) -> None:
+    assert is_refusal(main("plan", *arguments), *words)
