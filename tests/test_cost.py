@@ -1,4 +1,4 @@
-"""The cost model against cases worked out by hand, against training itself, and its fit against known machines."""
+"""The cost model against cases worked out by hand and against training; its fit against known machines."""
 
 import itertools
 from dataclasses import astuple
@@ -19,7 +19,7 @@ SECOND_A_FLOP = Machine(Work(flops=1.0), Line(0.0, 0.0))
 GRIDS = {"data": (4, 1), "model": (1, 4), "hybrid": (2, 2)}
 
 
-# -- bytes ----------------------------------------------------------------------------------------------------
+# -- bytes ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [(7,), (8, 6), (9, 5, 6), (9, 8, 7, 6)], ids=str)
@@ -49,7 +49,7 @@ def test_one_rank_sums_nothing() -> None:
     assert step_of((784, 100, 50, 10), 800).meetings == ()
 
 
-# -- work -----------------------------------------------------------------------------------------------------
+# -- work ----------------------------------------------------------------------------------------------------
 
 
 def test_work_of_one_rank_by_hand() -> None:
@@ -72,7 +72,7 @@ def test_the_last_rank_has_the_largest_part() -> None:
     assert max(bytes_of) == bytes_of[-1] == step_of((784, 10, 10), 801, (2, 2)).bytes
 
 
-# -- seconds --------------------------------------------------------------------------------------------------
+# -- seconds -------------------------------------------------------------------------------------------------
 
 
 def test_a_sum_takes_the_faster_algorithm() -> None:
@@ -127,7 +127,7 @@ def test_meetings_cost_waiting_besides() -> None:
     assert predict((784, 100, 10), 800, (1, 1), machine).exposed_seconds == 0
 
 
-# -- the best grid --------------------------------------------------------------------------------------------
+# -- the best grid -------------------------------------------------------------------------------------------
 
 
 def test_the_best_grid_of_clear_cases() -> None:
@@ -151,7 +151,7 @@ def test_no_rank_is_left_without_work() -> None:
         best_grid((784, 4, 10), 6, 128, SECOND_A_FLOP)
 
 
-# -- fits -----------------------------------------------------------------------------------------------------
+# -- fits ----------------------------------------------------------------------------------------------------
 
 
 def test_a_line_is_recovered() -> None:
@@ -192,7 +192,7 @@ def test_waiting_is_recovered_and_is_not_negative() -> None:
     assert fit_waiting(computing, [0.9 * seconds for seconds in computing], 1e-5) == (0.0, 0.0)
 
 
-# -- units ----------------------------------------------------------------------------------------------------
+# -- units ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def run(
             device=device,
             output="",
         )
-        options.note(f"{number} rank{'s' if number > 1 else ''}: {len(cases)} networks, {steps} steps each")
+        options.note(f"measuring {number} rank{'s' if number > 1 else ''}")
         seen = scaling_measure.measure(number, orders)
         machine = scaling_measure.machine_of(seen, orders, cores, machines)
         machines[number] = machine

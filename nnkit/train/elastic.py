@@ -92,9 +92,9 @@ def rebuild(
                 owners.setdefault(key, {}).setdefault(place, rank)
     complete = [key for key, places in owners.items() if cover(sizes, places)]
     if not complete:
+        left = "the rank that is left has" if transport.size == 1 else f"the {transport.size} ranks left have"
         raise UnrecoverableError(
-            f"the {transport.size} ranks that are left have no copy of what the lost ones held: "
-            "start again from the last checkpoint"
+            f"{left} no copy of what the lost ones held: start again from the last checkpoint"
         )
     key = max(complete)
     mine = {
