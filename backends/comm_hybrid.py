@@ -19,7 +19,10 @@ class HybridParallel:
     uses_grid = True
 
     def strategy(self, transport: Transport, task: Task) -> Strategy:
-        """A grid as asked for, or as near to a square as can be, the batch in the more parts."""
+        """A grid as asked for, or as near to a square as can be, the batch in the more parts.
+
+        `uses_grid` says that nnkit may choose one by its cost model.
+        """
         shape = task.grid or _squarest(transport.size)
         return GridStrategy(transport, task, *shape)
 

@@ -14,6 +14,10 @@ from nnkit.train.trainer import Habits, Trainer
 CONFIG = TrainConfig(hidden=(13, 7), epochs=2, batch=32, lr=0.5)
 
 
+GRIDS = {("hybrid", 4): (2, 2), ("hybrid", 6): (3, 2)}
+"""What the hybrid runs begin with; those that are left choose for themselves."""
+
+
 def train(trainer: Trainer) -> dict[str, Any]:
     """A whole run, and where it went on after each loss."""
     history = list(trainer.run())
@@ -34,9 +38,12 @@ def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits:
     """The parameters of runs without losses: to each place with the old number of ranks, on with the new."""
     resumed = None
     for epoch, step, fewer in [*restarts, (CONFIG.epochs, 0, 0)]:
+        grid = GRIDS.get((comm, size)) if resumed is None else None
 
-        def part(transport: Any, resumed: Any = resumed, epoch: int = epoch, step: int = step) -> Any:
-            trainer = make(transport, comm, CONFIG, elastic=True, resumed=resumed, habits=habits)
+        def part(
+            transport: Any, resumed: Any = resumed, epoch: int = epoch, step: int = step, grid: Any = grid
+        ) -> Any:
+            trainer = make(transport, comm, CONFIG, grid=grid, elastic=True, resumed=resumed, habits=habits)
             while (trainer.position.epoch, trainer.position.step) < (epoch, step):
                 if (trainer.position.epoch < epoch and trainer.position.step < trainer.steps) or (
                     trainer.position.step < step
@@ -60,7 +67,9 @@ def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits:
 def disturb(comm: str, size: int, at: dict[int, int], habits: Habits = Habits(), names: Any = ()) -> Any:  # noqa: B008
     return run_ranks(
         size,
-        lambda transport: train(make(transport, comm, CONFIG, elastic=True, habits=habits)),
+        lambda transport: train(
+            make(transport, comm, CONFIG, grid=GRIDS.get((comm, size)), elastic=True, habits=habits)
+        ),
         killing(at, names),
     )
 

@@ -8,35 +8,41 @@ from nnkit.errors import OutputError, reason
 
 COLOURS = {"compute": "#4c72b0", "exposed": "#c44e52"}
 MARKERS = "os^Dv"
+STRATEGIES = {"none": "0.4", "data": "C0", "model": "C1", "hybrid": "C2"}
 
 
 def draw_scaling(path: Path, document: dict[str, Any]) -> None:
-    """Write the picture: a bar chart of every width, bytes over width, efficiency over ranks.
+    """Write the picture: where a step's time goes, by width; time and bytes over width; speed by ranks.
 
     Raises OutputError.
     """
     from matplotlib.figure import Figure
 
     rows: list[dict[str, Any]] = document["rows"]
-    widths = sorted({row["hidden"] for row in rows})
-    columns = max(2, len(widths))
-    figure = Figure(figsize=(4.8 * columns, 8.4), layout="constrained")
+    figure = Figure(figsize=(18, 10), layout="constrained")
     figure.suptitle(
         f"784-n-10, batch {document['batch']}: {document['backend']} on {document['device']}, "
         f"{document['cores']} cores, one thread a rank"
     )
-    grid = figure.add_gridspec(2, columns * 2)
-    for number, width in enumerate(widths):
-        _bars(
-            figure.add_subplot(grid[0, 2 * number : 2 * number + 2]),
-            [row for row in rows if row["hidden"] == width],
-        )
-    _bytes(figure.add_subplot(grid[1, :columns]), rows)
-    _efficiency(figure.add_subplot(grid[1, columns:]), rows, document["cores"])
+    parts: Any = figure.subfigures(2, 1)
+    upper, lower = parts
+    shown = _some(sorted({row["hidden"] for row in rows}))
+    for axes, width in zip(upper.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _bars(axes, [row for row in rows if row["hidden"] == width])
+    times, sizes, speeds = lower.subplots(1, 3)
+    _times(times, rows, document["crossings"])
+    _bytes(sizes, rows)
+    _speeds(speeds, rows, document["cores"])
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=100)
     except OSError as error:
         raise OutputError(f"--plot {path}: cannot write: {reason(error)}: give another file") from None
+
+
+def _some(widths: Sequence[int]) -> list[int]:
+    """At most four of them, the first and the last among these."""
+    count = min(4, len(widths))
+    return [widths[number * (len(widths) - 1) // max(1, count - 1)] for number in range(count)]
 
 
 def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -52,10 +58,18 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         0.5,
         bottom=compute,
         color=COLOURS["exposed"],
-        label="communication and waiting, exposed",
+        label="sums and waiting, exposed",
     )
     beside = [place + 0.36 for place in places]
-    axes.bar(beside, hidden, 0.18, color="none", edgecolor="0.4", hatch="////", label="communication hidden")
+    axes.bar(
+        beside,
+        hidden,
+        0.18,
+        color="none",
+        edgecolor="0.4",
+        hatch="////",
+        label="sums under way while it computed",
+    )
     known = [(place, 1e3 * row["predicted"]["seconds"]) for place, row in enumerate(rows) if row["predicted"]]
     axes.plot(
         [place for place, _ in known],
@@ -76,60 +90,83 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.legend(fontsize=8, loc="upper left")
 
 
+def _times(axes: Any, rows: Sequence[dict[str, Any]], crossings: Sequence[dict[str, Any]]) -> None:
+    """Time a step over the width, and where two strategies cross."""
+    for comm, ranks, chosen in _series(rows):
+        axes.plot(
+            [row["hidden"] for row in chosen],
+            [1e3 * row["seconds"] for row in chosen],
+            label=f"{comm}, {ranks}",
+            **_style(comm, ranks, rows),
+        )
+    met = [each for each in crossings if each["source"] == "measured" and each["hidden"] is not None]
+    for number, each in enumerate(met):
+        axes.axvline(
+            each["hidden"],
+            color="0.5",
+            linewidth=0.8,
+            linestyle=":",
+            label=None if number else "measured crossings",
+        )
+    axes.set(title="Time a step, by strategy and ranks", xlabel="n", ylabel="ms", xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
 def _bytes(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Bytes that a rank sums in a step, over the width."""
-    for number, (comm, ranks) in enumerate(_series(rows)):
-        chosen = [row for row in rows if (row["comm"], row["ranks"]) == (comm, ranks) and row["bytes"]]
-        if chosen:
-            axes.plot(
-                [row["hidden"] for row in chosen],
-                [row["bytes"] for row in chosen],
-                marker=MARKERS[number % len(MARKERS)],
-                label=f"{comm}, {ranks} ranks",
-                alpha=0.8,
-            )
-    axes.set(title="Bytes that a rank sums", xlabel="n", ylabel="bytes a step", xscale="log", yscale="log")
+    """Bytes that a rank sums in a step, over the width; one line for those that are alike."""
+    lines: dict[tuple[int, ...], list[str]] = {}
+    for comm, ranks, chosen in _series(rows):
+        lines.setdefault(tuple(row["bytes"] for row in chosen), []).append(f"{comm} {ranks}")
+    widths = sorted({row["hidden"] for row in rows})
+    for number, (sizes, names) in enumerate(lines.items()):
+        if any(sizes):
+            axes.plot(widths, sizes, marker=MARKERS[number % len(MARKERS)], label=", ".join(names))
+    axes.set(title="Bytes that a rank sums in a step", xlabel="n", xscale="log", yscale="log")
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize=8)
 
 
-def _efficiency(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
-    """Speed over that of one rank, by ranks: the widest network."""
-    widest = max(row["hidden"] for row in rows)
-    ranks = sorted({row["ranks"] for row in rows})
-    axes.plot(
-        ranks, [min(each, cores) for each in ranks], "--", color="0.6", label="all that the cores allow"
-    )
-    alone = [row for row in rows if row["ranks"] == 1]
-    styles = ("-", "--", ":", "-.")
-    widths = sorted({row["hidden"] for row in rows})
-    for number, comm in enumerate(dict.fromkeys(row["comm"] for row in rows if row["ranks"] > 1)):
-        for style, width in zip(styles, reversed(widths), strict=False):
-            chosen = [
-                row for row in [*alone, *rows] if row["hidden"] == width and row["comm"] in (comm, "none")
-            ]
-            points = sorted({(row["ranks"], row["speedup"]) for row in chosen})
+def _speeds(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
+    """Speed over that of one rank, by ranks: the narrowest and the widest network."""
+    ranks, widths = (sorted({row[name] for row in rows}) for name in ("ranks", "hidden"))
+    axes.plot(ranks, [min(each, cores) for each in ranks], color="0.7", label="all that the cores allow")
+    for comm in dict.fromkeys(row["comm"] for row in rows if row["ranks"] > 1):
+        for style, width in dict(zip(("--", "-"), (widths[0], widths[-1]), strict=True)).items():
+            points = sorted(
+                (row["ranks"], row["speedup"])
+                for row in rows
+                if row["hidden"] == width and (row["comm"] == comm or row["ranks"] == 1)
+            )
             axes.plot(
                 [each for each, _ in points],
                 [speedup for _, speedup in points],
                 style,
-                marker=MARKERS[number % len(MARKERS)],
-                color=f"C{number}",
-                label=comm if width == widest else None,
+                marker="o",
+                color=STRATEGIES.get(comm, "C4"),
+                label=f"{comm}, n = {width}",
             )
-    axes.set(xlabel="ranks", ylabel="speed, one rank = 1", xticks=ranks, ylim=(0, None))
-    axes.set_title(
-        "Speed by ranks: "
-        + ", ".join(
-            f"{name} n = {width}"
-            for name, width in zip(("solid", "dashed", "dotted", "dash-dot"), reversed(widths), strict=False)
-        ),
-        fontsize=10,
-    )
+    axes.set(title="Speed, one rank = 1", xlabel="ranks", xticks=ranks, ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
-def _series(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    return list(dict.fromkeys((row["comm"], row["ranks"]) for row in rows if row["ranks"] > 1))
+def _series(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, list[dict[str, Any]]]]:
+    """Strategy, ranks, and their rows by width."""
+    names = dict.fromkeys((row["comm"], row["ranks"]) for row in rows)
+    return [
+        (*name, sorted((row for row in rows if (row["comm"], row["ranks"]) == name), key=_width))
+        for name in names
+    ]
+
+
+def _width(row: dict[str, Any]) -> int:
+    width: int = row["hidden"]
+    return width
+
+
+def _style(comm: str, ranks: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A colour for every strategy, a marker for every number of ranks."""
+    number = sorted({row["ranks"] for row in rows}).index(ranks)
+    return {"color": STRATEGIES.get(comm, "C4"), "marker": MARKERS[number % len(MARKERS)], "alpha": 0.8}

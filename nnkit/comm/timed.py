@@ -4,31 +4,34 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from nnkit.contracts import OwnArray, Sum, Traffic
 
-Begin = Callable[[npt.NDArray[Any]], Sum]
-"""Starts the sum of a buffer in host memory, in place."""
+Begin = Callable[[Any], Sum]
+"""Starts the sum of a buffer, in place: a NumPy array, or an array on a GPU."""
 
 
 class TimedSum:
     """A sum that counts into a rank's traffic.
 
-    An array whose memory the host sees is summed where it is. One on a GPU is copied to the host, and back
-    when the sum is complete.
+    An array whose memory the host sees is summed where it is. One on a GPU is too if the transport reaches
+    it there (`direct`); if not it is copied to the host, and back when the sum is complete.
     """
 
-    def __init__(self, array: OwnArray, begin: Begin, traffic: Traffic):
+    def __init__(self, array: OwnArray, begin: Begin, traffic: Traffic, direct: bool = False):
         self.traffic = traffic
         self.begun = time.perf_counter()
         self._done = False
-        self._array = None if hasattr(array, "host") else array
-        self._buffer: npt.NDArray[Any] = array.host if self._array is None else array.download()
+        on_device = not hasattr(array, "host")
+        self._array = array if on_device and not direct else None
+        if on_device and direct:
+            # The kernels that compute it are only launched yet.
+            array.device.synchronize()
+            self._buffer = array
+        else:
+            self._buffer = array.download() if on_device else array.host
         traffic.sums += 1
         traffic.bytes += self._buffer.nbytes
-        self._sum = begin(np.ascontiguousarray(self._buffer))
+        self._sum = begin(self._buffer)
         self._exposed = time.perf_counter() - self.begun
         self._account(self.begun, complete=False)
 

@@ -18,7 +18,7 @@ _RANK_AND_SIZE = (
 )
 
 
-STATUS_FILE = "NNKIT_STATUS_FILE"
+STATUS_FILE = "STATUS_FOR_NNKIT"
 """Names the file in which ranks that may lose others leave the status they end with.
 
 mpiexec does not know it: under ULFM it reports success where every rank was lost.

@@ -1,11 +1,15 @@
 """This rank among the others: its transport, the strategy made for it, and calls that need everybody."""
 
+import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.comm.cost import Line, Machine, best_grid
+from nnkit.comm.cost_step import Work
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
 from nnkit.errors import RankLostError, UsageError
@@ -13,6 +17,10 @@ from nnkit.plugins import Registry
 from nnkit.train.slices import cover, places
 
 Result = TypeVar("Result")
+
+TYPICAL = Machine(Work(flops=1e-11), Line(3e-6, 1e-10))
+"""Ranks of 100 GFLOP/s, messages of 3 microseconds and 10 GB/s: for choosing a grid without measuring. `nnkit
+plan` chooses for a machine that is described to it."""
 
 
 class Ranks:
@@ -85,26 +93,24 @@ class Ranks:
         self.transport = self.transport.recover()
         self.lost += before - self.size
         # The grid that was asked for was for more ranks.
-        self.task = Task(self.task.sizes, self.task.batch)
+        self.task = replace(self.task, grid=None)
 
     def place(self) -> None:
         """Split the network and the batch over the ranks that there are."""
         try:
-            self.strategy: Strategy = self.backend.strategy(self.transport, self.task)
+            self.strategy: Strategy = self.backend.strategy(self.transport, self._with_grid())
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.places = places(self.strategy, self.task.sizes)
         # Whether each rank has all that the others have: the same answer everywhere.
         self.is_split = not self.all(cover(self.task.sizes, [self.places]))
 
-    def same(self, what: str, item: Any) -> None:
-        """Raise UsageError, on all ranks, unless they all say the same of `what`."""
-        if self.size == 1:
-            return
-        said = self.transport.exchange(item)
-        for rank, other in enumerate(said):
-            if other != said[0]:
-                raise UsageError(
-                    f"ranks differ in {what}: rank 0 has {said[0]}, rank {rank} has {other}: "
-                    "start all of them with the same"
-                )
+    def _with_grid(self) -> Task:
+        """The task with the grid that the cost model finds fastest, for a strategy that wants one."""
+        task = self.task
+        if task.grid is not None or self.size == 1 or not getattr(self.backend, "uses_grid", False):
+            return task
+        # Where any grid leaves some rank without work the strategy may choose.
+        with contextlib.suppress(UsageError):
+            return replace(task, grid=best_grid(task.sizes, task.batch, self.size, TYPICAL))
+        return task
