@@ -145,6 +145,11 @@ def test_the_best_grid_is_the_best_of_all() -> None:
     assert seconds[best_grid(sizes, 800, 64, machine)] == min(seconds.values())
 
 
+def test_a_grid_is_chosen_where_nothing_was_measured() -> None:
+    assert best_grid((784, 4000, 10), 800, 4) == (1, 4)
+    assert best_grid((784, 10, 10), 8000, 4) == (4, 1)
+
+
 def test_no_rank_is_left_without_work() -> None:
     assert grids((784, 4, 10), 6, 8) == [(4, 2), (2, 4)]
     with pytest.raises(UsageError, match=r"--ranks 128: batch 6 and layers 784-4-10"):

@@ -181,19 +181,21 @@ class Worker:
         return found
 
     def _sum(self, members: Transport, size: int) -> float:
-        """Seconds of a sum of that many bytes."""
+        """Seconds of a sum of that many bytes, written just before, as a gradient is."""
         array = self.device.zeros((size // 4,), np.float32)
-        once = self._several(lambda: members.start_sum(array).wait(), WARM_UP)
-        repeats = int(np.clip(SUM_SECONDS / once, 5, 200))
-        return self._several(lambda: members.start_sum(array).wait(), repeats)
+        fresh = np.zeros(size // 4, np.float32)
 
-    def _several(self, call: Callable[[], object], repeats: int) -> float:
-        """The median of its seconds, as all ranks together see it."""
-        seconds = []
-        for _ in range(repeats):
+        def once() -> float:
+            array.write(fresh)
             begun = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - begun)
+            members.start_sum(array).wait()
+            return time.perf_counter() - begun
+
+        before = self._median([once() for _ in range(WARM_UP)])
+        return self._median([once() for _ in range(int(np.clip(SUM_SECONDS / before, 5, 200)))])
+
+    def _median(self, seconds: Sequence[float]) -> float:
+        """The median, as all ranks together see it."""
         return float(np.mean(self.transport.exchange(float(np.median(seconds)))))
 
     def _overlap(self) -> float:
@@ -212,7 +214,7 @@ class Worker:
         for case, trainer in trainers:
             index = np.arange(case.batch)
             trainer.step(index)
-            if self._several(partial(trainer.step, index), 5) > alone:
+            if self._median([self._once(partial(trainer.step, index)) for _ in range(5)]) > alone:
                 break
 
         def beside() -> None:
@@ -225,10 +227,9 @@ class Worker:
             self.transport.start_sum(array).wait()
 
         saved = [self._once(behind) - self._once(beside) for _ in range(self.orders.steps)]
-        whole = float(np.mean(self.transport.exchange(float(np.median(saved)))))
-        return float(np.clip(whole / alone, 0.0, 1.0))
+        return float(np.clip(self._median(saved) / alone, 0.0, 1.0))
 
-    def _once(self, call: Callable[[], None]) -> float:
+    def _once(self, call: Callable[[], object]) -> float:
         """Seconds of a call that all ranks begin together."""
         self.transport.exchange(None)
         begun = time.perf_counter()
@@ -277,3 +278,6 @@ if __name__ == "__main__":
         sys.exit(error.exit_status)
     except Exit as stop:
         sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        # The command that started this says so.
+        sys.exit(130)

@@ -8,8 +8,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.comm.cost import Line, Machine, best_grid
-from nnkit.comm.cost_step import Work
+from nnkit.comm.cost import best_grid
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
 from nnkit.errors import RankLostError, UsageError
@@ -17,10 +16,6 @@ from nnkit.plugins import Registry
 from nnkit.train.slices import cover, places
 
 Result = TypeVar("Result")
-
-TYPICAL = Machine(Work(flops=1e-11), Line(3e-6, 1e-10))
-"""Ranks of 100 GFLOP/s, messages of 3 microseconds and 10 GB/s: for choosing a grid without measuring. `nnkit
-plan` chooses for a machine that is described to it."""
 
 
 class Ranks:
@@ -112,5 +107,5 @@ class Ranks:
             return task
         # Where any grid leaves some rank without work the strategy may choose.
         with contextlib.suppress(UsageError):
-            return replace(task, grid=best_grid(task.sizes, task.batch, self.size, TYPICAL))
+            return replace(task, grid=best_grid(task.sizes, task.batch, self.size))
         return task

@@ -49,6 +49,9 @@ class Cost:
     """Of `seconds`, waiting for sums."""
     hidden_seconds: float = 0.0
     """Sums under way while this rank computed."""
+    copies: int = 0
+    """Exchanges of copies with the neighbours, where ranks may be lost."""
+    copy_seconds: float = 0.0
 
     def add(self, seconds: float, before: Traffic, after: Traffic) -> None:
         """Count one step, and what its sums have cost."""
@@ -296,8 +299,11 @@ class Trainer:
     def _exchange_copies(self) -> None:
         # Asked again here: those that are left after a loss may each hold the whole network.
         if self._keeps_copies():
+            begun = time.perf_counter()
             own = cut(self.ranks.places, self.network.download())
             self._copies.refresh(self.position, own, self.ranks.transport)
+            self.cost.copies += 1
+            self.cost.copy_seconds += time.perf_counter() - begun
 
     def _recover(self) -> None:
         """Go on with the ranks that are left, from the newest network that they have between them."""
