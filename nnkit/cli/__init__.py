@@ -9,7 +9,7 @@ from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
 from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
-from nnkit.errors import CompileError, NnkitError, reason
+from nnkit.errors import CompileError, NnkitError, UsageError, reason
 
 app = typer.Typer(
     name="nnkit",
@@ -75,13 +75,26 @@ def _run(arguments: list[str] | None) -> int:
     except TyperException as error:
         if not (message := error.format_message()):
             return 2  # `nnkit` alone: the help has been shown.
-        return _fail(f"{message} (nnkit --help)", 2)
+        return _wrong_call(f"{message} (nnkit --help)")
     except Exit as stop:
         return stop.exit_code
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except MemoryError as error:
         return _fail(f"out of memory: {error}: give a smaller --batch or --hidden", 2)
+
+
+def _wrong_call(message: str) -> int:
+    """Say it once, though every rank may find it."""
+    from nnkit.cli.distribution import in_turn
+
+    try:
+        with in_turn():
+            raise UsageError(message)
+    except UsageError as error:
+        return _fail(str(error), error.exit_status)
+    except Exit as stop:
+        return stop.exit_code
 
 
 def _silence() -> None:

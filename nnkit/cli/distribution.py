@@ -1,10 +1,12 @@
 """What `nnkit train` does because there may be several ranks: starting them, one voice, one outcome."""
 
+import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -21,8 +23,14 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-COMMON = (DivergedError, RanksDisagreeError, UsageError)
-"""Errors that all ranks find at the same moment, or agree on before training."""
+OTHERS_WAIT = 3.0
+"""Seconds that a rank gives the first one to say what is wrong with all of them."""
+
+FIRST_WAITS = 0.5
+"""Seconds that the first one gives the others to begin."""
+
+COMMON = (DivergedError, RanksDisagreeError)
+"""Errors that all ranks find at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,39 @@ def open_transport(distribution: Distribution) -> "Transport":
         return SingleTransport()
     from nnkit.comm import mpi
 
-    return mpi.world(deterministic=distribution.deterministic, elastic=distribution.elastic)
+    with in_turn():
+        transport = mpi.world(elastic=distribution.elastic)
+    # How ranks talk to each other depends on these, so they are compared before anything else.
+    facts = {"--deterministic": distribution.deterministic, "--elastic": distribution.elastic}
+    try:
+        prepare(transport, facts, transport.check_survives if distribution.elastic else lambda: None)
+    except RankLostError as error:
+        _mourn(transport, distribution.elastic, error)
+    transport.ordered = any(facts.values())
+    return transport
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """What a rank finds wrong before it can meet the others, they may find too: the first one says it.
+
+    The others give the launcher time to end them; one that is alone with it says it then. None ends at once:
+    Open MPI may wait for good for a rank that has ended before others began.
+    """
+    from nnkit.comm.world import world_from_environment
+
+    try:
+        yield
+    except NnkitError as error:
+        rank, size = world_from_environment() or (0, 1)
+        if size == 1:
+            raise
+        if rank:
+            time.sleep(OTHERS_WAIT)
+        note(f"nnkit: {f'rank {rank}: ' if rank else ''}{error}")
+        if not rank:
+            time.sleep(FIRST_WAITS)
+        raise Exit(error.exit_status) from None
 
 
 def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], Result]) -> Result:
@@ -156,7 +196,7 @@ def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], 
 def _end(transport: "Transport", message: str) -> None:
     """All ranks end with status 2; the first one says why."""
     if transport.rank == 0:
-        raise UsageError(message)
+        note(f"nnkit: {message}")
     raise Exit(2)
 
 
@@ -184,13 +224,19 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
         transport.leave(stop.exit_code)
         raise
     except KeyboardInterrupt:
-        raise
+        # Not by a regular end, in which MPI would wait for the others.
+        note(f"nnkit: rank {transport.rank}: stopped")
+        _leave(transport, False, 130)
     except RankLostError as error:
         _mourn(transport, elastic, error)
     except NnkitError as error:
         note(f"nnkit: rank {transport.rank}: {error}")
         _leave(transport, elastic, error.exit_status)
-    except Exception as error:
+    except MemoryError as error:
+        why = f"out of memory: {reason(error)}: give a smaller --batch or --hidden"
+        note(f"nnkit: rank {transport.rank}: {why}")
+        _leave(transport, elastic, 2)
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         note(f"nnkit: rank {transport.rank} failed: {type(error).__name__}: {reason(error)}")
         _leave(transport, elastic, 1)

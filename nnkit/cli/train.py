@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import Distribution, open_transport, prepare, start, together
+from nnkit.cli.distribution import Distribution, in_turn, open_transport, prepare, start, together
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,23 +72,24 @@ def train(
     from nnkit.train.config import TrainConfig, parse_hidden
 
     begun = time.perf_counter()
-    config = TrainConfig(
-        hidden=parse_hidden(hidden),
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        l2=l2,
-        activation=activation,
-        seed=seed,
-        validation_fraction=validation_fraction,
-        backend=backend,
-        device=device,
-        comm=comm,
-    )
-    if resume and checkpoint is None:
-        raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
-    spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid)
-    status = start(spread, comm, context.obj)
+    with in_turn():
+        config = TrainConfig(
+            hidden=parse_hidden(hidden),
+            epochs=epochs,
+            batch=batch,
+            lr=lr,
+            l2=l2,
+            activation=activation,
+            seed=seed,
+            validation_fraction=validation_fraction,
+            backend=backend,
+            device=device,
+            comm=comm,
+        )
+        if resume and checkpoint is None:
+            raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
+        spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid)
+        status = start(spread, comm, context.obj)
     if status is not None:
         return status
 

@@ -11,8 +11,12 @@ HOLD_SECONDS = 1.0
 _RULE = re.compile(rb"(.*?)-{70,}\s*", re.DOTALL)
 # Open MPI's complaints that come without a frame, and what Hydra says about itself.
 _OWN = re.compile(rb"\[[^\]\s]+:\d+\] (?:PMIX|PRTE|OPAL) ERROR: |\[(?:mpiexec|proxy:[\d:]+)@")
-# Of Open MPI's sums, when a rank is lost under ULFM; a blank line follows.
-_LOST = re.compile(rb"NBC_Progress: an error \d+ was found during schedule")
+# Of Open MPI's sums, when a rank is lost under ULFM (a blank line follows); of a reader that has gone; of
+# libevent, when mpiexec closes a rank's connections.
+_LOST = re.compile(
+    rb"NBC_Progress: an error \d+ was found during schedule"
+    rb"|\[[^\]\s]+:\d+\] \w+: SIGPIPE detected|\[warn\] Epoll "
+)
 # Behind a banner Open MPI writes an empty line, or the NUL of its string.
 _NOTHING = b"\0 \r\n"
 _HYDRA_FRAME = re.compile(

@@ -324,7 +324,9 @@ class _Ranks:
         if status and trouble and not any(own.rank_failed for own in banners):
             raise UsageError(f"mpiexec could not start {self.ranks} ranks: {trouble}")
         for own in banners:
-            own.release()
+            # Beside a rank's end mpiexec also complains about its connections to the ranks.
+            if not (status and own.rank_failed):
+                own.release()
         if killed is not None and status:
             _say(f"{killed}; the others were ended")
         elif self.process.returncode < 0:

@@ -59,24 +59,18 @@ def _mpi() -> Any:
     return MPI
 
 
-def world(*, deterministic: bool = False, elastic: bool = False) -> "MpiTransport":
-    """The transport of all ranks that the launcher has started.
+def world(*, elastic: bool = False) -> "MpiTransport":
+    """The transport of all ranks that the launcher has started. Raises UsageError where there is no MPI.
 
-    `deterministic` adds in the order of the ranks; `elastic` does too, and survives the loss of ranks, if MPI
-    was started for it: both use single messages alone. Raises UsageError where there is no MPI, or none that
-    survives.
+    It is `ordered`: it adds in the order of the ranks, and uses single messages alone, which survives the
+    loss of ranks. Whoever knows that all ranks want it so may set it False, for MPI's own collectives.
     """
     with _deadline(START_SECONDS if elastic else 0):
         mpi = _mpi()
         comm = mpi.COMM_WORLD.Dup()
-    if elastic and not _survives(mpi, comm):
-        raise UsageError(
-            "--elastic: this MPI does not survive the loss of a rank: start it with mpirun --with-ft ulfm, "
-            "or let nnkit train --ranks N start it"
-        )
     if elastic:
         mpi.COMM_WORLD.Set_errhandler(mpi.ERRORS_RETURN)
-    return MpiTransport(comm, ordered=deterministic or elastic, traffic=Traffic())
+    return MpiTransport(comm, ordered=True, traffic=Traffic())
 
 
 def _survives(mpi: Any, comm: Any) -> bool:
@@ -152,6 +146,14 @@ class MpiTransport:
         # Errors come as exceptions, and only those of lost ranks are expected.
         comm.Set_errhandler(self.mpi.ERRORS_RETURN)
         self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
+
+    def check_survives(self) -> None:
+        """Raise UsageError if the loss of a rank is the end of all."""
+        if not _survives(self.mpi, self.comm):
+            raise UsageError(
+                "--elastic: this MPI does not survive the loss of a rank: start it with "
+                "mpirun --with-ft ulfm, or let nnkit train --ranks N start it"
+            )
 
     def start_sum(self, array: OwnArray) -> Sum:
         """Begin to replace the array by its sum over ranks."""

@@ -1,0 +1,349 @@
+"""`nnkit train --ranks N` with real MPI: the result of one rank, one voice, one outcome."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, Result, arguments_of, is_one_line, lines_of
+from test_cli_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
+from test_launch import gone, needs_mpi
+
+from nnkit.comm.world import THREAD_VARIABLES
+from nnkit.train.checkpoints import Checkpoint, load_checkpoint
+
+pytestmark = needs_mpi
+
+PLUGIN = """
+import os, signal
+from nnkit.errors import UsageError
+from nnkit.hookspecs import hookimpl
+
+class Disturbed:
+    name = "disturbed"
+    devices = frozenset({"cpu"})
+    dtypes = frozenset({"float32", "float64"})
+    calls = 0
+
+    def gemm(self, a, b, c, *, alpha=1.0, beta=0.0, trans_a=False, trans_b=False):
+        left, right = (x.host.T if t else x.host for x, t in ((a, trans_a), (b, trans_b)))
+        before = beta * c.host if beta else 0
+        c.host[...] = alpha * (left @ right) + before
+        self.calls += 1
+        rank = os.environ.get("OMPI_COMM_WORLD_RANK")
+        if rank == os.environ["WHO"] and self.calls == int(os.environ["CALL"]):
+            disturb(b)
+
+@hookimpl
+def nnkit_gemm_backends():
+    return [Disturbed()]
+
+def disturb(b):
+    """
+
+Disturb = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def disturb(tmp_path: Path) -> Disturb:
+    """`disturb(statement, rank, call)`: the environment in which backend `disturbed` does it in that call."""
+
+    def install(statement: str, rank: int = 1, call: int = 5) -> dict[str, str]:
+        site = tmp_path / "site"
+        info = site / "fake_disturbed-1.2.dist-info"
+        info.mkdir(parents=True)
+        (site / "fake_plugin_disturbed.py").write_text(PLUGIN + statement, "utf-8")
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-disturbed\nVersion: 1.2\n", "utf-8")
+        (info / "entry_points.txt").write_text("[nnkit]\ndisturbed = fake_plugin_disturbed\n", "utf-8")
+        return {"PYTHONPATH": str(site), "WHO": str(rank), "CALL": str(call)}
+
+    return install
+
+
+@pytest.fixture(autouse=True)
+def _outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not started by MPI, and no threads are set, whatever runs these tests."""
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def train(nnkit: Command, small_data: Path) -> Command:
+    """`train(...)` on the small data."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
+        return nnkit("train", "--data", small_data, *arguments, env=env)
+
+    return run
+
+
+def difference(one: Checkpoint, other: Checkpoint) -> float:
+    """The largest one between two networks' parameters."""
+    pairs = zip(one.parameters, other.parameters, strict=True)
+    return max(
+        float(np.abs(x - y).max()) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True)
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[list[float]]:
+    """What was computed in every epoch."""
+    names = ("epoch", "train_loss", "validation_loss", "validation_accuracy")
+    return [[record[name] for name in names] for record in checkpoint.position.history]
+
+
+def is_same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two runs came to the same, but for rounding."""
+    assert difference(one, other) < 1e-5
+    for mine, theirs in zip(losses(one), losses(other), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    return True
+
+
+# The result
+
+
+@pytest.mark.parametrize(
+    ("hidden", "distribution"),
+    [
+        # 270 samples: the last batch has 11 or 7, of which some of the ranks have one less.
+        ("20,7,5", ("data", "--ranks", 3)),
+        ("20,7,5", ("model", "--ranks", 4)),
+        ("20,7,5", ("hybrid", "--ranks", 4, "--grid", "2x2")),
+        # More ranks than neurons: some have none.
+        ("1", ("model", "--ranks", 3)),
+        ("1", ("hybrid", "--ranks", 4, "--grid", "2x2")),
+        # Ranks without a sample.
+        ("4", ("data", "--ranks", 4, "--batch", 2, "--lr", 0.01)),
+    ],
+)
+def test_ranks_come_to_the_result_of_one(
+    main: Command,
+    train: Command,
+    small_data: Path,
+    tmp_path: Path,
+    hidden: str,
+    distribution: tuple[object, ...],
+) -> None:
+    common = ("--hidden", hidden, "--epochs", 2, "--lr", 0.3, "--batch", 37)
+    alone = distribution[3:] if "--batch" in distribution else ()
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert main("train", "--data", small_data, *common, *alone, "--checkpoint", one).status == 0
+    result = train(*common, "--checkpoint", many, "--comm", *distribution)
+    assert (result.status, result.stderr) == (0, "")
+    assert is_same(load_checkpoint(many), load_checkpoint(one))
+    # One rank speaks.
+    head, first, second, outcome = result.stdout.splitlines()
+    assert f"comm {distribution[0]} on {distribution[2]} ranks (" in head
+    assert first.startswith("epoch 1/2  loss ")
+    assert second.startswith("epoch 2/2  loss ")
+    assert outcome.startswith("test accuracy ")
+
+
+def test_one_document_and_one_metrics_file(train: Command, tmp_path: Path) -> None:
+    metrics, plot = tmp_path / "metrics.jsonl", tmp_path / "plot.svg"
+    result = train(
+        *("--comm", "data", "--ranks", 2, "--epochs", 2, "--json", "--metrics", metrics, "--plot", plot)
+    )
+    assert result.status == 0, result
+    *epochs, done = lines_of(metrics)
+    assert [list(record) for record in epochs] == [EPOCH_FIELDS] * 2
+    assert list(done) == DONE_FIELDS
+    assert json.loads(result.stdout) == done
+    assert (done["ranks"], done["lost_ranks"], done["comm"]) == (2, 0, "data")
+    assert done["cost"]["sums"] == 2 * done["cost"]["steps"] == 12
+    assert done["cost"]["bytes"] == 4 * 6 * (784 * 100 + 100 + 100 * 10 + 10)
+    assert plot.exists()
+    assert result.stderr.count("training 784-100-10") == 1
+    assert result.stderr.count("epoch ") == 2
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(train: Command, tmp_path: Path) -> None:
+    common = ("--comm", "data", "--ranks", 3, "--epochs", 3, "--batch", 37, "--quiet", "--deterministic")
+    places = tmp_path / "one", tmp_path / "other"
+    for place in places:
+        assert train(*common, "--checkpoint", place).status == 0
+    one, other = map(load_checkpoint, places)
+    assert same_parameters(one, other)
+    assert losses(one) == losses(other)
+
+
+def test_checkpoints_know_no_strategy(
+    main: Command, train: Command, small_data: Path, tmp_path: Path
+) -> None:
+    shape = ("--hidden", 30, "--batch", 37, "--lr", 0.3, "--quiet", "--checkpoint")
+    straight, saved = tmp_path / "straight", tmp_path / "saved"
+    assert main("train", "--data", small_data, *shape, straight, "--epochs", 4).status == 0
+    legs: list[tuple[object, ...]] = [
+        ("--comm", "model", "--ranks", 4, *shape, saved, "--epochs", 1),
+        ("--comm", "data", "--ranks", 3, "--checkpoint", saved, "--resume", "--epochs", 2),
+        ("--comm", "none", "--checkpoint", saved, "--resume", "--epochs", 3),
+        ("--comm", "hybrid", "--ranks", 2, "--grid", "2x1", "--checkpoint", saved, "--resume", "--epochs", 4),
+    ]
+    for leg in legs:
+        result = train(*leg)
+        assert (result.status, result.stderr) == (0, ""), result
+    assert is_same(load_checkpoint(saved), load_checkpoint(straight))
+
+
+# The end
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes of the ranks that this process has started, in their order."""
+    mark, found = f"STARTED_BY_NNKIT={launcher}.".encode(), {}
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            variables = dict(
+                pair.partition(b"=")[::2]
+                for pair in Path("/proc", entry, "environ").read_bytes().split(b"\0")
+            )
+        except OSError:
+            continue
+        if variables.get(b"STARTED_BY_NNKIT", b"").startswith(mark.partition(b"=")[2]):
+            rank = variables.get(b"OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                found[int(rank)] = int(entry)
+    return [found[rank] for rank in sorted(found)]
+
+
+class Run:
+    """A training on ranks that goes on until it is disturbed; `ranks` are its processes."""
+
+    def __init__(self, process: "subprocess.Popen[str]"):
+        self.process = process
+        assert process.stdout is not None
+        self.said = ""
+        for line in process.stdout:
+            self.said += line
+            if line.startswith("epoch "):
+                break
+        self.ranks = ranks_of(process.pid)
+
+    def end(self) -> Result:
+        """How it ends, which it must soon, with all its ranks."""
+        out, err = self.process.communicate(timeout=20)
+        assert gone(self.ranks)
+        return Result(self.process.returncode, self.said + out, err)
+
+
+@pytest.fixture
+def running(small_data: Path) -> Iterator[Callable[..., Run]]:
+    """`running(...)` starts a training and returns when its first epoch is complete."""
+    started = []
+
+    def start(*arguments: object) -> Run:
+        process = subprocess.Popen(
+            arguments_of("train", "--data", small_data, *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return Run(process)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    running: Callable[..., Run], train: Command, main: Command, small_data: Path, tmp_path: Path
+) -> None:
+    saved, straight = tmp_path / "saved", tmp_path / "straight"
+    # Small steps: what rounding does to one shall not grow in the others.
+    shape = ("--batch", 10, "--hidden", 30, "--lr", 0.05, "--checkpoint")
+    run = running(*shape, saved, "--comm", "model", "--ranks", 2, "--epochs", 100000)
+    assert len(run.ranks) == 2
+    run.process.send_signal(signal.SIGINT)
+    result = run.end()
+    assert result.status == 130
+    again = f"go on with: nnkit train --checkpoint {saved} --resume --data {small_data} --ranks 2\n"
+    assert result.stderr.startswith("stopped in epoch ")
+    assert result.stderr.endswith(again)
+    assert result.stderr.count("\n") == 1
+    position = load_checkpoint(saved).position
+    assert len(position.history) == position.epoch >= 1
+    last = ("--epochs", position.epoch + 1, "--quiet")
+    assert train("--checkpoint", saved, "--resume", "--ranks", 2, "--comm", "model", *last).status == 0
+    assert main("train", "--data", small_data, *shape, straight, *last).status == 0
+    one, other = load_checkpoint(saved), load_checkpoint(straight)
+    assert difference(one, other) < 1e-4
+    assert losses(one)[-1] == pytest.approx(losses(other)[-1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("statement", "rank", "status", "words"),
+    [
+        ("raise UsageError('no such tile')", 1, 2, "nnkit: rank 1: no such tile"),
+        ("raise UsageError('no such tile')", 0, 2, "nnkit: rank 0: no such tile"),
+        ("raise RuntimeError('bad\\nluck')", 1, 1, "nnkit: rank 1 failed: RuntimeError: bad luck"),
+        ("raise MemoryError", 1, 2, "nnkit: rank 1: out of memory: MemoryError: give a smaller"),
+        ("raise KeyboardInterrupt", 1, 130, "nnkit: rank 1: stopped"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", 1, 137, "was killed by signal 9; the others were ended"),
+    ],
+)
+def test_what_one_rank_meets_ends_all(
+    train: Command, disturb: Disturb, statement: str, rank: int, status: int, words: str
+) -> None:
+    begun = time.monotonic()
+    result = train(
+        *("--comm", "data", "--ranks", 2, "--backend", "disturbed", "--quiet"), env=disturb(statement, rank)
+    )
+    assert time.monotonic() - begun < 20
+    assert (result.status, result.stdout) == (status, ""), result
+    *trace, line = result.stderr.splitlines()
+    assert line.startswith("nnkit: rank ")
+    assert words in line
+    # Who wrote the plugin wants to see where; nobody else's trouble needs that.
+    expected = 1 if " failed: " in words else 0
+    assert sum(text.startswith("Traceback") for text in trace) == expected
+    assert expected or not trace, result.stderr
+
+
+@pytest.mark.parametrize("paranoid", [0, 2])
+def test_a_rank_that_computes_another_network_is_found(
+    train: Command, disturb: Disturb, paranoid: int, tmp_path: Path
+) -> None:
+    # The fourth product of a step with two layers is the gradient of the hidden layer's output.
+    corrupt = "assert b.host.shape == (10, 20)\n    b.host[3, 4] += 1e-3"
+    result = train(
+        *("--comm", "data", "--ranks", 3, "--backend", "disturbed", "--quiet", "--hidden", 20),
+        *("--epochs", 2, "--batch", 50, "--paranoid", paranoid),
+        env=disturb(corrupt, call=4),
+    )
+    assert (result.status, result.stdout) == (1, "")
+    assert is_one_line(result, "the weight of layer 1 differs between rank 0 and rank 1")
+
+
+@pytest.mark.parametrize(("comm", "victim"), [("data", 0), ("model", 1)])
+def test_elastic_goes_on_without_a_killed_rank(
+    train: Command,
+    disturb: Disturb,
+    main: Command,
+    small_data: Path,
+    tmp_path: Path,
+    comm: str,
+    victim: int,
+) -> None:
+    saved, straight, metrics = tmp_path / "saved", tmp_path / "straight", tmp_path / "metrics.jsonl"
+    shape = ("--hidden", 30, "--batch", 37, "--epochs", 3, "--lr", 0.3, "--checkpoint")
+    assert main("train", "--data", small_data, *shape, straight).status == 0
+    result = train(
+        *("--elastic", "--comm", comm, "--ranks", 3, *shape, saved, "--backend", "disturbed"),
+        *("--metrics", metrics, "--json"),
+        env=disturb("os.kill(os.getpid(), signal.SIGKILL)", victim, call=60),
+    )
+    assert result.status == 0, result
+    assert is_same(load_checkpoint(saved), load_checkpoint(straight))
+    done = json.loads(result.stdout)
+    assert (done["ranks"], done["lost_ranks"]) == (2, 1)
+    assert result.stderr.count("lost 1 of 3 ranks; going on with 2 from epoch ") == 1
+    assert "Traceback" not in result.stderr
+    assert [record.get("epoch") for record in lines_of(metrics)] == [1, 2, 3, None]
