@@ -312,3 +312,24 @@ def test_what_cannot_be_started_is_refused(
     monkeypatch.setenv("PMI_SIZE", "4")
     with pytest.raises(UsageError, match="started 4 ranks already: leave --ranks out"):
         launch(2, [])
+
+
+def test_a_start_that_fails_for_a_passing_reason_is_tried_again(mpiexec: Fake, tmp_path: Path) -> None:
+    """Three times at most; what is wrong for good is said at once."""
+    body = f"""echo x >> '{tmp_path}/tries'
+rule=--------------------------------------------------------------------------
+[ "$(wc -l < '{tmp_path}/tries')" -ge %s ] && exit 0
+printf '%%s\\n' $rule "The PMIx server's %s." $rule >&2
+exit 1
+"""
+    passing = "listener thread failed to start"
+    for attempts, words, status in ((3, passing, 0), (4, passing, None), (4, "moon is full", None)):
+        (tmp_path / "tries").unlink(missing_ok=True)
+        mpiexec(body % (attempts, words), version="mpiexec (Open MPI) 5.0.11")
+        if status is None:
+            with pytest.raises(UsageError, match=f"could not start 2 ranks: The PMIx server's {words}"):
+                launch(2, [])
+        else:
+            assert launch(2, []) == status
+        tries = len((tmp_path / "tries").read_text().splitlines())
+        assert tries == (3 if words == passing else 1)

@@ -37,6 +37,9 @@ STOPPED = 130
 GRACE_SECONDS = 3.0
 """How long mpiexec may take to end its ranks before all are killed."""
 TICK_SECONDS = 0.2
+START_ATTEMPTS = 3
+PASSING = "listener thread failed to start"
+"""What Open MPI 5.0 says now and then on a busy machine; the next attempt succeeds."""
 
 _MARK = "STARTED_BY_NNKIT"
 _RANK = b"\0OMPI_COMM_WORLD_RANK="
@@ -77,16 +80,29 @@ def launch(
     command = [*mpi.command(share, os.environ, hostfile, elastic), *program, *arguments]
     environment = {**os.environ, **mpi.variables(share, os.environ)}
     if not elastic or not share.one_host:
-        return _Ranks(mpi, ranks, command, environment, elastic).run()
+        return _started(mpi, ranks, command, environment, elastic)
     with tempfile.TemporaryDirectory(prefix="nnkit-") as folder:
         file = Path(folder, "status")
-        ended = _Ranks(mpi, ranks, command, {**environment, STATUS_FILE: str(file)}, elastic).run()
+        ended = _started(mpi, ranks, command, {**environment, STATUS_FILE: str(file)}, elastic)
         try:
             return int(file.read_text("ascii"))
         except (OSError, ValueError):
             if ended == 0:
                 _say("all ranks were lost, or could not start, before the run was complete")
             return ended or 1
+
+
+def _started(
+    mpi: "Mpi", ranks: int, command: Sequence[str], environment: Mapping[str, str], elastic: bool
+) -> int:
+    """Run them; once more where mpiexec has failed before any rank began, for a reason that passes."""
+    for _ in range(START_ATTEMPTS - 1):
+        try:
+            return _Ranks(mpi, ranks, command, environment, elastic).run()
+        except UsageError as error:
+            if PASSING not in str(error):
+                raise
+    return _Ranks(mpi, ranks, command, environment, elastic).run()
 
 
 @dataclass(frozen=True)
