@@ -62,6 +62,8 @@ def integer(text: str) -> int:
     """The value of an integer literal: decimal, hexadecimal, octal or binary, with or without U."""
     digits = text.rstrip("U")
     if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
+        if set(digits) & {"8", "9"}:
+            raise PtxError(f"{text!r} is no octal number")
         return int(digits, 8)
     return int(digits, 0)
 
