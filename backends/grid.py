@@ -9,14 +9,9 @@ back it is the other way round: the gradient of the pair's input is summed, but 
 A last layer without a partner is small (ten classes) and whole on every rank.
 """
 
-from nnkit.contracts import Array, Sum, Task, Transport
+from nnkit.contracts import Array, Sum, Task, Transport, part
 
 WHOLE = slice(None)
-
-
-def part(length: int, number: int, parts: int) -> slice:
-    """Part `number` of a range of that length: they differ by one at most, and may be empty."""
-    return slice(length * number // parts, length * (number + 1) // parts)
 
 
 class GridStrategy:
@@ -76,18 +71,22 @@ class GridStrategy:
     def after_forward(self, layer: int, z: Array) -> None:
         """Complete a pair."""
         if self.sums_forward(layer):
-            self.network.start_sum(z).wait()
+            self.network.sum(z)
 
     def after_backward(self, layer: int, delta: Array) -> None:
         """Complete the gradient of what goes into a pair."""
         if self.over_network > 1 and self._opens(layer):
-            self.network.start_sum(delta).wait()
+            self.network.sum(delta)
         self._progress()
 
     def gradient_ready(self, layer: int, gradient: Array) -> None:
         """Begin to sum it over the parts of the batch; the next layer's products go on meanwhile."""
         if self.over_batch > 1:
-            self._pending.append(self.batch.start_sum(gradient))
+            if layer:
+                self._pending.append(self.batch.start_sum(gradient))
+            else:
+                # Nothing is left to compute behind it.
+                self.batch.sum(gradient)
         self._progress()
 
     def finish_gradients(self) -> None:

@@ -72,6 +72,9 @@ class Disturbed:
         self._before("start_sum")
         return DisturbedSum(self._inner.start_sum(array), self._before)
 
+    def sum(self, array: Any) -> None:
+        self.start_sum(array).wait()
+
     def split(self, group: int) -> "Disturbed":
         self._before("split")
         return Disturbed(self._inner.split(group), self._before)  # type: ignore[arg-type]

@@ -126,6 +126,9 @@ def test_the_figures_of_the_task() -> None:
             self.bytes += array.nbytes
             return self
 
+        def sum(self, array: Any) -> None:
+            self.bytes += array.nbytes
+
         def wait(self) -> None:
             pass
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkit.comm import mpi
+from nnkit.comm import mpi_library
 from nnkit.comm.timed import TimedSum
 from nnkit.contracts import Traffic
 
@@ -112,11 +112,11 @@ def test_whether_mpi_reaches_gpus_is_asked_of_it(monkeypatch: pytest.MonkeyPatch
     class Mpi:
         __file__ = "mpi.so"
 
-    monkeypatch.setattr(mpi, "_mpi", Mpi)
+    monkeypatch.setattr(mpi_library, "load", Mpi)
     monkeypatch.setattr("ctypes.CDLL", lambda name: Library if name == "mpi.so" else object())
-    mpi.reaches_gpus.cache_clear()
-    assert mpi.reaches_gpus() is bool(answer)
+    mpi_library.reaches_gpus.cache_clear()
+    assert mpi_library.reaches_gpus() is bool(answer)
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    mpi.reaches_gpus.cache_clear()
-    assert mpi.reaches_gpus() is False
-    mpi.reaches_gpus.cache_clear()
+    mpi_library.reaches_gpus.cache_clear()
+    assert mpi_library.reaches_gpus() is False
+    mpi_library.reaches_gpus.cache_clear()

@@ -128,7 +128,8 @@ def open_transport(distribution: Distribution) -> "Transport":
         prepare(transport, facts, transport.check_survives if distribution.elastic else lambda: None)
     except RankLostError as error:
         _mourn(transport, distribution.elastic, error)
-    transport.ordered = any(facts.values())
+    if not any(facts.values()):
+        transport.use_collectives()
     return transport
 
 

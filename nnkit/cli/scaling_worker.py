@@ -141,7 +141,7 @@ class Worker:
     def _lone(self, case: Case, meet: bool) -> float:
         """Seconds of a step of every rank alone; with `meet`, of such a step and the meeting behind it."""
         array = self.device.zeros((1,), np.float32)
-        behind = (lambda: self.transport.start_sum(array).wait()) if meet else None
+        behind = (lambda: self.transport.sum(array)) if meet else None
         own = self._time(self._trainer(case, SingleTransport()), case, behind)
         return middle_half(np.mean(self.transport.exchange(own), axis=0))[0]
 
@@ -188,7 +188,7 @@ class Worker:
         def once() -> float:
             array.write(fresh)
             begun = time.perf_counter()
-            members.start_sum(array).wait()
+            members.sum(array)
             return time.perf_counter() - begun
 
         before = self._median([once() for _ in range(WARM_UP)])
@@ -224,7 +224,7 @@ class Worker:
 
         def behind() -> None:
             trainer.step(index)
-            self.transport.start_sum(array).wait()
+            self.transport.sum(array)
 
         saved = [self._once(behind) - self._once(beside) for _ in range(self.orders.steps)]
         return float(np.clip(self._median(saved) / alone, 0.0, 1.0))

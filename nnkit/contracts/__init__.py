@@ -5,7 +5,7 @@ communication backend says how parameters and batch are split over ranks and wha
 moves the bytes. Everything here is a Protocol: a backend needs no base class.
 """
 
-from nnkit.contracts.comm import CommBackend, Strategy, Sum, Task, Traffic, Transport
+from nnkit.contracts.comm import CommBackend, Strategy, Sum, Task, Traffic, Transport, part
 from nnkit.contracts.devices import (
     ACTIVATIONS,
     Array,
@@ -44,4 +44,5 @@ __all__ = [
     "Task",
     "Traffic",
     "Transport",
+    "part",
 ]

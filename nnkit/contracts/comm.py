@@ -6,6 +6,11 @@ from typing import Any, Protocol
 from nnkit.contracts.devices import Array, OwnArray
 
 
+def part(length: int, number: int, parts: int) -> slice:
+    """Part `number` of a range of that length: they differ by one at most, and may be empty."""
+    return slice(length * number // parts, length * (number + 1) // parts)
+
+
 @dataclass
 class Traffic:
     """What a rank's sums have cost so far."""
@@ -53,6 +58,9 @@ class Transport(Protocol):
 
     def start_sum(self, array: OwnArray) -> Sum:
         """Begin to replace the array by its sum over ranks; it must not be touched until that is complete."""
+
+    def sum(self, array: OwnArray) -> None:
+        """Replace the array by its sum over ranks: where nothing could be done meanwhile the faster way."""
 
     def exchange(self, item: Any) -> list[Any]:
         """Every rank's item (anything that can be pickled), in the order of the ranks."""
@@ -144,7 +152,7 @@ class Strategy(Protocol):
         """
 
     def finish_gradients(self) -> None:
-        """Wait until every sum started in this step is complete."""
+        """Wait until every sum of gradients that was started in this step is complete."""
 
 
 class CommBackend(Protocol):
