@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_driver import PTX, FakeDriver, one_line
 
-from nnkit.device import cuda_driver, dlpack
+from nnkit.device import cuda_driver, dlpack, open_device, open_device_for
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.cuda_memory import CHUNK, CHUNKS, size_class
 from nnkit.errors import DeviceError, UsageError
@@ -53,6 +53,19 @@ def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_is_not_there(fake_driver: FakeDriver) -> None:
     one_line(DeviceError, lambda: CudaDevice(2), "no device cuda:2", "cuda:0, cuda:1")
     one_line(DeviceError, lambda: CudaDevice(-1), "cuda:0")
+
+
+def test_ranks_of_a_host_take_gpus_in_turn(fake_driver: FakeDriver) -> None:
+    labels = [
+        open_device_for(("cuda",), name, turn)[0].label for name in ("cuda", "auto") for turn in range(4)
+    ]
+    assert labels == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"] * 2
+    assert open_device("cuda:1", turn=2).label == "cuda:1"
+
+
+def test_no_gpu_for_any_turn(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeDriver, "_cuDeviceGetCount", lambda self: (0,))
+    one_line(DeviceError, lambda: CudaDevice(turn=3), "no device cuda:0", "there are: none")
 
 
 def test_what_the_device_says_of_itself(fake_cuda: CudaDevice) -> None:

@@ -9,6 +9,7 @@ from nnkit.comm.world import (
     THREAD_VARIABLES,
     Share,
     hydra_flags,
+    local_rank,
     open_mpi_flags,
     open_mpi_variables,
     world_from_environment,
@@ -46,6 +47,20 @@ def test_the_world_is_that_of_the_launcher(
     environment: Mapping[str, str], world: tuple[int, int] | None
 ) -> None:
     assert world_from_environment(environment) == world
+
+
+@pytest.mark.parametrize(
+    ("environment", "number"),
+    [
+        ({}, 0),
+        ({"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, 1),
+        ({"PMI_RANK": "5", "MPI_LOCALRANKID": "3"}, 3),
+        ({"SLURM_PROCID": "9", "SLURM_LOCALID": "2"}, 2),
+        ({"MPI_LOCALRANKID": "many"}, 0),
+    ],
+)
+def test_ranks_of_a_host_are_counted(environment: Mapping[str, str], number: int) -> None:
+    assert local_rank(environment) == number
 
 
 # How ranks share a machine

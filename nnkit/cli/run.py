@@ -16,6 +16,7 @@ from typer.exceptions import Exit
 from nnkit.cli.distribution import Distribution, prepare
 from nnkit.cli.options import note, print_json
 from nnkit.cli.progress import Lines, Progress, progress
+from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, load_dataset
 from nnkit.data.dataset import CLASSES
@@ -89,7 +90,7 @@ class Run:
         registry = Registry.discover()
         self.gemm = registry.gemm(config.backend)
         self.comm = registry.comm(config.comm)
-        self.device, self.why = open_device_for(self.gemm.devices, config.device)
+        self.device, self.why = open_device_for(self.gemm.devices, config.device, local_rank())
         check_serves(self.gemm, self.device.name, "float32")
         return dataset
 

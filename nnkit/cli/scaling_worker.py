@@ -20,6 +20,7 @@ from typer.exceptions import Exit
 from nnkit.cli.distribution import Distribution, open_transport, prepare, together
 from nnkit.cli.options import note
 from nnkit.comm.single import SingleTransport
+from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, Samples
 from nnkit.data.dataset import CLASSES
@@ -106,7 +107,7 @@ class Worker:
         self.orders = orders
         self.registry = Registry.discover()
         self.gemm = self.registry.gemm(orders.backend)
-        self.device, _ = open_device_for(self.gemm.devices, orders.device)
+        self.device, _ = open_device_for(self.gemm.devices, orders.device, local_rank())
         check_serves(self.gemm, self.device.name, "float32")
         largest = max((case.batch for case in (*orders.cases, *orders.lone, *orders.paced)), default=1)
         self.dataset = _noise(max(8000, 4 * largest))

@@ -17,6 +17,7 @@ _RANK_AND_SIZE = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Slurm with PMI-2
 )
 
+_LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 
 STATUS_FILE = "STATUS_FOR_NNKIT"
 """Names the file in which ranks that may lose others leave the status they end with.
@@ -46,6 +47,11 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> tuple
         if found and found[1] > 1:
             return found
     return None
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number among the ranks of its host, from 0; 0 where the launcher does not say."""
+    return next((_number(environment[name]) for name in _LOCAL_RANK if name in environment), 0)
 
 
 def _world(rank: str | None, size: str | None) -> tuple[int, int] | None:

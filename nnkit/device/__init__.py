@@ -13,18 +13,20 @@ DEVICES = ("cpu", "virtual", "cuda")
 """The kinds of device; "cuda:N" is GPU number N."""
 
 
-def open_device(name: str = "auto") -> Device:
+def open_device(name: str = "auto", turn: int = 0) -> Device:
     """The device of that name; "auto" is a GPU if there is one, else `virtual`.
 
+    Of several GPUs "cuda" and "auto" mean the first; for processes that share a host, each with a `turn` of
+    its own, counted from 0, they mean one after the other.
     Raises UsageError for an unknown name and DeviceError for a device that cannot be had.
     """
     if name == "auto":
-        return _gpu_or_virtual()[0]
+        return _gpu_or_virtual(turn)[0]
     kind, _, number = name.partition(":")
     if kind == "cuda" and (not number or re.fullmatch("[0-9]+", number)) and not name.endswith(":"):
         from nnkit.device.cuda import CudaDevice
 
-        return CudaDevice(int(number or 0))
+        return CudaDevice(int(number) if number else None, turn)
     if name == "virtual":
         from nnkit.device.virtual import VirtualDevice
 
@@ -36,15 +38,15 @@ def open_device(name: str = "auto") -> Device:
     raise unknown_name("device", name, ["auto", *DEVICES, "cuda:N"])
 
 
-def open_device_for(served: Collection[str], name: str = "auto") -> tuple[Device, str]:
+def open_device_for(served: Collection[str], name: str = "auto", turn: int = 0) -> tuple[Device, str]:
     """A device that a backend serves, and in words which one and why ("" where the name left no choice).
 
     "auto" takes a GPU if the backend serves one and there is one, else `virtual`, else `cpu`.
     """
     if name != "auto":
-        return open_device(name), ""
+        return open_device(name, turn), ""
     if "cuda" in served or "virtual" in served:
-        device, why = _gpu_or_virtual(need_gpu="virtual" not in served)
+        device, why = _gpu_or_virtual(turn, need_gpu="virtual" not in served)
         if device.name in served:
             return device, why
         device.close()
@@ -55,9 +57,9 @@ def open_device_for(served: Collection[str], name: str = "auto") -> tuple[Device
     raise UsageError(f"no device that this backend serves ({', '.join(sorted(served))}) can be had here")
 
 
-def _gpu_or_virtual(need_gpu: bool = False) -> tuple[Device, str]:
+def _gpu_or_virtual(turn: int, need_gpu: bool = False) -> tuple[Device, str]:
     try:
-        gpu = open_device("cuda")
+        gpu = open_device("cuda", turn)
     except DeviceError as error:
         if need_gpu:
             raise

@@ -44,15 +44,18 @@ class GpuProperties:
 class CudaDevice:
     """`nnkit.contracts.Device` on the GPU of that number, counted as CUDA_VISIBLE_DEVICES leaves them.
 
+    Without a number it is the GPU of that `turn`: processes that take theirs in turn share them evenly.
     Launches return at once and run in order; so do copies. Raises DeviceError when there is no such GPU, no
     driver, or one that is too old.
     """
 
     name = "cuda"
 
-    def __init__(self, ordinal: int = 0):
+    def __init__(self, ordinal: int | None = None, turn: int = 0):
         driver = cuda_driver.load()
         count = cuda_driver.check(driver.cuDeviceGetCount(), "counting GPUs")
+        if ordinal is None:
+            ordinal = turn % max(count, 1)
         if not 0 <= ordinal < count:
             there = ", ".join(f"cuda:{number}" for number in range(count)) or "none"
             raise DeviceError(f"no device cuda:{ordinal}: there is no GPU of that number; there are: {there}")
