@@ -171,7 +171,7 @@ def main() -> None:
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
         threads = one_rank_all_cores(widths, options.steps, cores)
-        document = scaling.run(["data", "model"], ranks, widths, BATCH, options.steps, "numpy", "cpu")
+        document = scaling.run(["data", "model"], ranks, widths, BATCH, options.steps, 1, "numpy", "cpu")
         rounds.append((threads, document))
     if options.plot is not None:
         draw_scaling(options.plot, quietest(rounds)[1])

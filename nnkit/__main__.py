@@ -1,7 +1,19 @@
-"""`python -m nnkit` is the command `nnkit`."""
+"""The command `nnkit`, also as `python -m nnkit`."""
 
 import sys
 
-from nnkit.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        # Inside, as Ctrl-C may come while Python still reads the files of nnkit.
+        from nnkit import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        print("nnkit: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

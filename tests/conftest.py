@@ -17,6 +17,7 @@ import pytest
 from fake_driver import FakeDriver
 
 from nnkit import cli
+from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.contracts import Device
 from nnkit.data.idx import DTYPES
 from nnkit.device import cuda_driver, open_device
@@ -128,6 +129,14 @@ def arguments_of(*arguments: object) -> list[str]:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps the tests, and the commands that they start, out of the user's cache."""
     os.environ.setdefault("NNKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def outside_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not started by MPI, and no threads are set, whatever runs these tests."""
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from nnkit.comm.world import (
 )
 from nnkit.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("outside_mpi")
+
 RANK = "rank = int(os.environ.get('OMPI_COMM_WORLD_RANK') or os.environ['PMI_RANK'])\n"
 HEAD = "import os, signal, sys, time\n" + RANK
 # A rank that stops when it is asked to, and writes what it is asked.
@@ -44,14 +46,6 @@ def has_open_mpi() -> bool:
 
 
 needs_mpi = pytest.mark.skipif(not has_open_mpi(), reason="needs mpiexec of Open MPI 5")
-
-
-@pytest.fixture(autouse=True)
-def _outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not started by MPI, and no threads are set, whatever runs these tests."""
-    for name in list(os.environ):
-        if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
-            monkeypatch.delenv(name)
 
 
 def run(code: str, *arguments: str, ranks: int = 2, elastic: bool = False) -> int:

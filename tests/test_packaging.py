@@ -64,6 +64,20 @@ def test_help_costs_little() -> None:
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
+def test_ctrl_c_while_the_command_is_read() -> None:
+    """Before there is a command that could say it."""
+    code = (
+        "import sys, nnkit.__main__\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'nnkit.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(nnkit.__main__.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nnkit: stopped\n")
+
+
 @pytest.mark.parametrize("name", nnkit.__all__)
 def test_public_names_resolve(name: str) -> None:
     assert getattr(nnkit, name) is not None

@@ -1,13 +1,16 @@
 import json
 import math
 import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Command, is_refusal
+from conftest import Command, arguments_of, is_refusal
 
+from nnkit.cli import scaling_measure
 from nnkit.cli.scaling import numbers_in
 from nnkit.cli.scaling_measure import lone_cases, message_of, one_thread_each
 from nnkit.cli.scaling_report import add_efficiency, crossings, grid_of, in_words
@@ -21,6 +24,9 @@ from nnkit.errors import UsageError
 FAST = Machine(Work(flops=1e-11, parameters=1e-10), Line(1e-5, 1e-9), cores=2)
 
 
+ORDERS = Orders((), (), (), (), (), 1, "numpy", "cpu", "")
+
+
 def has_mpi() -> bool:
     try:
         find_mpi()
@@ -31,6 +37,30 @@ def has_mpi() -> bool:
 
 def row_of(comm: str, ranks: int, hidden: int, seconds: float) -> dict[str, Any]:
     return {"comm": comm, "ranks": ranks, "hidden": hidden, "seconds": seconds}
+
+
+def test_of_several_rounds_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(number: int) -> dict[str, Any]:
+        first, second = (3.0, 1.0) if number == 0 else (2.0, 4.0)
+        return {
+            "device": "cpu",
+            "overlap": 0.1 * number,
+            "cases": [{"seconds": first, "of": number}, {"seconds": second, "of": number}],
+            "lone": [first, second],
+            "paced": [],
+            "sums": {"2": [[4, second], [8, first]]},
+        }
+
+    rounds = iter(range(3))
+    monkeypatch.setattr(scaling_measure, "measure", lambda ranks, orders: found(next(rounds)))
+    assert scaling_measure.measure_least(2, ORDERS, 3) == {
+        "device": "cpu",
+        "overlap": 0.1,
+        "cases": [{"seconds": 2.0, "of": 1}, {"seconds": 1.0, "of": 0}],
+        "lone": [2.0, 1.0],
+        "paced": [],
+        "sums": {"2": [[4, 1.0], [8, 2.0]]},
+    }
 
 
 # -- end to end ----------------------------------------------------------------------------------------------
@@ -47,11 +77,22 @@ def test_one_rank_needs_no_mpi(nnkit: Command, tmp_path: Path) -> None:
     assert result.stderr.splitlines() == ["measuring 1 rank"]
 
 
+def test_ctrl_c_is_told_once() -> None:
+    arguments = arguments_of("scaling", "--ranks", 1, "--hidden", 100, "--steps", 100_000)
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "measuring 1 rank\n"
+        # As the terminal does: to all processes of the foreground.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=20)[1] == "nnkit: stopped\n"
+        assert process.returncode == 130
+
+
 @pytest.mark.skipif(not has_mpi(), reason="needs mpiexec")
 def test_two_ranks_end_to_end(nnkit: Command, tmp_path: Path) -> None:
     plot = tmp_path / "scaling.png"
     result = nnkit(
-        *("scaling", "--ranks", "1,2", "--hidden", "10,30", "--batch", 20, "--steps", 8),
+        *("scaling", "--ranks", "1,2", "--hidden", "10,30", "--batch", 20, "--steps", 8, "--rounds", 2),
         *("--json", "--plot", plot),
     )
     assert result.status == 0, result

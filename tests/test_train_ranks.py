@@ -14,10 +14,9 @@ from conftest import Command, Result, arguments_of, is_one_line, lines_of
 from test_cli_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
 from test_launch import gone, needs_mpi
 
-from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.train.checkpoints import Checkpoint, load_checkpoint
 
-pytestmark = needs_mpi
+pytestmark = [needs_mpi, pytest.mark.usefixtures("outside_mpi")]
 
 PLUGIN = """
 import os, signal
@@ -63,14 +62,6 @@ def disturb(tmp_path: Path) -> Disturb:
         return {"PYTHONPATH": str(site), "WHO": str(rank), "CALL": str(call)}
 
     return install
-
-
-@pytest.fixture(autouse=True)
-def _outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not started by MPI, and no threads are set, whatever runs these tests."""
-    for name in list(os.environ):
-        if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Wrong calls of `nnkit train` with ranks: one line in all, exit status 2, soon."""
 
-import os
 import re
 import shutil
 import sys
@@ -11,21 +10,14 @@ import pytest
 from conftest import Command, Result, arguments_of, is_refusal, write_dataset
 from test_launch import needs_mpi
 
-from nnkit.comm.world import THREAD_VARIABLES
+pytestmark = pytest.mark.usefixtures("outside_mpi")
+
 
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 BANNER = re.compile(r"-{70,}\n.*?-{70,}\n|^\[\S+:\d+\] PMIX ERROR: .*\n|^\s*\n", re.DOTALL | re.MULTILINE)
 """What mpirun says itself, when ranks have ended with another status than 0."""
 
 Mpirun = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not started by MPI, and no threads are set, whatever runs these tests."""
-    for name in list(os.environ):
-        if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -2,17 +2,34 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
 from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
 from nnkit.errors import CompileError, NnkitError, UsageError, reason
 
+STOPPED = 130
+"""The exit status of any program that Ctrl-C has ended."""
+
+
+class Commands(TyperGroup):
+    """All commands; says that one was stopped, which typer does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Exit(_fail("stopped", STOPPED)) from None
+
+
 app = typer.Typer(
     name="nnkit",
+    cls=Commands,
     help="Train neural networks on matrix products and distribution strategies that you write yourself.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,8 +95,6 @@ def _run(arguments: list[str] | None) -> int:
         return _wrong_call(f"{message} (nnkit --help)")
     except Exit as stop:
         return stop.exit_code
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
     except MemoryError as error:
         return _fail(f"out of memory: {error}: give a smaller --batch or --hidden", 2)
 

@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from typer.exceptions import Exit
 
 from nnkit import __version__
 from nnkit.cli.options import note
-from nnkit.comm.world import leave_status
+from nnkit.comm.world import leave_status, world_from_environment
 from nnkit.errors import DivergedError, NnkitError, RankLostError, RanksDisagreeError, UsageError, reason
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class Distribution:
 def start(distribution: Distribution, comm: str, arguments: list[str]) -> int | None:
     """Start the ranks that were asked for and wait for them; None in a process that is a rank itself."""
     from nnkit.comm.launch import launch
-    from nnkit.comm.world import world_from_environment
 
     if distribution.ranks is None:
         return None
@@ -113,7 +112,6 @@ def _without_start(arguments: list[str]) -> list[str]:
 def open_transport(distribution: Distribution) -> "Transport":
     """What moves bytes between this rank and the others; MPI is touched only where there are others."""
     from nnkit.comm.single import SingleTransport
-    from nnkit.comm.world import world_from_environment
 
     world = world_from_environment()
     if world is None or world[1] == 1:
@@ -140,8 +138,6 @@ def in_turn() -> Iterator[None]:
     The others give the launcher time to end them; one that is alone with it says it then. None ends at once:
     Open MPI may wait for good for a rank that has ended before others began.
     """
-    from nnkit.comm.world import world_from_environment
-
     try:
         yield
     except NnkitError as error:
@@ -210,41 +206,38 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
         return work()
     try:
         status = work()
-        leave_status(status)
-        transport.leave(status)
-        return status
     except COMMON as error:
         # Found by all ranks together: the first one says it.
         if transport.current.rank == 0:
             note(f"nnkit: {error}")
-        leave_status(error.exit_status)
-        transport.leave(error.exit_status)
-        raise Exit(error.exit_status) from None
+        status = error.exit_status
     except Exit as stop:
-        leave_status(stop.exit_code)
-        transport.leave(stop.exit_code)
-        raise
-    except KeyboardInterrupt:
-        # Not by a regular end, in which MPI would wait for the others.
-        note(f"nnkit: rank {transport.rank}: stopped")
-        _leave(transport, False, 130)
+        status = stop.exit_code
     except RankLostError as error:
         _mourn(transport, elastic, error)
-    except NnkitError as error:
-        note(f"nnkit: rank {transport.rank}: {error}")
-        _leave(transport, elastic, error.exit_status)
-    except MemoryError as error:
-        why = f"out of memory: {reason(error)}: give a smaller --batch or --hidden"
-        note(f"nnkit: rank {transport.rank}: {why}")
-        _leave(transport, elastic, 2)
-    except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        note(f"nnkit: rank {transport.rank} failed: {type(error).__name__}: {reason(error)}")
-        _leave(transport, elastic, 1)
-    raise AssertionError("a rank that has left goes on")
+    except BaseException as error:
+        why, status = _in_words(error)
+        note(f"nnkit: rank {transport.rank}{why}")
+        # What Ctrl-C has stopped is not lost.
+        _leave(transport, elastic and not isinstance(error, KeyboardInterrupt), status)
+    leave_status(status)
+    transport.leave(status)
+    return status
 
 
-def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> None:
+def _in_words(error: BaseException) -> tuple[str, int]:
+    """What ended a rank, as the end of a sentence, and the exit status for it."""
+    if isinstance(error, NnkitError):
+        return f": {error}", error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return ": stopped", 130
+    if isinstance(error, MemoryError):
+        return f": out of memory: {reason(error)}: give a smaller --batch or --hidden", 2
+    traceback.print_exception(error)
+    return f" failed: {type(error).__name__}: {reason(error)}", 1
+
+
+def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> NoReturn:
     """A rank is gone, and this run cannot go on without it."""
     if not elastic:
         note(f"nnkit: rank {transport.rank}: {error}: the run ends; --elastic goes on without lost ranks")
@@ -259,12 +252,14 @@ def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> None:
     left.agree(True)
     leave_status(error.exit_status)
     left.abort(error.exit_status)
+    raise Exit(error.exit_status)
 
 
-def _leave(transport: "Transport", elastic: bool, status: int) -> None:
+def _leave(transport: "Transport", elastic: bool, status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     if elastic:
         # Without a word to MPI, and not by an exit: it is a loss that the others notice, and go on.
         os.kill(os.getpid(), signal.SIGKILL)
     transport.abort(status)
+    raise Exit(status)

@@ -21,6 +21,7 @@ def scaling(
     ] = "100,1000,4000",
     batch: Annotated[int, typer.Option("-b", "--batch", help="Samples in a minibatch.")] = 800,
     steps: Annotated[int, typer.Option("--steps", help="Steps of each; the middle half counts.")] = 30,
+    rounds: Annotated[int, typer.Option("--rounds", help="Measure so often; the least of each counts.")] = 1,
     backend: options.Backend = "numpy",
     device: options.Device = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it (.png).")] = None,
@@ -29,7 +30,7 @@ def scaling(
     """Run strategies over ranks and widths: compute, communication exposed and hidden, bytes, crossings."""
     strategies = [name.strip() for name in comm.split(",")]
     numbers, widths = numbers_in("--ranks", ranks, 4096), numbers_in("--hidden", hidden, 100_000)
-    for option, value in (("--batch", batch), ("--steps", steps)):
+    for option, value in (("--batch", batch), ("--steps", steps), ("--rounds", rounds)):
         if value < 1:
             raise UsageError(f"{option} {value}: give 1 or more")
 
@@ -51,7 +52,7 @@ def scaling(
         raise UsageError("nnkit scaling inside mpirun: it starts the ranks itself, so run it without mpirun")
     if plot is not None:
         check_plot(plot)
-    document = run(list(dict.fromkeys(strategies)), numbers, widths, batch, steps, backend, device)
+    document = run(list(dict.fromkeys(strategies)), numbers, widths, batch, steps, rounds, backend, device)
     if plot is not None:
         from nnkit.cli.scaling_plot import draw_scaling
 
@@ -70,6 +71,7 @@ def run(
     widths: list[int],
     batch: int,
     steps: int,
+    rounds: int,
     backend: str,
     device: str,
 ) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def run(
             output="",
         )
         options.note(f"measuring {number} rank{'s' if number > 1 else ''}")
-        seen = scaling_measure.measure(number, orders)
+        seen = scaling_measure.measure_least(number, orders, rounds)
         machine = scaling_measure.machine_of(seen, orders, cores, machines)
         machines[number] = machine
         rows += [
@@ -117,6 +119,7 @@ def run(
     return {
         "batch": batch,
         "steps": steps,
+        "rounds": rounds,
         "backend": backend,
         "device": seen["device"] if seen else device,
         "cores": cores,

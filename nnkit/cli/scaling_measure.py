@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import ceil, log2
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from typer.exceptions import Exit
@@ -27,18 +28,52 @@ SUM_BYTES = (4_000, 32_000, 256_000, 1_000_000, 3_200_000)
 """What sums are timed with: from a few logits to the gradient of 784-1000-10."""
 
 
-def measure(ranks: int, orders: Orders) -> dict[str, Any]:
+Found = dict[str, Any]
+"""What ranks have measured, as `scaling_worker` writes it down."""
+
+
+def measure_least(ranks: int, orders: Orders, rounds: int) -> Found:
+    """Of several rounds the least of everything: what else runs on the machine only adds."""
+    found = [measure(ranks, orders) for _ in range(rounds)]
+    least: Found = {
+        "device": found[0]["device"],
+        "overlap": float(median(each["overlap"] for each in found)),
+        "cases": [min(same, key=_seconds) for same in zip(*(each["cases"] for each in found), strict=True)],
+        "sums": {
+            group: [
+                min(same, key=_last) for same in zip(*(each["sums"][group] for each in found), strict=True)
+            ]
+            for group in found[0]["sums"]
+        },
+    }
+    for name in ("lone", "paced"):
+        least[name] = [min(same) for same in zip(*(each[name] for each in found), strict=True)]
+    return least
+
+
+def _seconds(case: Found) -> float:
+    return float(case["seconds"])
+
+
+def _last(pair: Sequence[float]) -> float:
+    """The seconds of a sum: (bytes, seconds)."""
+    return pair[-1]
+
+
+def measure(ranks: int, orders: Orders) -> Found:
     """What that many ranks found, each with one thread. Raises Exit if they failed; they have said why."""
     with tempfile.TemporaryDirectory() as folder, one_thread_each():
         output = Path(folder, "found.json")
         text = replace(orders, output=str(output)).to_text()
         if ranks == 1:
-            status = subprocess.run([sys.executable, "-m", MODULE, text], check=False).returncode
+            command = [sys.executable, "-m", MODULE, text]
+            # In a session of its own, as ranks are: Ctrl-C of the terminal comes here alone.
+            status = subprocess.run(command, check=False, start_new_session=True).returncode
         else:
             status = launch(ranks, [text], program=(sys.executable, "-m", MODULE))
         if status or not output.exists():
             raise Exit(status or 1)
-        found: dict[str, Any] = json.loads(output.read_text("utf-8"))
+        found: Found = json.loads(output.read_text("utf-8"))
         return found
 
 
@@ -93,7 +128,7 @@ def lone_cases(
     return tuple(Case("none", ordered[each][1], ordered[each][0]) for each in sorted(chosen))
 
 
-def machine_of(found: dict[str, Any], orders: Orders, shared: int, known: Mapping[int, Machine]) -> Machine:
+def machine_of(found: Found, orders: Orders, shared: int, known: Mapping[int, Machine]) -> Machine:
     """The model fitted to what some ranks measured; `shared` is the number of cores.
 
     Where they did not compute alone, what the most ranks of those `known` have told about computing counts.

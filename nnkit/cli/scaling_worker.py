@@ -279,6 +279,3 @@ if __name__ == "__main__":
         sys.exit(error.exit_status)
     except Exit as stop:
         sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        # The command that started this says so.
-        sys.exit(130)

@@ -16,6 +16,7 @@ from nnkit.plugins import Registry
 from nnkit.train.slices import cover, places
 
 Result = TypeVar("Result")
+Number = TypeVar("Number", np.float64, np.int64)
 
 
 class Ranks:
@@ -47,16 +48,14 @@ class Ranks:
 
     def total(self, value: float) -> float:
         """The sum of what those ranks say that are the first to compute their samples."""
-        if self.size == 1:
-            return value
-        return float(sum(self.transport.exchange(value if self.strategy.first_reader else 0.0)))
+        return float(self.sum(np.array(value)))
 
-    def sum(self, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def sum(self, own: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """The same of arrays."""
         if self.size == 1:
-            return counts
-        said = self.transport.exchange(counts if self.strategy.first_reader else np.zeros_like(counts))
-        total: npt.NDArray[np.int64] = np.add.reduce(said)
+            return own
+        said = self.transport.exchange(own if self.strategy.first_reader else np.zeros_like(own))
+        total: npt.NDArray[Number] = np.add.reduce(said)
         return total
 
     def all(self, flag: bool) -> bool:
