@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Command, arguments_of, is_refusal
 
-from nnkit.cli import scaling_measure
+from nnkit.cli import scaling_measure, scaling_report
 from nnkit.cli.scaling import numbers_in
 from nnkit.cli.scaling_measure import lone_cases, message_of, one_thread_each
 from nnkit.cli.scaling_report import add_efficiency, crossings, grid_of, in_words
@@ -22,8 +22,6 @@ from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.errors import UsageError
 
 FAST = Machine(Work(flops=1e-11, parameters=1e-10), Line(1e-5, 1e-9), cores=2)
-
-
 ORDERS = Orders((), (), (), (), (), 1, "numpy", "cpu", "")
 
 
@@ -37,6 +35,21 @@ def has_mpi() -> bool:
 
 def row_of(comm: str, ranks: int, hidden: int, seconds: float) -> dict[str, Any]:
     return {"comm": comm, "ranks": ranks, "hidden": hidden, "seconds": seconds}
+
+
+@pytest.mark.parametrize(("under_way", "hidden"), [(1.0, 1e-5 + 1e-9 * 4 * 1010), (1e-6, 1e-6)])
+def test_no_more_is_hidden_than_sums_take(under_way: float, hidden: float) -> None:
+    """The sum of the last layer's gradient: 100 x 10 weights, 10 biases; that of the first is waited for."""
+    measured = {
+        "seconds": 2.0,
+        "exposed_seconds": 0.5,
+        "hidden_seconds": under_way,
+        "bytes": [1],
+        "sums": 2,
+    }
+    found = scaling_report.row(Case("data", (100,), 800), 2, measured, FAST)
+    assert found["hidden_seconds"] == pytest.approx(hidden)
+    assert found["compute_seconds"] == 1.5
 
 
 def test_of_several_rounds_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> None:

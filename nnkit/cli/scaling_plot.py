@@ -68,7 +68,7 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
         color="none",
         edgecolor="0.4",
         hatch="////",
-        label="sums under way while it computed",
+        label="sums, hidden behind computing",
     )
     known = [(place, 1e3 * row["predicted"]["seconds"]) for place, row in enumerate(rows) if row["predicted"]]
     axes.plot(

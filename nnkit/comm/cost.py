@@ -144,10 +144,9 @@ def predict(sizes: Sequence[int], batch: int, grid: Grid, machine: Machine) -> P
     exposed += backlog
     compute = machine.compute_seconds(step.work, ranks)
     if step.meetings:
-        # The sums that need not be complete at once are met together, at the end. Where few meet, few must be
-        # there.
+        # Sums that go on beside the computing are complete soon after the last one of the step, for which
+        # ranks wait anyway. Where few meet, few must be there.
         points = [meeting.ranks for meeting in step.meetings if meeting.blocks]
-        points += [meeting.ranks for meeting in step.meetings if not meeting.blocks][-1:]
         exposed += machine.waiting.alpha * sum(points) / ranks + machine.waiting.beta * compute
     return Prediction(grid, compute, exposed, hidden, step.bytes, step.parameters * ITEM)
 

@@ -47,7 +47,7 @@ class Meeting:
     ranks: int
     bytes: int
     blocks: bool
-    """Whether the rank can do nothing before it is complete; else only the end of the step waits for it."""
+    """Whether the rank does nothing before it is complete; else only the end of the step waits for it."""
 
 
 Event = Work | Meeting
@@ -98,7 +98,8 @@ def step_of(sizes: Sequence[int], batch: int, grid: Grid = (1, 1), rank: int | N
         rows, columns = shapes[layer]
         events.append(_product(samples, columns, rows) + Work(calls=1))
         if over_batch > 1:
-            events.append(Meeting(over_batch, (rows * columns + rows) * ITEM, blocks=False))
+            # Behind the first layer's nothing is left to compute.
+            events.append(Meeting(over_batch, (rows * columns + rows) * ITEM, blocks=layer == 0))
         if layer:
             events.append(_product(samples, columns, rows))
             if over_network > 1 and _opens(layer, len(shapes)):
