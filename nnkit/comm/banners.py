@@ -24,6 +24,7 @@ _HYDRA_FRAME = re.compile(
 )
 _HYDRA_KILLED = re.compile(r"EXIT STRING: .*\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
+_LEFT = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exiting improperly")
 _FAILED = re.compile(
     r"exited with non-zero status|returned a non-zero exit code|MPI_ABORT was invoked|calling \"abort\""
 )
@@ -52,6 +53,8 @@ class Banners:
         self.write = write
         self.hydra = hydra
         self.killed: Killed | None = None
+        self.left: str | None = None
+        """A rank that has ended with status 0 while the others went on, in words."""
         self.rank_failed = False
         self.troubles: list[bytes] = []
         """What mpiexec said and is not about a rank that ended; shown by `release`."""
@@ -126,6 +129,9 @@ class Banners:
         if killed := _KILLED.search(text):
             self.rank_failed = True
             self.killed = self.killed or Killed(int(killed[3]), killed[1], killed[2])
+        elif left := _LEFT.search(text):
+            self.rank_failed = True
+            self.left = f"rank {left[1]} on {left[2]} has left before the run was complete"
         elif _FAILED.search(text):
             self.rank_failed = True
         else:

@@ -345,6 +345,8 @@ class _Ranks:
                 own.release()
         if killed is not None and status:
             _say(f"{killed}; the others were ended")
+        elif status and (left := next((own.left for own in banners if own.left), None)):
+            _say(f"{left}; the others were ended")
         elif self.process.returncode < 0:
             _say(f"mpiexec was killed by signal {-self.process.returncode}, and the ranks with it")
         return status
