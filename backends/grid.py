@@ -19,9 +19,14 @@ class GridStrategy:
 
     def __init__(self, transport: Transport, task: Task, over_batch: int, over_network: int):
         if over_batch < 1 or over_network < 1 or over_batch * over_network != transport.size:
+            wanted = over_batch * over_network
+            there, cure = (
+                ("is 1", f"add --ranks {wanted}")
+                if transport.size == 1
+                else (f"are {transport.size}", "give two factors of that")
+            )
             raise ValueError(
-                f"--grid {over_batch}x{over_network} makes {over_batch * over_network} ranks, but there "
-                f"{'is 1' if transport.size == 1 else f'are {transport.size}'}: give two factors of that"
+                f"--grid {over_batch}x{over_network} makes {wanted} ranks, but there {there}: {cure}"
             )
         self.over_batch, self.over_network = over_batch, over_network
         self.reader, self.holder = divmod(transport.rank, over_network)

@@ -12,6 +12,7 @@ from ranks_harness import REGISTRY, alone, bits, make
 from nnkit.comm.threads import ThreadsTransport, run_ranks
 from nnkit.contracts import Task
 from nnkit.errors import RanksDisagreeError
+from nnkit.train import evaluation
 from nnkit.train.config import TrainConfig
 from nnkit.train.slices import assemble, cover, cut, places
 from nnkit.train.trainer import Habits, Trainer
@@ -85,6 +86,17 @@ def test_kernels_on_ranks(backend: str) -> None:
     """The device virtual's memory is summed where it is."""
     config = TrainConfig((9,), epochs=1, batch=64, lr=0.5)
     compare(runs("hybrid", 4, config, device="virtual", backend=backend), config)
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "numpy"), ("virtual", "tiled")])
+@pytest.mark.parametrize(("comm", "ranks"), [("data", 3), ("data", 7), ("hybrid", 6)])
+def test_ranks_with_nothing_to_evaluate(
+    comm: str, ranks: int, device: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """90 test and 23 validation samples in batches of 11: the last ones have 2 and 1."""
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 11)
+    config = TrainConfig((6,), epochs=1, batch=50, lr=0.5, validation_fraction=0.1)
+    compare(runs(comm, ranks, config, device=device, backend=backend), config)
 
 
 @pytest.mark.parametrize("comm", ["data", "model", "hybrid"])

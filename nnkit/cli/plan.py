@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
+from nnkit.cli.distribution import in_turn
 from nnkit.comm.cost_units import (
     bytes_in_words,
     parse_bandwidth,
@@ -58,8 +59,12 @@ def plan(
     rate = None if flops is None else parse_rate(flops)
 
     from nnkit.cli.scaling_measure import sizes_of
+    from nnkit.comm.world import world_from_environment
     from nnkit.train.config import TrainConfig, parse_hidden
 
+    if world_from_environment() is not None:
+        with in_turn():
+            raise UsageError("nnkit plan inside mpirun: it starts ranks itself, so run it without mpirun")
     sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
     machine = _machine(sizes, batch, ranks, link, rate, backend, device)
     alone = _predict(sizes, batch, (1, 1), machine)
@@ -216,7 +221,7 @@ def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> st
     if chosen == "none":
         return "there is one rank, so nothing is split"
     if not others:
-        return f"{chosen} is the only one that can use so many ranks{warning}"
+        return f"{chosen} is the only one of those asked for that can use so many ranks{warning}"
     name = min(others, key=lambda other: others[other].seconds)
     second = others[name]
     exposed = second.exposed_seconds - best.exposed_seconds
@@ -240,11 +245,14 @@ def in_words(document: dict[str, Any]) -> str:
     machine, choice = document["machine"], document["choice"]
     network = "-".join(map(str, document["network"]))
     beta = machine["beta_seconds_per_byte"]
-    speed = f"{bytes_in_words(1 / beta)}/s" if beta else "no network needed"
+    link = ""
+    if beta:
+        link = (
+            f"bandwidth {bytes_in_words(1 / beta)}/s ({document['assumed']['bandwidth']}), "
+            f"latency {seconds_in_words(machine['alpha_seconds'])} ({document['assumed']['latency']}), "
+        )
     lines = [
-        f"{network}, batch {document['batch']}, ranks {document['ranks']}; "
-        f"bandwidth {speed} ({document['assumed']['bandwidth']}), "
-        f"latency {seconds_in_words(machine['alpha_seconds'])} ({document['assumed']['latency']}), "
+        f"{network}, batch {document['batch']}, ranks {document['ranks']}; {link}"
         f"compute {document['assumed']['compute']}",
         f"{'comm':8}{'grid':>12}{'compute':>11}{'exposed':>11}{'hidden':>11}{'bytes':>10}{'a step':>11}"
         f"{'parameters':>12}",
@@ -258,11 +266,17 @@ def in_words(document: dict[str, Any]) -> str:
             + f"{bytes_in_words(offer['parameter_bytes']):>12}"
         )
     for name in document["impossible"]:
-        lines.append(f"{name:8}  no grid of {document['ranks']} ranks would give each of them work")
+        what = "cuts both batch and network and" if name == "hybrid" else "of its kind"
+        lines.append(f"{name:8}  no grid of {document['ranks']} ranks {what} gives each of them work")
     grid = "x".join(map(str, choice["grid"]))
     lines.append(
         f"choose --comm {choice['comm']}{f' --grid {grid}' if choice['comm'] == 'hybrid' else ''}: "
         f"{seconds_in_words(choice['seconds'])} a step, {choice['speedup']:.3g} times one rank's speed"
     )
     lines.append(choice["why"])
+    if document["oversubscribed"]:
+        lines.append(
+            f"these {document['ranks']} ranks share the {machine['cores']} cores of this machine: "
+            "for others give --bandwidth and --latency"
+        )
     return "\n".join(lines)

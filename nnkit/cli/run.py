@@ -84,7 +84,7 @@ class Run:
         if self.transport.rank == 0 and self.files.metrics is not None:
             self.metrics = MetricsFile(self.files.metrics)
         dataset = load_dataset(self.files.data)
-        facts["the training data"] = dataset.fingerprint
+        facts["the training data"] = dataset.fingerprint[:12]
         if saved is not None:
             _check_fits(saved, dataset, config.epochs)
         registry = Registry.discover()
@@ -140,6 +140,7 @@ class Run:
                 for record in trainer.run(self._on_step):
                     self.save()
                     self._record(record)
+                    self._tell_of_losses()
                     self.progress.epoch(record)
             trainer.check_replicas()
         except Interrupted:
@@ -147,6 +148,7 @@ class Run:
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._what_is_saved()}") from None
         except UnrecoverableError as error:
+            self._tell_of_losses()
             if self.first:
                 note(f"nnkit: {error}; {self._what_is_saved()}")
             raise Exit(error.exit_status) from None
@@ -188,6 +190,7 @@ class Run:
         """Test the network, then write and print the outcome."""
         trainer = self.trainer
         tested = trainer.together(lambda t: t.evaluator.evaluate(t.test_data))
+        self._tell_of_losses()
         if self.files.plot is not None:
             confusion = trainer.together(lambda t: t.evaluator.confusion(t.test_data))
             if self.first:
@@ -275,6 +278,7 @@ class Run:
     def _interrupted(self) -> int:
         """Save where the run stands and say how to go on; 130, as for any program that Ctrl-C ended."""
         self.save()
+        self._tell_of_losses()
         if not self.first:
             return 130
         position = self.trainer.position
@@ -286,7 +290,8 @@ class Run:
             if self.files.data is not None:
                 again += ["--data", str(self.files.data)]
             if self.transport.size > 1:
-                again += ["--ranks", str(self.trainer.ranks.size)]
+                again += ["--comm", self.config.comm, "--ranks", str(self.trainer.ranks.size)]
+                again += ["--deterministic"] * self.spread.deterministic + ["--elastic"] * self.spread.elastic
             note(f"{where}; go on with: {shlex.join(again)}")
         return 130
 

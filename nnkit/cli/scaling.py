@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
+from nnkit.cli.distribution import in_turn
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def scaling(
     if batch < max(numbers):
         raise UsageError(f"--batch {batch}: {max(numbers)} ranks share it: give at least as many samples")
     if world_from_environment() is not None:
-        raise UsageError("nnkit scaling inside mpirun: it starts the ranks itself, so run it without mpirun")
+        with in_turn():
+            raise UsageError("nnkit scaling inside mpirun: it starts ranks itself, so run it without mpirun")
     if plot is not None:
         check_plot(plot)
     document = run(list(dict.fromkeys(strategies)), numbers, widths, batch, steps, rounds, backend, device)

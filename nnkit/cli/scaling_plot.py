@@ -133,7 +133,7 @@ def _speeds(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
     ranks, widths = (sorted({row[name] for row in rows}) for name in ("ranks", "hidden"))
     axes.plot(ranks, [min(each, cores) for each in ranks], color="0.7", label="all that the cores allow")
     for comm in dict.fromkeys(row["comm"] for row in rows if row["ranks"] > 1):
-        for style, width in dict(zip(("--", "-"), (widths[0], widths[-1]), strict=True)).items():
+        for width, style in {widths[0]: "--", widths[-1]: "-"}.items():
             points = sorted(
                 (row["ranks"], row["speedup"])
                 for row in rows

@@ -71,7 +71,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             names = list(stream.keys())
             tensors = {name: stream.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged or no checkpoint ({reason(error)})") from None
+        raise CheckpointError(
+            f"{file} is damaged or no checkpoint ({reason(error)}): give another, or train anew"
+        ) from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{file} is a safetensors file, but not a checkpoint of this version of nnkit")
     try:
@@ -80,7 +82,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         parameters = _parameters(tensors, config.hidden)
         return Checkpoint(parameters, config, position, metadata["data"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UsageError) as error:
-        raise CheckpointError(f"{file} is a damaged checkpoint ({reason(error)})") from None
+        raise CheckpointError(
+            f"{file} is a damaged checkpoint ({reason(error)}): give another, or train anew"
+        ) from None
 
 
 def _parameters(tensors: dict[str, Any], hidden: tuple[int, ...]) -> Parameters:

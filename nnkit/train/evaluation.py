@@ -48,7 +48,8 @@ class Evaluator:
         loss, correct = 0.0, 0
         for logits, flow in self._passes(data, index):
             correct += self.operations.count_correct(logits, flow.labels)
-            self.operations.softmax_cross_entropy(logits, flow.labels, flow.losses, flow.batch)
+            # The gradients, which the divisor is for, are not used; of a short batch a rank may have nothing.
+            self.operations.softmax_cross_entropy(logits, flow.labels, flow.losses, divisor=1)
             loss += self.operations.total(flow.losses)
         if self.ranks is not None:
             loss, correct = self.ranks.total(loss), int(self.ranks.total(correct))
