@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkit.comm.launch import find_mpi
+from nnkit.comm.mpiexec import find_mpi
 from nnkit.errors import UsageError
 from nnkit.nn.initialise import Parameters
 from nnkit.train.checkpoints import load_checkpoint

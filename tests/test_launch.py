@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from nnkit.comm import launch as launching
-from nnkit.comm.launch import Mpi, check_startable, find_mpi, launch
+from nnkit.comm.launch import launch
+from nnkit.comm.mpiexec import Mpi, check_startable, find_mpi
 from nnkit.comm.world import (
     THREAD_VARIABLES,
 )

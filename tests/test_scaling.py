@@ -17,7 +17,7 @@ from nnkit.cli.scaling_report import add_efficiency, crossings, grid_of, in_word
 from nnkit.cli.scaling_worker import Case, Orders, middle_half
 from nnkit.comm.cost import Line, Machine, predict
 from nnkit.comm.cost_step import Work
-from nnkit.comm.launch import find_mpi
+from nnkit.comm.mpiexec import find_mpi
 from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.errors import UsageError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, Result, arguments_of, is_one_line, lines_of
+from conftest import TRAIN, Command, Result, arguments_of, is_one_line, lines_of
 from test_cli_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
 from test_launch import gone, needs_mpi
 
@@ -245,7 +245,7 @@ def running(small_data: Path) -> Iterator[Callable[..., Run]]:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(
-    running: Callable[..., Run], train: Command, main: Command, small_data: Path, tmp_path: Path
+    running: Callable[..., Run], nnkit: Command, main: Command, small_data: Path, tmp_path: Path
 ) -> None:
     saved, straight = tmp_path / "saved", tmp_path / "straight"
     # Small steps: what rounding does to one shall not grow in the others.
@@ -255,14 +255,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     run.process.send_signal(signal.SIGINT)
     result = run.end()
     assert result.status == 130
-    again = f"go on with: nnkit train --checkpoint {saved} --resume --data {small_data} --ranks 2\n"
+    again = f"train --checkpoint {saved} --resume --data {small_data} --comm model --ranks 2"
     assert result.stderr.startswith("stopped in epoch ")
-    assert result.stderr.endswith(again)
+    assert result.stderr.endswith(f"go on with: nnkit {again}\n")
     assert result.stderr.count("\n") == 1
     position = load_checkpoint(saved).position
     assert len(position.history) == position.epoch >= 1
     last = ("--epochs", position.epoch + 1, "--quiet")
-    assert train("--checkpoint", saved, "--resume", "--ranks", 2, "--comm", "model", *last).status == 0
+    assert nnkit(*again.split(), *last).status == 0
     assert main("train", "--data", small_data, *shape, straight, *last).status == 0
     one, other = load_checkpoint(saved), load_checkpoint(straight)
     assert difference(one, other) < 1e-4
@@ -278,6 +278,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         ("raise MemoryError", 1, 2, "nnkit: rank 1: out of memory: MemoryError: give a smaller"),
         ("raise KeyboardInterrupt", 1, 130, "nnkit: rank 1: stopped"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, 137, "was killed by signal 9; the others were ended"),
+        ("os._exit(3)", 1, 3, "rank 1 has ended with status 3; the others were ended"),
         ("os._exit(0)", 1, 1, "has left before the run was complete; the others were ended"),
     ],
 )
@@ -339,3 +340,20 @@ def test_elastic_goes_on_without_a_killed_rank(
     assert result.stderr.count("lost 1 of 3 ranks; going on with 2 from epoch ") == 1
     assert "Traceback" not in result.stderr
     assert [record.get("epoch") for record in lines_of(metrics)] == [1, 2, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("call", "where"), [(6, "validation"), (13, "validation of the last epoch"), (15, "test")]
+)
+def test_a_loss_outside_of_the_steps_is_told(train: Command, disturb: Disturb, call: int, where: str) -> None:
+    """One step an epoch: five products, then two of the validation; at the end two of the test."""
+    result = train(
+        *("--elastic", "--comm", "data", "--ranks", 3, "--backend", "disturbed", "--epochs", 2),
+        *("--batch", TRAIN - 30, "--validation-fraction", 30 / TRAIN, "--lr", 0.1),
+        env=disturb("os.kill(os.getpid(), signal.SIGKILL)", 0, call=call),
+    )
+    assert result.status == 0, result
+    assert result.stderr.count("lost 1 of 3 ranks; going on with 2 from epoch ") == 1
+    told = [line for line in result.stdout.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in told] == ["1/2", "2/2"], result.stdout
+    assert result.stdout.count("test accuracy") == 1

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 HOLD_SECONDS = 1.0
 """After so long without an end of mpiexec, what it has said was a warning, and is shown."""
 
-_RULE = re.compile(rb"(.*?)-{70,}\s*", re.DOTALL)
-# Open MPI's complaints that come without a frame, and what Hydra says about itself.
-_OWN = re.compile(rb"\[[^\]\s]+:\d+\] (?:PMIX|PRTE|OPAL) ERROR: |\[(?:mpiexec|proxy:[\d:]+)@")
+_RULE = re.compile(rb"(.*?)-{60,}\s*", re.DOTALL)
+# Open MPI's complaints that come without a frame, what Hydra says about itself, and ssh, which both call.
+_OWN = re.compile(rb"\[[^\]\s]+:\d+\] (?:PMIX|PRTE|OPAL) ERROR: |\[(?:mpiexec|proxy:[\d:]+)@|ssh: ")
 # Of Open MPI's sums, when a rank is lost under ULFM (a blank line follows); of a reader that has gone; of
 # libevent, when mpiexec closes a rank's connections.
 _LOST = re.compile(
     rb"NBC_Progress: an error \d+ was found during schedule"
-    rb"|\[[^\]\s]+:\d+\] \w+: SIGPIPE detected|\[warn\] Epoll "
+    rb"|\[[^\]\s]+:\d+\] (?:\w+: SIGPIPE detected|pmix_ptl_base: )|\[warn\] Epoll "
 )
 # Behind a banner Open MPI writes an empty line, or the NUL of its string.
 _NOTHING = b"\0 \r\n"
@@ -25,6 +25,7 @@ _HYDRA_FRAME = re.compile(
 _HYDRA_KILLED = re.compile(r"EXIT STRING: .*\(signal (\d+)\)|KILLED BY SIGNAL: (\d+)")
 _KILLED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
 _LEFT = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exiting improperly")
+_STATUS = re.compile(r"Process name: \[\S+,(\d+)\] Exit code: (\d+)")
 _FAILED = re.compile(
     r"exited with non-zero status|returned a non-zero exit code|MPI_ABORT was invoked|calling \"abort\""
 )
@@ -53,8 +54,10 @@ class Banners:
         self.write = write
         self.hydra = hydra
         self.killed: Killed | None = None
-        self.left: str | None = None
-        """A rank that has ended with status 0 while the others went on, in words."""
+        self.ended: str | None = None
+        """Which rank has ended the others by its own end, in words."""
+        self.spoke = False
+        """Whether ranks have written anything."""
         self.rank_failed = False
         self.troubles: list[bytes] = []
         """What mpiexec said and is not about a rank that ended; shown by `release`."""
@@ -131,9 +134,11 @@ class Banners:
             self.killed = self.killed or Killed(int(killed[3]), killed[1], killed[2])
         elif left := _LEFT.search(text):
             self.rank_failed = True
-            self.left = f"rank {left[1]} on {left[2]} has left before the run was complete"
+            self.ended = f"rank {left[1]} on {left[2]} has left before the run was complete"
         elif _FAILED.search(text):
             self.rank_failed = True
+            if status := _STATUS.search(text):
+                self.ended = f"rank {status[1]} has ended with status {status[2]}"
         else:
             self._hold(banner)
 
@@ -144,6 +149,7 @@ class Banners:
     def _show(self, data: bytes) -> None:
         if data:
             self._behind_banner = False
+            self.spoke = True
             self.write(data)
 
     def _flush(self) -> None:

