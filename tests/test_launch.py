@@ -300,6 +300,12 @@ def test_what_cannot_be_started_is_refused(
             launch(ranks, [])
     with pytest.raises(UsageError, match=r"--hostfile .*nowhere: there is no such file"):
         launch(2, [], hostfile=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"--hostfile .*: Is a directory: give a file with a host a line"):
+        launch(2, [], hostfile=tmp_path)
+    for text in ("", "# node1\n", "  \n\n"):
+        (tmp_path / "hosts").write_text(text)
+        with pytest.raises(UsageError, match=r"--hostfile .*hosts names no host: write one a line"):
+            launch(2, [], hostfile=tmp_path / "hosts")
     for ranks in (10**5, 10**30):
         with pytest.raises(UsageError, match=f"--ranks {ranks}: this machine can hold .* at most"):
             check_startable(ranks)

@@ -5,6 +5,7 @@ import pytest
 from conftest import Command, is_refusal
 
 from nnkit.cli.plan import why
+from nnkit.cli.scaling_measure import cores
 from nnkit.comm.cost import Prediction
 
 CLUSTER = ("--bandwidth", "25GB/s", "--latency", "2us", "--flops", "10TFLOP/s")
@@ -68,6 +69,33 @@ def test_the_table_is_for_people(main: Command) -> None:
     assert choice.startswith("choose --comm hybrid --grid ")
     assert sentence.startswith("hybrid, because ")
     assert [line.split()[0] for line in result.stdout.splitlines()[2:5]] == ["data", "model", "hybrid"]
+
+
+def test_what_cannot_be_is_said_of_each_strategy(main: Command) -> None:
+    """Two ranks make no grid of both; seven ranks cannot each have a part of a batch of five."""
+    lines = main("plan", "--ranks", 2, *CLUSTER).stdout.splitlines()
+    assert "hybrid    no grid of 2 ranks cuts both batch and network and gives each of them work" in lines
+    lines = main("plan", "--ranks", 7, "--batch", 5, *CLUSTER).stdout.splitlines()
+    assert "data      no grid of 7 ranks of its kind gives each of them work" in lines
+    assert lines[-1].startswith("model is the only one of those asked for that can use so many ranks")
+
+
+def test_a_link_is_named_where_there_is_one(main: Command) -> None:
+    flops = ("--flops", "1TFLOP/s")
+    assert "bandwidth" not in main("plan", "--ranks", 1, *flops).stdout
+    assert "latency 3 us (given)" in main("plan", "--ranks", 2, "--latency", "3us", *CLUSTER[:2], *flops).stdout
+
+
+def test_ranks_that_share_cores_are_told(main: Command) -> None:
+    ranks = max(cores(), 1) + 1
+    last = main("plan", "--ranks", ranks, "--hidden", 10, "--batch", 60).stdout.splitlines()[-1]
+    assert last.startswith(f"these {ranks} ranks share the {cores()} cores of this machine")
+
+
+def test_inside_mpirun_it_is_refused(main: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert is_refusal(main("plan", "--ranks", 2, *CLUSTER), "nnkit plan inside mpirun", "without mpirun")
 
 
 def test_compute_is_measured_where_it_is_not_given(main: Command) -> None:
