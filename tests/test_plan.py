@@ -81,9 +81,9 @@ def test_what_cannot_be_is_said_of_each_strategy(main: Command) -> None:
 
 
 def test_a_link_is_named_where_there_is_one(main: Command) -> None:
-    flops = ("--flops", "1TFLOP/s")
-    assert "bandwidth" not in main("plan", "--ranks", 1, *flops).stdout
-    assert "latency 3 us (given)" in main("plan", "--ranks", 2, "--latency", "3us", *CLUSTER[:2], *flops).stdout
+    assert "bandwidth" not in main("plan", "--ranks", 1, "--flops", "1TFLOP/s").stdout
+    link = ("--bandwidth", "25GB/s", "--latency", "3us", "--flops", "1TFLOP/s")
+    assert "latency 3 us (given)" in main("plan", "--ranks", 2, *link).stdout
 
 
 def test_ranks_that_share_cores_are_told(main: Command) -> None:
