@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAIN, Command, Result, arguments_of, is_one_line, lines_of
+from conftest import TRAIN, Command, Result, arguments_of, is_one_line, is_refusal, lines_of
 from test_cli_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
 from test_launch import gone, needs_mpi
 
@@ -19,7 +19,7 @@ from nnkit.train.checkpoints import Checkpoint, load_checkpoint
 pytestmark = [needs_mpi, pytest.mark.usefixtures("outside_mpi")]
 
 PLUGIN = """
-import os, signal
+import os, signal, time
 from nnkit.errors import UsageError
 from nnkit.hookspecs import hookimpl
 
@@ -34,15 +34,15 @@ class Disturbed:
         before = beta * c.host if beta else 0
         c.host[...] = alpha * (left @ right) + before
         self.calls += 1
-        rank = os.environ.get("OMPI_COMM_WORLD_RANK")
-        if rank == os.environ["WHO"] and self.calls == int(os.environ["CALL"]):
-            disturb(b)
+        rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+        if str(rank) in os.environ["WHO"] and self.calls == int(os.environ["CALL"]):
+            disturb(b, rank)
 
 @hookimpl
 def nnkit_gemm_backends():
     return [Disturbed()]
 
-def disturb(b):
+def disturb(b, rank):
     """
 
 Disturb = Callable[..., dict[str, str]]
@@ -50,16 +50,16 @@ Disturb = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def disturb(tmp_path: Path) -> Disturb:
-    """`disturb(statement, rank, call)`: the environment in which backend `disturbed` does it in that call."""
+    """`disturb(statement, who, call)`: the environment in which those ranks' backend does it in that call."""
 
-    def install(statement: str, rank: int = 1, call: int = 5) -> dict[str, str]:
+    def install(statement: str, who: int | str = 1, call: int = 5) -> dict[str, str]:
         site = tmp_path / "site"
         info = site / "fake_disturbed-1.2.dist-info"
         info.mkdir(parents=True)
         (site / "fake_plugin_disturbed.py").write_text(PLUGIN + statement, "utf-8")
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-disturbed\nVersion: 1.2\n", "utf-8")
         (info / "entry_points.txt").write_text("[nnkit]\ndisturbed = fake_plugin_disturbed\n", "utf-8")
-        return {"PYTHONPATH": str(site), "WHO": str(rank), "CALL": str(call)}
+        return {"PYTHONPATH": str(site), "WHO": str(who), "CALL": str(call)}
 
     return install
 
@@ -298,6 +298,49 @@ def test_what_one_rank_meets_ends_all(
     expected = 1 if " failed: " in words else 0
     assert sum(text.startswith("Traceback") for text in trace) == expected
     assert expected or not trace, result.stderr
+
+
+@pytest.mark.parametrize("elastic", [(), ("--elastic",)])
+@pytest.mark.parametrize(
+    ("statement", "who", "expected"),
+    [
+        ("raise RuntimeError('bad luck')", "0123", "nnkit: rank 0 failed: RuntimeError: bad luck"),
+        ("raise UsageError('no such tile')", "0123", "nnkit: rank 0: no such tile"),
+        ("time.sleep(0.2 * (rank == 2))\n    raise UsageError('tile')", "23", "nnkit: rank 2: tile"),
+    ],
+)
+def test_what_many_ranks_meet_is_said_once(
+    train: Command, disturb: Disturb, statement: str, who: str, expected: str, elastic: tuple[str, ...]
+) -> None:
+    begun = time.monotonic()
+    result = train(
+        *("--comm", "data", "--ranks", 4, "--backend", "disturbed", "--quiet", *elastic),
+        env=disturb(statement, who),
+    )
+    assert time.monotonic() - begun < 10
+    goes_on = bool(elastic) and who != "0123"
+    assert result.status == (0 if goes_on else 1 if " failed" in expected else 2), result
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("nnkit: ")]
+    assert expected in line
+    assert result.stderr.count("Traceback") == expected.count(" failed")
+    assert goes_on == (" going on with 2 from " in result.stderr)
+
+
+def test_who_fails_later_than_others_adds_nothing(train: Command, disturb: Disturb) -> None:
+    late = disturb("time.sleep(1.4 * (rank == 0))\n    raise UsageError(f'of {rank}')", "0123")
+    result = train("--comm", "data", "--ranks", 4, "--backend", "disturbed", "--quiet", env=late)
+    assert is_refusal(result, "nnkit: rank 1: of 1")
+
+
+def test_failures_of_different_kinds_are_all_told(train: Command, disturb: Disturb) -> None:
+    result = train(
+        *("--comm", "data", "--ranks", 4, "--backend", "disturbed", "--quiet", "--elastic"),
+        env=disturb("raise (ValueError if rank == 1 else KeyError)('here')", "123"),
+    )
+    assert result.status == 0, result
+    said = {line for line in result.stderr.splitlines() if line.startswith("nnkit: ")}
+    assert said == {"nnkit: rank 1 failed: ValueError: here", "nnkit: rank 2 failed: KeyError: 'here'"}
+    assert result.stderr.count("Traceback") == 2
 
 
 @pytest.mark.parametrize("paranoid", [0, 2])

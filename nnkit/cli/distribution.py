@@ -125,7 +125,7 @@ def open_transport(distribution: Distribution) -> "Transport":
     try:
         prepare(transport, facts, transport.check_survives if distribution.elastic else lambda: None)
     except RankLostError as error:
-        _mourn(transport, distribution.elastic, error)
+        _fail(transport, distribution.elastic, error)
     if not any(facts.values()):
         transport.use_collectives()
     return transport
@@ -213,36 +213,57 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
         status = error.exit_status
     except Exit as stop:
         status = stop.exit_code
-    except RankLostError as error:
-        _mourn(transport, elastic, error)
     except BaseException as error:
-        why, status = _in_words(error)
-        note(f"nnkit: rank {transport.rank}{why}")
-        # What Ctrl-C has stopped is not lost.
-        _leave(transport, elastic and not isinstance(error, KeyboardInterrupt), status)
+        _fail(transport, elastic, error)
     leave_status(status)
     transport.leave(status)
     return status
 
 
-def _in_words(error: BaseException) -> tuple[str, int]:
-    """What ended a rank, as the end of a sentence, and the exit status for it."""
+def _fail(transport: "Transport", elastic: bool, error: BaseException) -> NoReturn:
+    """This rank cannot go on: it ends all, or is lost. Of those that fail alike at once one says it."""
+    if elastic and isinstance(error, RankLostError):
+        _mourn(transport, error)
+    from nnkit.comm.last_words import speaks
+
+    text, status = _in_words(error, transport.rank)
+    if speaks(type(error).__name__):
+        note(text)
+    elif not elastic:
+        # Who says it ends the others too.
+        time.sleep(OTHERS_WAIT)
+    sys.stdout.flush()
+    # What Ctrl-C has stopped is not lost.
+    if elastic and not isinstance(error, KeyboardInterrupt):
+        # Counts if no other goes on.
+        leave_status(status)
+        # Without a word to MPI, and not by an exit: it is a loss that the others notice, and go on.
+        os.kill(os.getpid(), signal.SIGKILL)
+    transport.abort(status)
+    raise Exit(status)
+
+
+def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
+    """What ended a rank, and the exit status for it."""
+    if isinstance(error, RankLostError):
+        return (
+            f"nnkit: rank {rank}: {error}: the run ends; --elastic goes on without lost ranks",
+            error.exit_status,
+        )
     if isinstance(error, NnkitError):
-        return f": {error}", error.exit_status
+        return f"nnkit: rank {rank}: {error}", error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return ": stopped", 130
+        return f"nnkit: rank {rank}: stopped", 130
     if isinstance(error, MemoryError):
-        return f": out of memory: {reason(error)}: give a smaller --batch or --hidden", 2
-    traceback.print_exception(error)
-    return f" failed: {type(error).__name__}: {reason(error)}", 1
+        what = f"out of memory: {reason(error)}: give a smaller --batch or --hidden"
+        return f"nnkit: rank {rank}: {what}", 2
+    # Who wrote what failed wants to see where.
+    trace = "".join(traceback.format_exception(error))
+    return f"{trace}nnkit: rank {rank} failed: {type(error).__name__}: {reason(error)}", 1
 
 
-def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> NoReturn:
-    """A rank is gone, and this run cannot go on without it."""
-    if not elastic:
-        note(f"nnkit: rank {transport.rank}: {error}: the run ends; --elastic goes on without lost ranks")
-        _leave(transport, elastic, error.exit_status)
-    # Before training nobody has anything to go on from; the first of those that are left says so.
+def _mourn(transport: "Transport", error: RankLostError) -> NoReturn:
+    """A rank was lost before training, and nobody has anything to go on from; one of those left says so."""
     transport.revoke()
     transport.agree(False)
     left = transport.recover()
@@ -253,13 +274,3 @@ def _mourn(transport: "Transport", elastic: bool, error: RankLostError) -> NoRet
     leave_status(error.exit_status)
     left.abort(error.exit_status)
     raise Exit(error.exit_status)
-
-
-def _leave(transport: "Transport", elastic: bool, status: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if elastic:
-        # Without a word to MPI, and not by an exit: it is a loss that the others notice, and go on.
-        os.kill(os.getpid(), signal.SIGKILL)
-    transport.abort(status)
-    raise Exit(status)

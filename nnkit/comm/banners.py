@@ -147,7 +147,8 @@ class Banners:
         self.troubles.append(said)
 
     def _show(self, data: bytes) -> None:
-        if data:
+        # A rank's line can come between a banner and its NUL; in text there are no others.
+        if data := data.replace(b"\0", b""):
             self._behind_banner = False
             self.spoke = True
             self.write(data)
