@@ -33,12 +33,6 @@ class PluginError(NnkitError):
     """A backend that was asked for is broken or cannot do what is asked of it."""
 
 
-class DivergedError(NnkitError):
-    """The loss became infinite or not a number."""
-
-    exit_status = 1
-
-
 class DeviceError(NnkitError):
     """A device cannot be had, or failed: no GPU, no driver, no memory left."""
 
@@ -67,10 +61,24 @@ class RankLostError(NnkitError):
     exit_status = 1
 
 
-class RanksDisagreeError(NnkitError):
+class CommonError(NnkitError):
+    """What all ranks that train together know at the same moment: one of them says it."""
+
+    def __init__(self, message: str, exit_status: int = 1):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+class DivergedError(CommonError):
+    """The loss became infinite or not a number."""
+
+
+class RanksDisagreeError(CommonError):
     """What ranks share is not the same on all of them."""
 
-    exit_status = 1
+
+class UnrecoverableError(CommonError):
+    """Parts of the network went with the ranks that held them."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -1,36 +1,27 @@
-"""What `nnkit train` does because there may be several ranks: starting them, one voice, one outcome."""
+"""How the ranks of `nnkit train` begin: started by it or by mpirun, all alike, or not at all."""
 
 import contextlib
-import os
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typer.exceptions import Exit
 
 from nnkit import __version__
 from nnkit.cli.options import note
-from nnkit.comm.world import leave_status, world_from_environment
-from nnkit.errors import DivergedError, NnkitError, RankLostError, RanksDisagreeError, UsageError, reason
+from nnkit.cli.outcome import OTHERS_WAIT, fail
+from nnkit.comm.world import world_from_environment
+from nnkit.errors import NnkitError, RankLostError, UsageError
 
 if TYPE_CHECKING:
     from nnkit.contracts import Transport
 
 Result = TypeVar("Result")
 
-OTHERS_WAIT = 3.0
-"""Seconds that a rank gives the first one to say what is wrong with all of them."""
-
 FIRST_WAITS = 0.5
 """Seconds that the first one gives the others to begin."""
-
-COMMON = (DivergedError, RanksDisagreeError)
-"""Errors that all ranks find at the same moment."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +116,7 @@ def open_transport(distribution: Distribution) -> "Transport":
     try:
         prepare(transport, facts, transport.check_survives if distribution.elastic else lambda: None)
     except RankLostError as error:
-        _fail(transport, distribution.elastic, error)
+        fail(transport, distribution.elastic, error)
     if not any(facts.values()):
         transport.use_collectives()
     return transport
@@ -195,82 +186,3 @@ def _end(transport: "Transport", message: str) -> None:
     if transport.rank == 0:
         note(f"nnkit: {message}")
     raise Exit(2)
-
-
-def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> int:
-    """Work that all ranks do; whatever ends it ends all of them, and is said once.
-
-    What one rank alone meets it says itself, and ends the others; where ranks may be lost it is lost.
-    """
-    if transport.size == 1:
-        return work()
-    try:
-        status = work()
-    except COMMON as error:
-        # Found by all ranks together: the first one says it.
-        if transport.current.rank == 0:
-            note(f"nnkit: {error}")
-        status = error.exit_status
-    except Exit as stop:
-        status = stop.exit_code
-    except BaseException as error:
-        _fail(transport, elastic, error)
-    leave_status(status)
-    transport.leave(status)
-    return status
-
-
-def _fail(transport: "Transport", elastic: bool, error: BaseException) -> NoReturn:
-    """This rank cannot go on: it ends all, or is lost. Of those that fail alike at once one says it."""
-    if elastic and isinstance(error, RankLostError):
-        _mourn(transport, error)
-    from nnkit.comm.last_words import speaks
-
-    text, status = _in_words(error, transport.rank)
-    if speaks(type(error).__name__):
-        note(text)
-    elif not elastic:
-        # Who says it ends the others too.
-        time.sleep(OTHERS_WAIT)
-    sys.stdout.flush()
-    # What Ctrl-C has stopped is not lost.
-    if elastic and not isinstance(error, KeyboardInterrupt):
-        # Counts if no other goes on.
-        leave_status(status)
-        # Without a word to MPI, and not by an exit: it is a loss that the others notice, and go on.
-        os.kill(os.getpid(), signal.SIGKILL)
-    transport.abort(status)
-    raise Exit(status)
-
-
-def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
-    """What ended a rank, and the exit status for it."""
-    if isinstance(error, RankLostError):
-        return (
-            f"nnkit: rank {rank}: {error}: the run ends; --elastic goes on without lost ranks",
-            error.exit_status,
-        )
-    if isinstance(error, NnkitError):
-        return f"nnkit: rank {rank}: {error}", error.exit_status
-    if isinstance(error, KeyboardInterrupt):
-        return f"nnkit: rank {rank}: stopped", 130
-    if isinstance(error, MemoryError):
-        what = f"out of memory: {reason(error)}: give a smaller --batch or --hidden"
-        return f"nnkit: rank {rank}: {what}", 2
-    # Who wrote what failed wants to see where.
-    trace = "".join(traceback.format_exception(error))
-    return f"{trace}nnkit: rank {rank} failed: {type(error).__name__}: {reason(error)}", 1
-
-
-def _mourn(transport: "Transport", error: RankLostError) -> NoReturn:
-    """A rank was lost before training, and nobody has anything to go on from; one of those left says so."""
-    transport.revoke()
-    transport.agree(False)
-    left = transport.recover()
-    if left.rank == 0:
-        note("nnkit: a rank was lost before training began: start again")
-    # Not by a regular end, in which MPI would wait for the lost one.
-    left.agree(True)
-    leave_status(error.exit_status)
-    left.abort(error.exit_status)
-    raise Exit(error.exit_status)

@@ -23,7 +23,7 @@ CheckpointPath = Annotated[
 
 def print_json(document: dict[str, Any] | list[Any]) -> None:
     """One document, indented for people, readable by machines (no NaN, no infinity)."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    print(json.dumps(document, indent=2, allow_nan=False), flush=True)
 
 
 def note(message: str) -> None:

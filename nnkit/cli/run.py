@@ -11,21 +11,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from typer.exceptions import Exit
+import numpy as np
+import numpy.typing as npt
 
 from nnkit.cli.distribution import Distribution, prepare
 from nnkit.cli.options import note, print_json
+from nnkit.cli.outcome import LostAtStart
 from nnkit.cli.progress import Lines, Progress, progress
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, load_dataset
 from nnkit.data.dataset import CLASSES
 from nnkit.device import open_device_for
-from nnkit.errors import DivergedError, UsageError
+from nnkit.errors import CommonError, DivergedError, UnrecoverableError, UsageError
 from nnkit.plugins import Registry, check_serves
 from nnkit.train.checkpoints import Checkpoint
 from nnkit.train.config import TrainConfig
-from nnkit.train.elastic import UnrecoverableError
+from nnkit.train.evaluation import Evaluation
 from nnkit.train.metrics import MetricsFile
 from nnkit.train.plot import check_plot, draw
 from nnkit.train.ranks import Ranks
@@ -114,6 +116,9 @@ class Run:
     def _work(self, dataset: Dataset, saved: Checkpoint | None, begun: float) -> int:
         with self._common():
             self._build(dataset, saved)
+        # Now or never: from here on a loss is survived, before it nobody goes on.
+        if self.spread.elastic and not self.transport.agree(True):
+            raise LostAtStart("a rank is gone")
         trainer = self.trainer
         if self.first:
             alone = self.transport.size == 1
@@ -121,8 +126,6 @@ class Run:
         try:
             # The first checkpoint shows that the directory can be written and has room, before any work.
             self.save()
-            if self.metrics:
-                self.metrics.start(trainer.position.history)
             if self.first and not self.quiet:
                 self._say(self._headline())
                 if self.why:
@@ -139,20 +142,15 @@ class Run:
             with self.progress:
                 for record in trainer.run(self._on_step):
                     self.save()
-                    self._record(record)
                     self._tell_of_losses()
                     self.progress.epoch(record)
             trainer.check_replicas()
+            self._finish(begun)
         except Interrupted:
             return self._interrupted()
-        except DivergedError as error:
-            raise DivergedError(f"{error}; {self._what_is_saved()}") from None
-        except UnrecoverableError as error:
+        except (DivergedError, UnrecoverableError) as error:
             self._tell_of_losses()
-            if self.first:
-                note(f"nnkit: {error}; {self._what_is_saved()}")
-            raise Exit(error.exit_status) from None
-        self._finish(begun)
+            raise type(error)(f"{error}; {self._what_is_saved()}") from None
         return 0
 
     @contextmanager
@@ -161,40 +159,48 @@ class Run:
         try:
             yield
         except UsageError as error:
-            if self.transport.size == 1:
-                raise
-            if self.transport.rank == 0:
-                note(f"nnkit: {error}")
-            raise Exit(error.exit_status) from None
+            raise CommonError(str(error), error.exit_status) from None
 
     def save(self) -> None:
-        """Replace the checkpoint by the present state, if one was asked for."""
-        if self.files.directory is not None:
+        """Replace the checkpoint by the present state, and complete the metrics, if they were asked for."""
+        if self.files.directory is not None or self.files.metrics is not None:
             self.trainer.together(self._save)
 
     def _save(self, trainer: Trainer) -> None:
-        parameters, position = trainer.whole()
-        if trainer.ranks.is_first and self.files.directory is not None:
-            Checkpoint(parameters, self.config, position, self.fingerprint).save(self.files.directory)
+        directory = self.files.directory
+        whole = trainer.whole() if directory is not None else None
 
-    def _record(self, record: dict[str, Any]) -> None:
-        """Write a line to the metrics file; a rank that has become the first takes it over."""
-        if not self.first or self.files.metrics is None:
-            return
-        if self.metrics is None:
-            self.metrics = MetricsFile(self.files.metrics)
-            self.metrics.start(r for r in self.trainer.position.history if r is not record)
-        self.metrics.write(record)
+        def write() -> None:
+            if directory is not None and whole is not None:
+                parameters, position = whole
+                Checkpoint(parameters, self.config, position, self.fingerprint).save(directory)
+            self._write_metrics(trainer.position.history)
+
+        trainer.ranks.first_does(write)
+
+    def _write_metrics(self, records: list[dict[str, Any]]) -> None:
+        """A rank that has become the first takes the file over."""
+        if self.files.metrics is not None:
+            self.metrics = self.metrics or MetricsFile(self.files.metrics)
+            self.metrics.write(records)
 
     def _finish(self, begun: float) -> None:
         """Test the network, then write and print the outcome."""
-        trainer = self.trainer
-        tested = trainer.together(lambda t: t.evaluator.evaluate(t.test_data))
-        self._tell_of_losses()
+        tested = self.trainer.together(lambda trainer: trainer.evaluator.evaluate(trainer.test_data))
+        confusion = None
         if self.files.plot is not None:
-            confusion = trainer.together(lambda t: t.evaluator.confusion(t.test_data))
-            if self.first:
-                draw(self.files.plot, trainer.position.history, confusion, tested.accuracy)
+            confusion = self.trainer.together(lambda trainer: trainer.evaluator.confusion(trainer.test_data))
+        self._tell_of_losses()
+        # Nobody leaves before it is done: if the first rank is lost meanwhile the next one does it.
+        self.trainer.together(
+            lambda trainer: trainer.ranks.first_does(lambda: self._report(tested, confusion, begun))
+        )
+        self._tell_of_losses()
+
+    def _report(self, tested: Evaluation, confusion: npt.NDArray[np.int64] | None, begun: float) -> None:
+        trainer = self.trainer
+        if self.files.plot is not None and confusion is not None:
+            draw(self.files.plot, trainer.position.history, confusion, tested.accuracy)
         done = {
             "event": "done",
             "test_accuracy": tested.accuracy,
@@ -207,15 +213,14 @@ class Run:
             "lost_ranks": trainer.ranks.lost,
             "cost": asdict(trainer.cost),
         }
-        if not self.first:
-            return
-        self._record(done)
+        self._write_metrics([*trainer.position.history, done])
         if self.json:
             print_json(done)
         else:
             print(
                 f"test accuracy {100 * tested.accuracy:.2f} %, test loss {tested.loss:.4f}, "
-                f"in {done['total_seconds']:.1f} s"
+                f"in {done['total_seconds']:.1f} s",
+                flush=True,
             )
 
     # -- what is said ---------------------------------------------------------------------------------------

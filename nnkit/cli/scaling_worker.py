@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from typer.exceptions import Exit
 
-from nnkit.cli.distribution import Distribution, open_transport, prepare, together
+from nnkit.cli.distribution import Distribution, open_transport, prepare
 from nnkit.cli.options import note
+from nnkit.cli.outcome import together
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import Distribution, in_turn, open_transport, prepare, start, together
+from nnkit.cli.distribution import Distribution, in_turn, open_transport, prepare, start
+from nnkit.cli.outcome import together
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def train(
     }
     # Ranks may have GPUs of different numbers.
     del facts["--device"]
+    # Whether they are there decides what ranks do together; where they are is the first one's affair.
+    facts |= {
+        f"--{name}": "none" if file is None else "one"
+        for name, file in {"checkpoint": checkpoint, "metrics": metrics, "plot": plot}.items()
+    }
 
     def work() -> int:
         agreed, saved = transport.broadcast(prepare(transport, facts, read))

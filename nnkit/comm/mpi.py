@@ -46,8 +46,9 @@ class MpiTransport:
         self._begun: list[Sum] = []
         """Sums whose buffers MPI may still write to; kept for good where a lost rank leaves them so."""
         self._former: MpiTransport | None = None
+        """What was before the loss of a rank: kept alive, and with it what MPI may still write to."""
         self._next: MpiTransport | None = None
-        """What came before and after the loss of a rank."""
+        """What came after it."""
         # Errors come as exceptions, and only those of lost ranks are expected.
         comm.Set_errhandler(self.mpi.ERRORS_RETURN)
         self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
@@ -126,8 +127,8 @@ class MpiTransport:
         return self if self._next is None else self._next.current
 
     def leave(self, status: int) -> None:
-        """Ends the process if a rank was lost: MPI_Finalize might wait for it for good."""
-        if self._next is None:
+        """Ends the process where ranks can be lost: MPI_Finalize might wait for good for one that is."""
+        if not mpi_library.survives(self.comm):
             return
         self.current.agree(True)
         sys.stdout.flush()

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from nnkit.comm.world import world_from_environment
 from nnkit.errors import UsageError, reason
 
-START_SECONDS = 15
-"""How long MPI may take to start ranks that are meant to survive the loss of one."""
+START_SECONDS = 12
+"""How long MPI may take to start ranks that are to survive the loss of one; for every 16 a second more."""
 
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
 """What mpirun --with-ft ulfm of Open MPI sets for the ranks it starts."""
@@ -30,7 +31,8 @@ def load() -> Any:
 
 def start(*, elastic: bool) -> Any:
     """A communicator of all ranks that the launcher has started. Raises UsageError where there is no MPI."""
-    with _deadline(START_SECONDS if elastic else 0):
+    size = (world_from_environment() or (0, 1))[1]
+    with _deadline(START_SECONDS + size // 16 if elastic else 0):
         mpi = load()
         comm = mpi.COMM_WORLD.Dup()
     if elastic:

@@ -19,7 +19,7 @@ class TimedSum:
 
     def __init__(self, array: OwnArray, begin: Begin, traffic: Traffic, direct: bool = False):
         self.traffic = traffic
-        self.begun = time.perf_counter()
+        entered = self._enter()
         self._done = False
         on_device = not hasattr(array, "host")
         self._array = array if on_device and not direct else None
@@ -32,30 +32,39 @@ class TimedSum:
         traffic.sums += 1
         traffic.bytes += self._buffer.nbytes
         self._sum = begin(self._buffer)
-        self._exposed = time.perf_counter() - self.begun
-        self._account(self.begun, complete=False)
+        traffic.under_way += 1
+        self._leave(entered)
 
     def progress(self) -> bool:
         """Let it go on as far as it can without waiting."""
         if not self._done:
-            entered = time.perf_counter()
-            self._account(entered, self._sum.progress())
+            entered = self._enter()
+            if self._sum.progress():
+                self._complete()
+            self._leave(entered)
         return self._done
 
     def wait(self) -> None:
         """Return when it is complete."""
         if not self._done:
-            entered = time.perf_counter()
+            entered = self._enter()
             self._sum.wait()
-            self._account(entered, complete=True)
+            self._complete()
+            self._leave(entered)
 
-    def _account(self, entered: float, complete: bool) -> None:
-        if complete and self._array is not None:
-            self._array.write(self._buffer)
+    def _enter(self) -> float:
+        """The time; from the last call of any sum to this one the rank has computed."""
         now = time.perf_counter()
-        if entered != self.begun:
-            self._exposed += now - entered
-        self.traffic.exposed += now - entered
-        if complete:
-            self._done = True
-            self.traffic.hidden += max(0.0, now - self.begun - self._exposed)
+        if self.traffic.under_way:
+            self.traffic.hidden += now - self.traffic.left
+        return now
+
+    def _leave(self, entered: float) -> None:
+        self.traffic.left = time.perf_counter()
+        self.traffic.exposed += self.traffic.left - entered
+
+    def _complete(self) -> None:
+        if self._array is not None:
+            self._array.write(self._buffer)
+        self._done = True
+        self.traffic.under_way -= 1

@@ -21,7 +21,11 @@ class Traffic:
     exposed: float = 0.0
     """Seconds in which this rank did nothing else."""
     hidden: float = 0.0
-    """Seconds in which a sum was under way while this rank computed."""
+    """Seconds in which sums were under way while this rank computed."""
+    under_way: int = 0
+    """Sums that have begun and are not complete."""
+    left: float = 0.0
+    """When this rank last came back from a call of a sum, by time.perf_counter()."""
 
 
 class Sum(Protocol):

@@ -3,21 +3,16 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
 
 from nnkit.contracts import Transport
-from nnkit.errors import NnkitError
+from nnkit.errors import UnrecoverableError
 from nnkit.nn.initialise import Parameters
 from nnkit.train.position import Position
 from nnkit.train.slices import Rectangle, Slice, assemble, cover
-
-
-class UnrecoverableError(NnkitError):
-    """Parts of the network went with the ranks that held them."""
-
-    exit_status = 1
 
 
 @dataclass
@@ -97,6 +92,10 @@ def rebuild(
             f"{left} no copy of what the lost ones held: start again from the last checkpoint"
         )
     key = max(complete)
+    held_of = owners[key]
+    whole = tuple((0, outputs, 0, inputs) for inputs, outputs in pairwise(sizes))
+    if whole in held_of:
+        held_of = {whole: held_of[whole]}
     mine = {
         place: (part, version.position)
         for version in versions
@@ -105,7 +104,7 @@ def rebuild(
     }
     parts: list[Any] = []
     position: Position | None = None
-    for place, rank in owners[key].items():
+    for place, rank in held_of.items():
         part, position = transport.broadcast(mine.get(place) if rank == transport.rank else None, rank)
         parts.append(part)
     assert position is not None

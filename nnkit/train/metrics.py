@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,31 +11,29 @@ from nnkit.train.files import check_writable
 
 
 class MetricsFile:
-    """`--metrics FILE`. Each line reaches the file as soon as it is written. Raises OutputError."""
+    """`--metrics FILE`, begun anew by every run. A line reaches the file as soon as it is written.
+
+    Raises OutputError.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._stream: TextIO | None = None
+        self._lines = 0
         try:
             check_writable(path)
         except OSError as error:
             raise self._error(error) from None
 
-    def start(self, history: Iterable[dict[str, Any]]) -> None:
-        """Begin the file anew with the epochs that a resumed run has behind it."""
+    def write(self, records: Sequence[dict[str, Any]]) -> None:
+        """Add those of all records of the run that the file does not hold yet; a second call adds nothing."""
         try:
-            self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  it outlives this call
-        except OSError as error:
-            raise self._error(error) from None
-        for record in history:
-            self.write(record)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Add one line."""
-        assert self._stream is not None, "start() comes first"
-        try:
-            self._stream.write(json.dumps(record, allow_nan=False) + "\n")
-            self._stream.flush()
+            if self._stream is None:
+                self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  it outlives this call
+            for record in records[self._lines :]:
+                self._stream.write(json.dumps(record, allow_nan=False) + "\n")
+                self._stream.flush()
+                self._lines += 1
         except OSError as error:
             raise self._error(error) from None
 

@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from nnkit.comm.cost import best_grid
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
-from nnkit.errors import RankLostError, UsageError
+from nnkit.errors import CommonError, NnkitError, RankLostError, UsageError
 from nnkit.plugins import Registry
 from nnkit.train.slices import cover, places
 
@@ -62,6 +63,21 @@ class Ranks:
         """Whether every rank says yes."""
         return flag if self.size == 1 else all(self.transport.exchange(flag))
 
+    def first_does(self, action: Callable[[], None]) -> None:
+        """Something that needs one rank, with one outcome: where it fails all of them raise a CommonError."""
+        if self.size == 1:
+            action()
+            return
+        problem: NnkitError | None = None
+        if self.is_first:
+            try:
+                action()
+            except NnkitError as error:
+                problem = error
+        problem = self.transport.broadcast(problem)
+        if problem is not None:
+            raise CommonError(str(problem), problem.exit_status)
+
     def attempt(self, action: Callable[[], Result], recover: Callable[[], None]) -> Result:
         """Do something together, all or nobody: who comes back from it knows that all have done it.
 
@@ -70,21 +86,29 @@ class Ranks:
         """
         if not self.elastic or self.size == 1:
             return action()
-        while True:
-            try:
-                result, done = action(), True
-            except RankLostError:
-                # The others may wait for this rank's part of the action: none will come.
-                self.transport.revoke()
-                done = False
-            if self.transport.agree(done):
-                return result
+        while (outcome := self.agreed(action)) is None:
             recover()
+        return outcome()
+
+    def agreed(self, action: Callable[[], Result]) -> Callable[[], Result] | None:
+        """Do something together; what returns its result, or raises its CommonError; None after a loss."""
+        outcome: Callable[[], Result] | None = None
+        try:
+            outcome = partial(_returned, action())
+        except CommonError as error:
+            # Some may not have met it, as they miss a rank's part: all or nobody goes on with that too.
+            outcome = partial(_raised, error)
+        except RankLostError:
+            # The others may wait for this rank's part of the action: none will come.
+            self.transport.revoke()
+        return outcome if self.transport.agree(outcome is not None) else None
 
     def shrink(self) -> None:
         """Go on with those that are left; `place` must follow."""
         before = self.size
         self.transport = self.transport.recover()
+        # What was under way with the lost ones never ends.
+        self.transport.traffic.under_way = 0
         self.lost += before - self.size
         # The grid that was asked for was for more ranks.
         self.task = replace(self.task, grid=None)
@@ -108,3 +132,11 @@ class Ranks:
         with contextlib.suppress(UsageError):
             return replace(task, grid=best_grid(task.sizes, task.batch, self.size))
         return task
+
+
+def _returned(result: Result) -> Result:
+    return result
+
+
+def _raised(error: CommonError) -> NoReturn:
+    raise error

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nnkit.contracts import Device, GemmBackend, Traffic
 from nnkit.data import Dataset, split_validation
 from nnkit.data.dataset import CLASSES
-from nnkit.errors import DivergedError, RankLostError, RanksDisagreeError, UsageError
+from nnkit.errors import DivergedError, RanksDisagreeError, UsageError
 from nnkit.nn.initialise import Parameters, initial_parameters
 from nnkit.nn.network import Network
 from nnkit.train.config import TrainConfig
@@ -121,7 +121,6 @@ class Trainer:
         self.restarts: list[tuple[int, int, int]] = []
         """From which epoch and step it then went on, both counted from 0, and with how many ranks."""
         self.cost = Cost()
-        self._copies = Copies()
         self._until_asked, self._step_seconds = 0, math.inf
         self._place(parameters)
 
@@ -310,18 +309,11 @@ class Trainer:
         begun, before = time.perf_counter(), (self.position.epoch, self.position.step)
         live = Version(deepcopy(self.position), [cut(self.ranks.places, self.network.download())])
         versions = [*self._copies.versions, live]
-        while True:
+        found = None
+        while found is None:
             self.ranks.shrink()
-            try:
-                self.ranks.place()
-                found = rebuild(self.sizes, versions, self.ranks.transport, self.network.dtype)
-                done = True
-            except RankLostError:
-                self.ranks.transport.revoke()
-                done = False
-            if self.ranks.transport.agree(done):
-                break
-        parameters, self.position = found
+            found = self.ranks.agreed(lambda: self._rebuild(versions))
+        parameters, self.position = found()
         self._place(parameters)
         self.restarts.append((self.position.epoch, self.position.step, self.ranks.size))
         back = before != (self.position.epoch, self.position.step)
@@ -331,6 +323,11 @@ class Trainer:
             f"{', some steps back' if back else ''}, after {time.perf_counter() - begun:.2f} s"
         )
 
+    def _rebuild(self, versions: list[Version]) -> tuple[Parameters, Position]:
+        """The newest whole network, and the ranks' places for it."""
+        self.ranks.place()
+        return rebuild(self.sizes, versions, self.ranks.transport, self.network.dtype)
+
     def _place(self, parameters: Parameters) -> None:
         """Take this rank's part of the network."""
         max_batch = max(self.config.batch, EVALUATION_BATCH)
@@ -339,6 +336,8 @@ class Trainer:
             parameters, self.config.activation, self.device, self.gemm, strategy, max_batch
         )
         self.evaluator = Evaluator(self.network, self.ranks)
+        # Copies of an earlier split must not come back where none are made any more.
+        self._copies = Copies()
         if self._keeps_copies():
             # Until copies have been exchanged every rank has the whole network, from which it took its part.
             every = cut([(0, len(weight), 0, weight.shape[1]) for weight, _ in parameters], parameters)
