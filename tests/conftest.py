@@ -131,6 +131,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("NNKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+"""What Open MPI's mpirun wants to be told in a container."""
+
+
 @pytest.fixture
 def outside_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not started by MPI, and no threads are set, whatever runs these tests."""

@@ -15,8 +15,7 @@ import pytest
 
 from nnkit.comm.mpiexec import find_mpi
 from nnkit.errors import UsageError
-from nnkit.nn.initialise import Parameters
-from nnkit.train.checkpoints import load_checkpoint
+from nnkit.train.checkpoints import Checkpoint, load_checkpoint
 
 LIMIT = 20.0
 """Seconds after the last kill within which a run must have ended."""
@@ -106,12 +105,12 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def expected(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Parameters:
-    """The network that one rank trains."""
+def expected(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """What one rank trains."""
     folder = tmp_path_factory.mktemp("alone")
     command = [sys.executable, "-m", "nnkit", "train", "--data", str(small_data), "--quiet"]
     subprocess.run([*command, "--checkpoint", str(folder), *OPTIONS], check=True, capture_output=True)
-    return load_checkpoint(folder).parameters
+    return load_checkpoint(folder)
 
 
 killed = 0
@@ -119,7 +118,7 @@ killed = 0
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_killed_at_random_moments(seed: int, small_data: Path, expected: Parameters, tmp_path: Path) -> None:
+def test_killed_at_random_moments(seed: int, small_data: Path, expected: Checkpoint, tmp_path: Path) -> None:
     global killed  # noqa: PLW0603  the last test counts
     generator = random.Random(seed)
     comm = ("data", "model", "hybrid")[seed % 3]
@@ -141,11 +140,13 @@ def test_killed_at_random_moments(seed: int, small_data: Path, expected: Paramet
         assert comm != "data"
         return
     assert saved.position.epoch == 300
-    for mine, theirs in zip(saved.parameters, expected, strict=True):
+    # Rounding makes a fifth of this at most; a sample lost or counted twice, in any epoch, three times it.
+    for mine, theirs in zip(saved.parameters, expected.parameters, strict=True):
         for one, other in zip(mine, theirs, strict=True):
-            np.testing.assert_allclose(one, other, atol=2e-3)
-    if "going on" in errors:
-        assert "Traceback" not in errors, errors
+            np.testing.assert_allclose(one, other, atol=5e-6)
+    for record, other_record in zip(saved.position.history, expected.position.history, strict=True):
+        assert record["train_loss"] == pytest.approx(other_record["train_loss"], abs=5e-7)
+    assert "Traceback" not in errors, errors
 
 
 def test_enough_were_killed() -> None:

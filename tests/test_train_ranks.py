@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TRAIN, Command, Result, arguments_of, is_one_line, is_refusal, lines_of
+from conftest import AS_ROOT, TRAIN, Command, Result, arguments_of, is_one_line, is_refusal, lines_of
 from test_cli_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
 from test_launch import gone, needs_mpi
 
@@ -330,6 +331,109 @@ def test_who_fails_later_than_others_adds_nothing(train: Command, disturb: Distu
     late = disturb("time.sleep(1.4 * (rank == 0))\n    raise UsageError(f'of {rank}')", "0123")
     result = train("--comm", "data", "--ranks", 4, "--backend", "disturbed", "--quiet", env=late)
     assert is_refusal(result, "nnkit: rank 1: of 1")
+
+
+@pytest.mark.parametrize("by", ["--hostfile", "mpirun"])
+def test_the_status_of_a_run_that_fails_on_all_ranks(
+    nnkit: Command, train: Command, disturb: Disturb, small_data: Path, tmp_path: Path, by: str
+) -> None:
+    """mpiexec knows nothing of it: for it lost ranks are no failure."""
+    options = ("--comm", "data", "--backend", "disturbed", "--quiet", "--elastic")
+    env = disturb("raise UsageError('no such tile')", "012")
+    if by == "mpirun":
+        mpirun = Path(sys.executable).with_name("mpirun")
+        prefix = [str(mpirun), "--with-ft", "ulfm", "--oversubscribe", "-n", "3"]
+        result = nnkit("train", "--data", small_data, *options, prefix=prefix, env={**AS_ROOT, **env})
+    else:
+        hosts = tmp_path / "hosts"
+        hosts.write_text("localhost slots=3\n")
+        result = train("--ranks", 3, "--hostfile", hosts, *options, env=env)
+    assert result.status == 2, result
+    assert "nnkit: rank 0: no such tile\n" in result.stderr
+    assert result.stderr.count("no such tile") == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        # In the report, when the others have nothing more to do; and when all is said.
+        "import nnkit.cli.run as run; run.draw = lambda *given: os.kill(os.getpid(), signal.SIGKILL)",
+        "from nnkit.comm.mpi import MpiTransport as T; T.leave = lambda *given: os.kill(os.getpid(), 9)",
+    ],
+)
+def test_a_first_rank_lost_at_the_end_loses_nothing(
+    train: Command, disturb: Disturb, statement: str, tmp_path: Path
+) -> None:
+    plot, metrics = tmp_path / "plot.png", tmp_path / "metrics.jsonl"
+    result = train(
+        *("--elastic", "--comm", "data", "--ranks", 3, "--backend", "disturbed", "--epochs", 2, "--json"),
+        *("--plot", plot, "--metrics", metrics),
+        env=disturb(statement, 0, call=1),
+    )
+    assert result.status == 0, result
+    assert json.loads(result.stdout)["ranks"] == (2 if "draw" in statement else 3)
+    assert plot.exists()
+    assert [record.get("epoch") for record in lines_of(metrics)] == [1, 2, None]
+
+
+@pytest.mark.parametrize("elastic", [(), ("--elastic",)])
+def test_a_file_that_cannot_be_written_ends_the_run_for_all(
+    train: Command, disturb: Disturb, elastic: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "saved"
+    remove = f"import shutil; shutil.rmtree({str(folder)!r}); open({str(folder)!r}, 'w').close()"
+    result = train(
+        *(
+            "--comm",
+            "data",
+            "--ranks",
+            3,
+            "--backend",
+            "disturbed",
+            "--quiet",
+            "--checkpoint",
+            folder,
+            *elastic,
+        ),
+        env=disturb(remove, 0, call=20),
+    )
+    assert is_refusal(result, f"nnkit: cannot write a checkpoint to {folder}", "give a directory")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize("elastic", [(), ("--elastic",)])
+def test_a_full_disk_is_told_once(train: Command, elastic: tuple[str, ...]) -> None:
+    result = train("--comm", "model", "--ranks", 3, "--metrics", "/dev/full", *elastic)
+    assert result.status == 2
+    assert is_one_line(result, "nnkit: --metrics /dev/full: cannot write: No space left on device")
+
+
+def test_a_rank_lost_before_training_ends_all(train: Command, disturb: Disturb) -> None:
+    """Rank 2 dies in a meeting that rank 0 takes for complete: it must not go on while rank 1 gives up."""
+    dying = """pass
+
+from nnkit.train.ranks import Ranks
+everybody = Ranks.all
+
+def all_(self, flag):
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "2":
+        from nnkit.comm import mail, ordered
+        import numpy as np
+        calls, letter = self.transport._calls, mail._packed(flag)
+        tag = mail.FIRST_TAG + 2 * (calls._calls % mail.TAGS)
+        sent = [calls.comm.Isend(np.array([letter.size]), 0, tag), calls.comm.Isend(letter, 0, tag + 1)]
+        ordered.complete(sent)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return everybody(self, flag)
+
+Ranks.all = all_
+"""
+    result = train(
+        "--comm", "data", "--ranks", 3, "--backend", "disturbed", "--elastic", "--quiet", env=disturb(dying)
+    )
+    assert result.status == 1
+    assert is_one_line(result, "nnkit: a rank was lost before training began: start again")
 
 
 def test_failures_of_different_kinds_are_all_told(train: Command, disturb: Disturb) -> None:

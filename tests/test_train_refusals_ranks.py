@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Command, Result, arguments_of, is_refusal, write_dataset
+from conftest import AS_ROOT, Command, Result, arguments_of, is_refusal, write_dataset
 from test_launch import needs_mpi
 
 from nnkit.comm.launch import PASSING, START_ATTEMPTS
@@ -15,7 +15,6 @@ from nnkit.comm.launch import PASSING, START_ATTEMPTS
 pytestmark = pytest.mark.usefixtures("outside_mpi")
 
 
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 BANNER = re.compile(r"-{70,}\n.*?-{70,}\n|^\[\S+:\d+\] PMIX ERROR: .*\n|^\s*\n", re.DOTALL | re.MULTILINE)
 """What mpirun says itself, when ranks have ended with another status than 0."""
 
@@ -166,13 +165,20 @@ def test_wrong_options_under_mpirun_are_told_once(mpirun: Mpirun, options: str, 
         # These decide how ranks talk to each other.
         ("", "--deterministic", "ranks differ in --deterministic"),
         ("--elastic", "", "rank 0: --elastic: this MPI does not survive"),
+        # These decide what they do together.
+        ("--checkpoint {}/saved", "", "ranks differ in --checkpoint: rank 0 has one, rank 1 has none"),
+        ("", "--plot {}/plot.png", "ranks differ in --plot: rank 0 has none, rank 1 has one"),
+        ("", "--metrics {}/metrics.jsonl", "ranks differ in --metrics"),
         # Found before the ranks can meet.
         ("", "--lr -1", "rank 1: --lr -1"),
         ("--lr -1", "", "nnkit: --lr -1"),
     ],
 )
-def test_ranks_that_differ_are_refused(mpirun: Mpirun, one: str, other: str, words: str) -> None:
-    assert is_refusal(mpirun(("--comm", "data"), tuple(one.split()), tuple(other.split())), words)
+def test_ranks_that_differ_are_refused(
+    mpirun: Mpirun, one: str, other: str, words: str, tmp_path: Path
+) -> None:
+    own = [tuple(options.format(tmp_path).split()) for options in (one, other)]
+    assert is_refusal(mpirun(("--comm", "data"), *own), words)
 
 
 @needs_mpi

@@ -105,9 +105,9 @@ def test_several_hosts_are_left_to_mpiexec() -> None:
     share = Share(8, 2, one_host=False)
     environment = {"NNKIT_CACHE_DIR": "/there", "PYTHONPATH": "here", "HOME": "/"}
     flags = open_mpi_flags(share, environment, hostfile=Path("hosts"), elastic=True)
-    assert flags[:4] == ["--hostfile", "hosts", "--with-ft", "ulfm"]
-    assert flags[4::2] == ["-x"] * 6
-    assert set(flags[5::2]) == {*THREAD_VARIABLES, "NNKIT_CACHE_DIR", "PYTHONPATH"}
+    assert flags[:6] == ["--hostfile", "hosts", "--bind-to", "core:overload-allowed", "--with-ft", "ulfm"]
+    assert flags[6::2] == ["-x"] * 6
+    assert set(flags[7::2]) == {*THREAD_VARIABLES, "NNKIT_CACHE_DIR", "PYTHONPATH"}
     assert set(share.thread_variables({}).values()) == {"1"}
     assert open_mpi_variables(share, {}, root=False) == {}
     assert hydra_flags(share, {}, hostfile=Path("hosts")) == ["-f", "hosts"]

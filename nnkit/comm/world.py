@@ -147,6 +147,9 @@ def open_mpi_flags(
     elif share.one_host:
         # It counts neither hardware threads nor cores outside its affinity as we do: no limit but ours.
         flags += ["--map-by", ":OVERSUBSCRIBE", "--bind-to", "none"]
+    else:
+        # A host file may have more slots than a host has cores.
+        flags += ["--bind-to", "core:overload-allowed"]
     if elastic:
         flags += ["--with-ft", "ulfm"]
     if not share.one_host:
