@@ -1,5 +1,6 @@
 """The command `nnkit`, also as `python -m nnkit`."""
 
+import os
 import sys
 
 
@@ -8,7 +9,9 @@ def main() -> int:
     try:
         # Inside, as Ctrl-C may come while Python still reads the files of nnkit.
         from nnkit import cli
+        from nnkit.comm.world import share_threads
 
+        share_threads(os.environ)
         return cli.main()
     except KeyboardInterrupt:
         print("nnkit: stopped", file=sys.stderr)

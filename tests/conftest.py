@@ -201,3 +201,60 @@ def going_on(trained: Path, tmp_path: Path) -> Path:
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """The documents of a metrics file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+# A GEMM backend that is right, but does something else in one call on some ranks.
+DISTURBED = """
+import os, signal, time
+from nnkit.errors import UsageError
+from nnkit.hookspecs import hookimpl
+
+class Disturbed:
+    name = "disturbed"
+    devices = frozenset({"cpu"})
+    dtypes = frozenset({"float32", "float64"})
+    calls = 0
+
+    def gemm(self, a, b, c, *, alpha=1.0, beta=0.0, trans_a=False, trans_b=False):
+        left, right = (x.host.T if t else x.host for x, t in ((a, trans_a), (b, trans_b)))
+        before = beta * c.host if beta else 0
+        c.host[...] = alpha * (left @ right) + before
+        self.calls += 1
+        rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+        if str(rank) in os.environ["WHO"] and self.calls == int(os.environ["CALL"]):
+            disturb(b, rank)
+
+@hookimpl
+def nnkit_gemm_backends():
+    return [Disturbed()]
+
+def disturb(b, rank):
+    """
+
+Disturb = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def disturb(tmp_path: Path) -> Disturb:
+    """`disturb(statement, who, call)`: the environment in which those ranks' backend does it in that call."""
+
+    def install(statement: str, who: int | str = 1, call: int = 5) -> dict[str, str]:
+        site = tmp_path / "site"
+        info = site / "fake_disturbed-1.2.dist-info"
+        info.mkdir(parents=True)
+        (site / "fake_plugin_disturbed.py").write_text(DISTURBED + statement, "utf-8")
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake-disturbed\nVersion: 1.2\n", "utf-8")
+        (info / "entry_points.txt").write_text("[nnkit]\ndisturbed = fake_plugin_disturbed\n", "utf-8")
+        return {"PYTHONPATH": str(site), "WHO": str(who), "CALL": str(call)}
+
+    return install
+
+
+@pytest.fixture
+def train(nnkit: Command, small_data: Path) -> Command:
+    """`train(...)` on the small data."""
+
+    def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
+        return nnkit("train", "--data", small_data, *arguments, env=env)
+
+    return run

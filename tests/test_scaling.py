@@ -265,3 +265,6 @@ def test_strategies_that_do_not_cross_say_so() -> None:
 def test_one_grid_under_two_names_is_no_pair() -> None:
     rows = [row_of(comm, 2, 10, 1.0) for comm in ("data", "hybrid")]
     assert crossings(rows, 800, {2: FAST}) == []
+    rows = [row_of(comm, 2, 10, 1.0) for comm in ("data", "model", "hybrid")]
+    pairs = {(each["first"], each["second"]) for each in crossings(rows, 800, {2: FAST})}
+    assert pairs == {("data", "model")}

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnkit_backends.grid import GridStrategy
 from ranks_harness import REGISTRY, alone, bits, make
 
 from nnkit.comm.threads import ThreadsTransport, run_ranks
-from nnkit.contracts import Task
-from nnkit.errors import RanksDisagreeError
+from nnkit.contracts import Strategy, Task, Transport
+from nnkit.errors import RanksDisagreeError, UsageError
 from nnkit.train import evaluation
 from nnkit.train.config import TrainConfig
+from nnkit.train.ranks import Ranks
 from nnkit.train.slices import assemble, cover, cut, places
 from nnkit.train.trainer import Habits, Trainer
 
@@ -217,3 +219,45 @@ def test_parts_make_the_whole(sizes: list[int], over_batch: int, over_network: i
     elif len(sizes) == 3:
         some = any((r1 - r0) * (c1 - c0) for r0, r1, c0, c1 in held[lost])
         assert cover(sizes, others) != some
+
+
+class Wrong(GridStrategy):
+    """Two ranks, and something that their author has overlooked."""
+
+    def __init__(self, transport: Transport, task: Task, mistake: str):
+        super().__init__(transport, task, transport.size, 1)
+        self.mistake = mistake
+
+    def samples(self, batch: int) -> slice:
+        """Both halves are the first, or the last sample is nobody's, or is of a short batch alone."""
+        if self.mistake == "twice":
+            return slice(0, batch // 2)
+        if self.mistake == "rest":
+            return slice(batch // 2 * self.reader, batch // 2 * (self.reader + 1))
+        return super().samples(batch)
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """A neuron is nobody's."""
+        return slice(0, out_features - 1) if self.mistake == "rows" else super().rows(layer, out_features)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("twice", "of a batch of 32 not every sample is computed exactly once"),
+        ("rest", "of a batch of 1 not every sample is computed exactly once"),
+        ("rows", "the parts of the network that ranks hold do not make the whole"),
+    ],
+)
+def test_a_strategy_that_leaves_something_out_is_refused(mistake: str, words: str) -> None:
+    class Backend:
+        name = "mine"
+
+        def strategy(self, transport: Transport, task: Task) -> Strategy:
+            return Wrong(transport, task, mistake)
+
+    def part(transport: Transport) -> None:
+        with pytest.raises(UsageError, match=f"--comm mine: its strategy is wrong: {words}"):
+            Ranks(transport, Backend(), Task((25, 6, 10), 32))
+
+    assert run_ranks(2, part) == [None, None]

@@ -73,8 +73,10 @@ def mpirun(nnkit: Command, small_data: Path) -> Mpirun:
         ("--comm hybrid --grid 2x2", "--grid 2x2 makes 4 ranks, but there is 1"),
         ("--comm data --grid 1x1", "--grid is for --comm hybrid"),
         ("--grid 1x1", "--grid is for --comm hybrid"),
-        ("--ranks 2 --comm data --hostfile /nonexistent", "--hostfile /nonexistent: there is no such file"),
-        ("--comm data --hostfile /nonexistent", "add --ranks N"),
+        ("--ranks 2 --comm data --hostfile /proc/nowhere", "--hostfile /proc/nowhere: there is no such file"),
+        ("--comm data --hostfile /proc/nowhere", "add --ranks N"),
+        ("--comm data --elastic", "--elastic is for several ranks: add --ranks N"),
+        ("--comm model --ranks 2 --refresh 3", "--refresh 3: copies are made with --elastic alone: add it"),
         ("--ranks 2 --comm data --refresh 0", "--refresh 0: give 1 or more"),
         ("--ranks 2 --comm data --paranoid -1", "--paranoid -1: give"),
         ("--ranks 2 --comm data --lr -1", "--lr -1"),
@@ -94,9 +96,9 @@ def test_wrong_options_start_nothing(main: Command, small_data: Path, options: s
     [
         ("--ranks 2 --comm data --grid 2x1", "nnkit: --grid is for --comm hybrid"),
         ("--ranks 2 --comm dta", "nnkit: there is no comm backend 'dta'; known: "),
-        ("--ranks 3 --comm model --data /nonexistent", "nnkit: --data /nonexistent: no such directory"),
-        ("--ranks 2 --comm data --metrics /nonexistent/file", "--metrics /nonexistent/file: cannot write"),
-        ("--ranks 2 --comm data --checkpoint /nonexistent --resume", "there is no checkpoint at"),
+        ("--ranks 3 --comm model --data /proc/nowhere", "nnkit: --data /proc/nowhere: no such directory"),
+        ("--ranks 2 --comm data --metrics /proc/nowhere/file", "--metrics /proc/nowhere/file: cannot write"),
+        ("--ranks 2 --comm data --checkpoint /proc/nowhere --resume", "there is no checkpoint at"),
     ],
 )
 def test_what_ranks_find_is_said_once(nnkit: Command, small_data: Path, options: str, words: str) -> None:
@@ -164,7 +166,7 @@ def test_wrong_options_under_mpirun_are_told_once(mpirun: Mpirun, options: str, 
         ("--lr 1", "--lr 2", "ranks differ in --lr: rank 0 has 1.0, rank 1 has 2.0"),
         # These decide how ranks talk to each other.
         ("", "--deterministic", "ranks differ in --deterministic"),
-        ("--elastic", "", "rank 0: --elastic: this MPI does not survive"),
+        ("--elastic", "", "nnkit: --elastic: this MPI does not survive"),
         # These decide what they do together.
         ("--checkpoint {}/saved", "", "ranks differ in --checkpoint: rank 0 has one, rank 1 has none"),
         ("", "--plot {}/plot.png", "ranks differ in --plot: rank 0 has none, rank 1 has one"),

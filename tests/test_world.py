@@ -1,10 +1,12 @@
 """Who is in a world of ranks, and with which flags and variables they are started."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from nnkit.comm import world
 from nnkit.comm.world import (
     THREAD_VARIABLES,
     Share,
@@ -12,6 +14,7 @@ from nnkit.comm.world import (
     local_rank,
     open_mpi_flags,
     open_mpi_variables,
+    share_threads,
     world_from_environment,
 )
 
@@ -111,3 +114,35 @@ def test_several_hosts_are_left_to_mpiexec() -> None:
     assert set(share.thread_variables({}).values()) == {"1"}
     assert open_mpi_variables(share, {}, root=False) == {}
     assert hydra_flags(share, {}, hostfile=Path("hosts")) == ["-f", "hosts"]
+
+
+@pytest.mark.parametrize(
+    ("own", "launchers", "local", "threads"),
+    [
+        (8, 8, "4", "2"),  # not bound
+        (1, 8, "4", "1"),  # bound to a core
+        (4, 16, "4", "4"),
+        (8, 8, "16", "1"),
+        (8, 8, "4(x2)", "2"),
+        (8, 8, None, "8"),
+        (8, 0, "4", "2"),  # of the launcher nothing is known
+    ],
+)
+def test_ranks_started_by_hand_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, own: int, launchers: int, local: str | None, threads: str
+) -> None:
+    masks = {0: own, os.getppid(): launchers}
+    monkeypatch.setattr(world, "_allowed", lambda process=0: frozenset(range(masks[process])))
+    monkeypatch.setattr(world, "_physical", len)
+    environment = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "32", "SLURM_PROCID": "3"}
+    environment |= {"SLURM_STEP_TASKS_PER_NODE": local} if local else {}
+    environment["OMP_NUM_THREADS"] = "7"
+    share_threads(environment)
+    expected = dict.fromkeys(THREAD_VARIABLES, threads) | {"OMP_NUM_THREADS": "7"}
+    assert {name: environment[name] for name in THREAD_VARIABLES} == expected
+
+
+def test_who_is_no_rank_is_left_alone() -> None:
+    environment = {"HOME": "/"}
+    share_threads(environment)
+    assert environment == {"HOME": "/"}

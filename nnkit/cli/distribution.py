@@ -43,6 +43,8 @@ class Distribution:
             raise UsageError("--hostfile is for ranks that nnkit starts: add --ranks N")
         if self.refresh < 1:
             raise UsageError(f"--refresh {self.refresh}: give 1 or more steps between two copies")
+        if self.refresh > 1 and not self.elastic:
+            raise UsageError(f"--refresh {self.refresh}: copies are made with --elastic alone: add it")
         if self.paranoid < 0:
             raise UsageError(f"--paranoid {self.paranoid}: give the steps between two comparisons")
         self.shape()
@@ -67,11 +69,13 @@ class Distribution:
         return over_batch, over_network
 
 
-def start(distribution: Distribution, comm: str, arguments: list[str]) -> int | None:
+def start(distribution: Distribution, comm: str, checkpoint: Path | None, arguments: list[str]) -> int | None:
     """Start the ranks that were asked for and wait for them; None in a process that is a rank itself."""
     from nnkit.comm.launch import launch
 
     if distribution.ranks is None:
+        if distribution.elastic and world_from_environment() is None:
+            raise UsageError("--elastic is for several ranks: add --ranks N")
         return None
     if world_from_environment() is not None:
         raise UsageError("--ranks inside mpirun: the ranks are started already, so leave --ranks out")
@@ -84,7 +88,17 @@ def start(distribution: Distribution, comm: str, arguments: list[str]) -> int | 
         _without_start(arguments),
         hostfile=distribution.hostfile,
         elastic=distribution.elastic,
+        rescue=lambda: _rescue(checkpoint),
     )
+
+
+def _rescue(checkpoint: Path | None) -> str:
+    """How to go on after ranks that were killed, if that can be."""
+    from nnkit.train.checkpoints import FILE_NAME
+
+    if checkpoint is None or not (checkpoint / FILE_NAME).exists():
+        return ""
+    return f"{checkpoint} keeps the last checkpoint, so go on with --checkpoint {checkpoint} --resume"
 
 
 def _without_start(arguments: list[str]) -> list[str]:
@@ -169,7 +183,7 @@ def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], 
     failed = [(rank, text) for rank, (text, _) in enumerate(said) if text is not None]
     if failed:
         rank, text = failed[0]
-        _end(transport, text if len(failed) == len(said) else f"rank {rank}: {text}")
+        _end(transport, f"rank {rank}: {text}" if rank else text)
     for rank, (_, theirs) in enumerate(said):
         for name, value in said[0][1].items():
             if theirs.get(name) != value:

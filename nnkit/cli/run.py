@@ -148,9 +148,11 @@ class Run:
             self._finish(begun)
         except Interrupted:
             return self._interrupted()
-        except (DivergedError, UnrecoverableError) as error:
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {self._what_is_saved()}") from None
+        except UnrecoverableError as error:
             self._tell_of_losses()
-            raise type(error)(f"{error}; {self._what_is_saved()}") from None
+            raise UnrecoverableError(f"{error}; {self._what_is_saved()}{self._how_to_go_on()}") from None
         return 0
 
     @contextmanager
@@ -233,7 +235,9 @@ class Run:
             start = "; trained already, only tested"
         elif position.epoch or position.step:
             start = f"; resumed in epoch {position.epoch + 1} after step {position.step}"
-        comm = config.comm if ranks.size == 1 else f"{config.comm} on {ranks.size} ranks"
+        comm = config.comm
+        if comm != "none":
+            comm += f" on {ranks.size} rank{'s' * (ranks.size > 1)}"
         split = f" ({ranks.strategy.describes})" if ranks.size > 1 else ""
         return (
             f"training {sizes} ({config.activation}) on {len(trainer.training)} samples, "
@@ -288,17 +292,19 @@ class Run:
             return 130
         position = self.trainer.position
         where = f"stopped in epoch {position.epoch + 1} after step {position.step} of {self.trainer.steps}"
-        if self.files.directory is None:
-            note(f"{where}; nothing was saved: train with --checkpoint DIR to be able to go on")
-        else:
-            again = ["nnkit", "train", "--checkpoint", str(self.files.directory), "--resume"]
-            if self.files.data is not None:
-                again += ["--data", str(self.files.data)]
-            if self.transport.size > 1:
-                again += ["--comm", self.config.comm, "--ranks", str(self.trainer.ranks.size)]
-                again += ["--deterministic"] * self.spread.deterministic + ["--elastic"] * self.spread.elastic
-            note(f"{where}; go on with: {shlex.join(again)}")
+        note(f"{where}{'' if self.files.directory else '; nothing was saved'}{self._how_to_go_on()}")
         return 130
+
+    def _how_to_go_on(self) -> str:
+        if self.files.directory is None:
+            return ": train with --checkpoint DIR to be able to go on"
+        again = ["nnkit", "train", "--checkpoint", str(self.files.directory), "--resume"]
+        if self.files.data is not None:
+            again += ["--data", str(self.files.data)]
+        if self.transport.size > 1:
+            again += ["--comm", self.config.comm, "--ranks", str(self.trainer.ranks.size)]
+            again += ["--deterministic"] * self.spread.deterministic + ["--elastic"] * self.spread.elastic
+        return f"; go on with: {shlex.join(again)}"
 
     def _what_is_saved(self) -> str:
         if self.files.directory is None:
@@ -316,6 +322,7 @@ def _check_fits(saved: Checkpoint, dataset: Dataset, epochs: int) -> None:
         raise UsageError(f"the checkpoint is for images of {saved.sizes[0]} pixels, not {dataset.pixels}")
     if epochs < saved.position.epoch + (saved.position.step > 0):
         raise UsageError(
-            f"--epochs {epochs}: the checkpoint is in epoch {saved.position.epoch + 1} already: "
+            f"--epochs {epochs}: the checkpoint has {saved.position.epoch} complete epochs already"
+            f"{' and a part of the next' * (saved.position.step > 0)}: "
             "give more to go on, or use nnkit evaluate"
         )

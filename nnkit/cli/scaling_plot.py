@@ -110,7 +110,7 @@ def _times(axes: Any, rows: Sequence[dict[str, Any]], crossings: Sequence[dict[s
         )
     axes.set(title="Time a step, by strategy and ranks", xlabel="n", ylabel="ms", xscale="log", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3)
 
 
 def _bytes(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -125,7 +125,7 @@ def _bytes(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.set(title="Bytes that a rank sums in a step", xlabel="n", xscale="log", yscale="log")
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, handlelength=3)
 
 
 def _speeds(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
@@ -149,7 +149,7 @@ def _speeds(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
             )
     axes.set(title="Speed, one rank = 1", xlabel="ranks", xticks=ranks, ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, handlelength=3)
 
 
 def _series(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int, list[dict[str, Any]]]]:

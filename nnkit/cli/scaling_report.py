@@ -77,10 +77,12 @@ def crossings(rows: Sequence[Row], batch: int, machines: dict[int, Machine]) -> 
             comm: {each["hidden"]: each for each in rows if (each["comm"], each["ranks"]) == (comm, ranks)}
             for comm in dict.fromkeys(each["comm"] for each in rows if each["ranks"] == ranks)
         }
-        for first, second in combinations(of, 2):
+        # On two ranks, say, hybrid is data under another name.
+        distinct: dict[Any, str] = {}
+        for comm in of:
+            distinct.setdefault(grid_of(comm, ranks) or comm, comm)
+        for first, second in combinations(distinct.values(), 2):
             grids = grid_of(first, ranks), grid_of(second, ranks)
-            if grids[0] == grids[1]:
-                continue
             widths = sorted(of[first])
             pair = {"ranks": ranks, "first": first, "second": second}
             gaps = [

@@ -90,7 +90,7 @@ def train(
         if resume and checkpoint is None:
             raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
         spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid)
-        status = start(spread, comm, context.obj)
+        status = start(spread, comm, checkpoint, context.obj)
     if status is not None:
         return status
 
@@ -154,7 +154,13 @@ def _resumed_config(context: typer.Context, given: "TrainConfig", saved: "TrainC
         if field in named and named[field] != getattr(saved, field):
             option = "--" + field.replace("_", "-")
             raise UsageError(
-                f"{option} {named[field]}: the checkpoint was made with {getattr(saved, field)}, "
+                f"{option} {_in_words(named[field])}: the checkpoint was made with "
+                f"{_in_words(getattr(saved, field))}, "
                 f"and a resumed run cannot change it: leave {option} out"
             )
     return replace(saved, **named)
+
+
+def _in_words(value: Any) -> str:
+    """As on the command line: 300,100."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

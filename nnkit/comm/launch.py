@@ -14,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -28,6 +29,7 @@ STOPPED = 130
 GRACE_SECONDS = 3.0
 """How long mpiexec may take to end its ranks before all are killed."""
 TICK_SECONDS = 0.2
+LOOK_SECONDS = 1.0
 START_ATTEMPTS = 3
 PASSING = "listener thread failed to start"
 """What Open MPI 5.0 says now and then on a busy machine; the next attempt succeeds."""
@@ -43,13 +45,15 @@ def launch(
     *,
     hostfile: Path | None = None,
     elastic: bool = False,
+    rescue: Callable[[], str] = str,
     program: Sequence[str] = (sys.executable, "-m", "nnkit"),
 ) -> int:
     """Run `program` with `arguments` in `ranks` ranks under mpiexec; returns their exit status.
 
     A first SIGINT or SIGTERM reaches the ranks as SIGUSR1, which asks them to stop after the step they are in
     and to save; a second one ends them. The status of a rank that signal N killed is 128 + N. Raises
-    UsageError if the ranks cannot be started.
+    UsageError if the ranks cannot be started. `rescue` says how to go on after ranks that could not say it,
+    or nothing.
     """
     if ranks < 1:
         raise UsageError(f"--ranks {ranks}: give at least 1")
@@ -68,37 +72,43 @@ def launch(
         raise UsageError(f"--elastic needs mpiexec of Open MPI 5 or newer, and {mpi.path} is another one")
     command = [*mpi.command(share, os.environ, hostfile, elastic), *program, *arguments]
     environment = {**os.environ, **mpi.variables(share, os.environ)}
+    start = partial(_Ranks, mpi, command, environment, share, elastic, rescue)
     if not elastic or not share.one_host:
-        return _started(mpi, command, environment, share, elastic)
+        return _run(start)
     with tempfile.TemporaryDirectory(prefix="nnkit-") as folder:
         file = Path(folder, "status")
-        ended = _started(mpi, command, {**environment, STATUS_FILE: str(file)}, share, elastic)
+        environment[STATUS_FILE] = str(file)
+        ended = _run(start)
         try:
             return int(file.read_text("ascii"))
         except (OSError, ValueError):
             if ended == 0:
-                _say("all ranks were lost, or one of them while MPI started: start again")
+                _say(f"all ranks were lost, or one of them while MPI started: {rescue() or 'start again'}")
             return ended or 1
 
 
-def _started(
-    mpi: Mpi, command: Sequence[str], environment: Mapping[str, str], share: Share, elastic: bool
-) -> int:
+def _run(start: Callable[[], "_Ranks"]) -> int:
     """Run them; once more where mpiexec has failed before any rank began, for a reason that passes."""
     for _ in range(START_ATTEMPTS - 1):
         try:
-            return _Ranks(mpi, command, environment, share, elastic).run()
+            return start().run()
         except UsageError as error:
             if PASSING not in str(error):
                 raise
-    return _Ranks(mpi, command, environment, share, elastic).run()
+    return start().run()
 
 
 class _Ranks:
     """The ranks while they run: mpiexec, what it says, and what signals have asked for."""
 
     def __init__(
-        self, mpi: Mpi, command: Sequence[str], environment: Mapping[str, str], share: Share, elastic: bool
+        self,
+        mpi: Mpi,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        share: Share,
+        elastic: bool,
+        rescue: Callable[[], str],
     ):
         self.mpi = mpi
         self.ranks = share.ranks
@@ -109,6 +119,7 @@ class _Ranks:
         self.mark = f"{_MARK}={os.getpid()}.{os.urandom(8).hex()}"
         self.environment = {**environment, _MARK: self.mark.partition("=")[2]}
         self.elastic = elastic
+        self.rescue = rescue
         self.signals = 0
         self.deadline = float("inf")
         self.abandoned = False
@@ -188,11 +199,11 @@ class _Ranks:
         """Whether mpiexec goes on although all its ranks are gone: under ULFM it can miss their end."""
         if not self.elastic or time.monotonic() < self.look_again:
             return False
-        self.look_again = time.monotonic() + 1.0
+        self.look_again = time.monotonic() + LOOK_SECONDS
         here = len(_marked(self.mark, rank=True))
         self.most = max(self.most, here)
         self.empty = self.empty + 1 if self.most and not here else 0
-        return self.empty * 1.0 >= GRACE_SECONDS
+        return self.empty * LOOK_SECONDS >= GRACE_SECONDS
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
@@ -259,14 +270,18 @@ class _Ranks:
         ended = next((own.ended for own in banners if own.ended), None)
         silent = status and not self.signals and not any(own.spoke for own in banners)
         if killed is not None and status:
-            _say(f"{killed}; the others were ended")
+            self._mourn(str(killed))
         elif silent and ended:
-            _say(f"{ended}; the others were ended")
+            self._mourn(ended)
         elif self.process.returncode < 0:
             _say(f"mpiexec was killed by signal {-self.process.returncode}, and the ranks with it")
         elif silent:
             _say(f"mpiexec ended with status {status}, and the ranks with it")
         return status
+
+    def _mourn(self, end: str) -> None:
+        advice = self.rescue()
+        _say(f"{end}; the others were ended{f': {advice}' if advice else ''}")
 
 
 def _marked(mark: str, rank: bool = False) -> list[int]:

@@ -5,7 +5,8 @@ Nothing here imports MPI or starts a process, so that one process alone never pa
 
 import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _RANK_AND_SIZE = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, Slurm with PMI-2
 )
 
+_LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 _LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 
 STATUS_FILE = "STATUS_FOR_NNKIT"
@@ -52,6 +54,22 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> tuple
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's number among the ranks of its host, from 0; 0 where the launcher does not say."""
     return next((_number(environment[name]) for name in _LOCAL_RANK if name in environment), 0)
+
+
+def share_threads(environment: MutableMapping[str, str]) -> None:
+    """In a rank that somebody else has started: THREAD_VARIABLES for its share of the host, where not set.
+
+    With a thread for every core in every rank an epoch takes a hundred times as long. Must come before NumPy.
+    """
+    if world_from_environment(environment) is None:
+        return
+    own = _allowed()
+    ranks = next((_number(environment[name]) for name in _LOCAL_SIZE if name in environment), 0)
+    # The launcher's cores are all ranks'; this one's own are fewer where it is bound to some.
+    threads = max(1, min(_physical(own), _physical(_allowed(os.getppid()) or own) // max(ranks, 1)))
+    for name in THREAD_VARIABLES:
+        if not environment.get(name):
+            environment[name] = str(threads)
 
 
 def _world(rank: str | None, size: str | None) -> tuple[int, int] | None:
@@ -100,8 +118,8 @@ class Share:
 
 
 def _number(text: str) -> int:
-    """Of threads; a list (OMP_NUM_THREADS=4,2) begins with those of the outer level."""
-    first = text.split(",", maxsplit=1)[0].strip()
+    """The first one: OMP_NUM_THREADS=4,2 begins with the outer level; for Slurm 8(x2) is 8 on two hosts."""
+    first = re.split(r"[,(]", text, maxsplit=1)[0].strip()
     return int(first) if first.isdecimal() else 0
 
 
@@ -112,11 +130,14 @@ def share_of_this_machine(ranks: int, hostfile: Path | None, environment: Mappin
     return Share(ranks, _physical(allowed), len(allowed) == (os.cpu_count() or 1), one_host)
 
 
-def _allowed() -> frozenset[int]:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return frozenset(range(os.cpu_count() or 1))
+def _allowed(process: int = 0) -> frozenset[int]:
+    """The processors that this process may use, or another one; none if that cannot be found out."""
+    if not hasattr(os, "sched_getaffinity"):
+        return frozenset(range(os.cpu_count() or 1))
+    try:
+        return frozenset(os.sched_getaffinity(process))
+    except OSError:
+        return frozenset()
 
 
 def _physical(processors: frozenset[int]) -> int:

@@ -88,9 +88,7 @@ def rebuild(
     complete = [key for key, places in owners.items() if cover(sizes, places)]
     if not complete:
         left = "the rank that is left has" if transport.size == 1 else f"the {transport.size} ranks left have"
-        raise UnrecoverableError(
-            f"{left} no copy of what the lost ones held: start again from the last checkpoint"
-        )
+        raise UnrecoverableError(f"{left} no copy of what the lost ones held")
     key = max(complete)
     held_of = owners[key]
     whole = tuple((0, outputs, 0, inputs) for inputs, outputs in pairwise(sizes))

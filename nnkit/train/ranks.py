@@ -14,7 +14,7 @@ from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
 from nnkit.errors import CommonError, NnkitError, RankLostError, UsageError
 from nnkit.plugins import Registry
-from nnkit.train.slices import cover, places
+from nnkit.train.slices import Rectangle, cover, places
 
 Result = TypeVar("Result")
 Number = TypeVar("Number", np.float64, np.int64)
@@ -120,8 +120,28 @@ class Ranks:
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.places = places(self.strategy, self.task.sizes)
+        said = self.transport.exchange((self.places, *map(self._samples, self._batches)))
+        self._check([held for held, *_ in said], [each for _, *each in said])
         # Whether each rank has all that the others have: the same answer everywhere.
-        self.is_split = not self.all(cover(self.task.sizes, [self.places]))
+        self.is_split = not all(cover(self.task.sizes, [held]) for held, *_ in said)
+
+    @property
+    def _batches(self) -> tuple[int, ...]:
+        """A whole batch, and the shortest that there can be."""
+        return self.task.batch, 1
+
+    def _samples(self, batch: int) -> range:
+        """What of a batch counts as this rank's."""
+        return range(batch)[self.strategy.samples(batch)] if self.strategy.first_reader else range(0)
+
+    def _check(self, held: Sequence[Sequence[Rectangle]], samples: Sequence[Sequence[range]]) -> None:
+        """Raise UsageError unless the ranks have the whole network between them, and each sample once."""
+        wrong = f"--comm {self.backend.name}: its strategy is wrong:"
+        if not cover(self.task.sizes, held):
+            raise UsageError(f"{wrong} the parts of the network that ranks hold do not make the whole")
+        for batch, parts in zip(self._batches, zip(*samples, strict=True), strict=True):
+            if sorted(sample for part in parts for sample in part) != list(range(batch)):
+                raise UsageError(f"{wrong} of a batch of {batch} not every sample is computed exactly once")
 
     def _with_grid(self) -> Task:
         """The task with the grid that the cost model finds fastest, for a strategy that wants one."""

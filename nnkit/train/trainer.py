@@ -316,11 +316,12 @@ class Trainer:
         parameters, self.position = found()
         self._place(parameters)
         self.restarts.append((self.position.epoch, self.position.step, self.ranks.size))
-        back = before != (self.position.epoch, self.position.step)
+        epochs, steps = before[0] - self.position.epoch, before[1] - self.position.step
+        back = epochs * self.steps + steps
         self.recoveries.append(
             f"lost {self.ranks.lost} of {self.ranks.size + self.ranks.lost} ranks; going on with "
             f"{self.ranks.size} from epoch {self.position.epoch + 1}, step {self.position.step + 1}"
-            f"{', some steps back' if back else ''}, after {time.perf_counter() - begun:.2f} s"
+            f"{f', {back} steps back' if back else ''}, after {time.perf_counter() - begun:.2f} s"
         )
 
     def _rebuild(self, versions: list[Version]) -> tuple[Parameters, Position]:
