@@ -51,7 +51,7 @@ def test_comm_restricts_the_choice(main: Command) -> None:
     found = planned(main, "--hidden", 8192, "--ranks", 16, *CLUSTER, "--comm", "data")
     assert found["choice"]["comm"] == "data"
     assert list(found["strategies"]) == ["data"]
-    assert "only one" in found["choice"]["why"]
+    assert found["choice"]["why"] == "data, as no other of those asked for can use so many ranks"
 
 
 def test_one_rank_needs_no_strategy(main: Command) -> None:
@@ -76,8 +76,8 @@ def test_what_cannot_be_is_said_of_each_strategy(main: Command) -> None:
     lines = main("plan", "--ranks", 2, *CLUSTER).stdout.splitlines()
     assert "hybrid    no grid of 2 ranks cuts both batch and network and gives each of them work" in lines
     lines = main("plan", "--ranks", 7, "--batch", 5, *CLUSTER).stdout.splitlines()
-    assert "data      no grid of 7 ranks of its kind gives each of them work" in lines
-    assert lines[-1].startswith("model is the only one of those asked for that can use so many ranks")
+    assert "data      a batch of 5 has no part for each of 7 ranks" in lines
+    assert lines[-1].startswith("model, as no other of those asked for can use so many ranks")
 
 
 def test_a_link_is_named_where_there_is_one(main: Command) -> None:

@@ -34,6 +34,8 @@ def info(json: options.Json = False) -> None:
     print("devices")
     for device in document["devices"]:
         print(f"  {device['name']:<20} {device['status']}: {device['detail']}")
+    print("ranks")
+    print(f"  {'mpiexec':<20} {document['mpi']['status']}: {document['mpi']['detail']}")
     for advice in document["advice"]:
         print(f"advice: {advice}")
 
@@ -52,6 +54,7 @@ def collect() -> dict[str, Any]:
         "processor": processor,
         "cache": _cache(),
         "devices": [cpu, _virtual(), *_gpus()],
+        "mpi": _mpi(),
         "advice": advice,
     }
 
@@ -117,6 +120,27 @@ def _gpu(number: int) -> dict[str, Any]:
         "description": found.description,
         "capability": capability,
         "memory_bytes": found.memory_bytes,
+    }
+
+
+def _mpi() -> dict[str, Any]:
+    """What `nnkit train --ranks` starts ranks with."""
+    from nnkit.comm.mpiexec import find_mpi
+    from nnkit.errors import UsageError
+
+    try:
+        found = find_mpi()
+    except UsageError as error:
+        return {"status": MISSING, "detail": str(error), "path": None, "elastic": False}
+    whose = {"open": "Open MPI", "hydra": "MPICH or Intel MPI"}.get(
+        found.kind, "an MPI that nnkit does not know"
+    )
+    elastic = "with" if found.survives else "without"
+    return {
+        "status": READY,
+        "detail": f"{found.path}, {whose}, {elastic} --elastic",
+        "path": str(found.path),
+        "elastic": found.survives,
     }
 
 

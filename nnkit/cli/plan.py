@@ -66,14 +66,14 @@ def plan(
         with in_turn():
             raise UsageError("nnkit plan inside mpirun: it starts ranks itself, so run it without mpirun")
     sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
-    machine = _machine(sizes, batch, ranks, link, rate, backend, device)
-    alone = _predict(sizes, batch, (1, 1), machine)
-    offers = _offers(sizes, batch, ranks, names, machine)
-    if not offers:
+    if ranks > 1 and not any(_fitting(sizes, batch, ranks, name) for name in names):
         raise UsageError(
             f"--ranks {ranks} with --comm {comm}: batch {batch} and layers {'-'.join(map(str, sizes))} have "
             "too few parts for all: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
         )
+    machine = _machine(sizes, batch, ranks, link, rate, backend, device)
+    alone = _predict(sizes, batch, (1, 1), machine)
+    offers = _offers(sizes, batch, ranks, names, machine)
     chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes))
     document = {
         "network": list(sizes),
@@ -103,22 +103,26 @@ def _offers(
     sizes: tuple[int, ...], batch: int, ranks: int, names: list[str], machine: "Machine"
 ) -> "dict[str, Prediction]":
     """The best grid of every strategy that can use so many ranks; hybrid splits both."""
-    from nnkit.comm.cost import grids
-
     if ranks == 1:
         return {"none": _predict(sizes, batch, (1, 1), machine)}
     offers = {}
-    possible = grids(sizes, batch, ranks)
     for name in names:
-        fits = {
-            "data": [grid for grid in possible if grid[1] == 1],
-            "model": [grid for grid in possible if grid[0] == 1],
-            "hybrid": [grid for grid in possible if min(grid) > 1],
-        }[name]
-        if fits:
-            found = (_predict(sizes, batch, grid, machine) for grid in fits)
+        found = [_predict(sizes, batch, grid, machine) for grid in _fitting(sizes, batch, ranks, name)]
+        if found:
             offers[name] = min(found, key=lambda each: (each.seconds, each.bytes))
     return offers
+
+
+def _fitting(sizes: tuple[int, ...], batch: int, ranks: int, name: str) -> list[tuple[int, int]]:
+    """The grids of that strategy's kind that give every rank work."""
+    from nnkit.comm.cost import grids
+
+    possible = grids(sizes, batch, ranks)
+    if name == "data":
+        return [grid for grid in possible if grid[1] == 1]
+    if name == "model":
+        return [grid for grid in possible if grid[0] == 1]
+    return [grid for grid in possible if min(grid) > 1]
 
 
 def _predict(sizes: tuple[int, ...], batch: int, grid: tuple[int, int], machine: "Machine") -> "Prediction":
@@ -144,7 +148,7 @@ def _machine(
     from nnkit.comm.cost_step import Work
 
     bandwidth, latency = link
-    if bandwidth is None and latency is None:
+    if ranks == 1 or (bandwidth is None and latency is None):
         machine = _measured(sizes[1:-1], batch, ranks, backend, device)
     elif bandwidth is not None and latency is not None:
         message = Line(latency, 1 / bandwidth)
@@ -177,7 +181,7 @@ def _measured(hidden: tuple[int, ...], batch: int, ranks: int, backend: str, dev
     samples = min(batch, 800)
     machines: dict[int, Machine] = {}
     # Computing is measured while nobody takes turns, meetings with all ranks.
-    for number in sorted({min(ranks, cores), min(ranks, MOST_MEASURED)}):
+    for number in sorted({min(ranks, cores, MOST_MEASURED), min(ranks, MOST_MEASURED)}):
         cuts = grids(scaling_measure.sizes_of(narrow[-1]), samples, number) or [(1, 1)]
         orders = Orders(
             cases=(),
@@ -210,6 +214,17 @@ def _assumed(link: tuple[float | None, float | None], rate: float | None) -> dic
     }
 
 
+def _why_not(name: str, document: dict[str, Any]) -> str:
+    ranks = document["ranks"]
+    if name == "data":
+        return f"a batch of {document['batch']} has no part for each of {ranks} ranks"
+    if name == "model":
+        return (
+            f"layers {'-'.join(map(str, document['network'][1:-1]))} have no part for each of {ranks} ranks"
+        )
+    return f"no grid of {ranks} ranks cuts both batch and network and gives each of them work"
+
+
 def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> str:
     """One sentence: what decides."""
     best = offers[chosen]
@@ -221,7 +236,7 @@ def why(chosen: str, offers: "dict[str, Prediction]", alone: "Prediction") -> st
     if chosen == "none":
         return "there is one rank, so nothing is split"
     if not others:
-        return f"{chosen} is the only one of those asked for that can use so many ranks{warning}"
+        return f"{chosen}, as no other of those asked for can use so many ranks{warning}"
     name = min(others, key=lambda other: others[other].seconds)
     second = others[name]
     exposed = second.exposed_seconds - best.exposed_seconds
@@ -266,8 +281,7 @@ def in_words(document: dict[str, Any]) -> str:
             + f"{bytes_in_words(offer['parameter_bytes']):>12}"
         )
     for name in document["impossible"]:
-        what = "cuts both batch and network and" if name == "hybrid" else "of its kind"
-        lines.append(f"{name:8}  no grid of {document['ranks']} ranks {what} gives each of them work")
+        lines.append(f"{name:8}  {_why_not(name, document)}")
     grid = "x".join(map(str, choice["grid"]))
     lines.append(
         f"choose --comm {choice['comm']}{f' --grid {grid}' if choice['comm'] == 'hybrid' else ''}: "
