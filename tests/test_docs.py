@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command, is_refusal
+from conftest import Command, is_refusal, lines_of
+from test_launch import needs_mpi
 
 import nnkit.vm.compile  # noqa: F401  it fills the table of instructions
 from nnkit.device.virtual import VirtualDevice
@@ -142,17 +143,20 @@ def test_environment_variables_are_those_of_the_source(page: str) -> None:
     assert listed == used - {"NNKIT_DUMP_LLVM"}
 
 
+def install(folder: Path, name: str, page: str, words: str) -> dict[str, str]:
+    """The block of the page that has the words as a module, in the environment of a subprocess."""
+    (folder / f"{name}.py").write_text(next(code for _, code in blocks(page) if words in code))
+    metadata = folder / f"{name}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[nnkit]\n{name} = {name}\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 @pytest.fixture
 def textbook(tmp_path: Path) -> dict[str, str]:
     """The page's backend as pip would leave it, on the path of a subprocess."""
-    (tmp_path / "textbook.py").write_text(
-        "import numpy as np\n" + next(code for _, code in blocks("kernels.md") if "class Textbook" in code)
-    )
-    metadata = tmp_path / "textbook-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: textbook\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[nnkit]\ntextbook = textbook\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    return install(tmp_path, "textbook", "kernels.md", "class Textbook")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -168,6 +172,35 @@ def test_the_backend_of_the_page_passes_the_check(textbook: dict[str, str], dtyp
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("pass: backend textbook on ")
+
+
+@needs_mpi
+def test_the_strategy_of_the_page_trains_on_real_ranks(tmp_path: Path, small_data: Path) -> None:
+    environment = install(tmp_path, "late", "distribution.md", "class Late:")
+
+    def losses(*options: str) -> list[float]:
+        command = [
+            sys.executable,
+            "-m",
+            "nnkit",
+            "train",
+            "--data",
+            str(small_data),
+            "--quiet",
+            "--epochs",
+            "2",
+        ]
+        done = subprocess.run(
+            [*command, "--metrics", str(tmp_path / "m"), "--quiet", *options],
+            check=True,
+            env=environment,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.stderr == b""
+        return [record["train_loss"] for record in lines_of(tmp_path / "m")[:2]]
+
+    assert losses("--comm", "late", "--ranks", "3") == pytest.approx(losses(), abs=1e-6)
 
 
 def test_a_wrong_setting_is_one_line(main: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,10 @@ class Trainer:
         """Compare a hash of all that ranks share. Raises RanksDisagreeError that names layer and rank."""
         found = self._together(self._compare)
         if found:
-            raise RanksDisagreeError(f"{found}: the ranks have computed different networks")
+            raise RanksDisagreeError(
+                f"{found}: they have computed different networks: "
+                "look for a sum that does not give all ranks the same bits"
+            )
 
     # -- one step -------------------------------------------------------------------------------------------
 
