@@ -6,6 +6,9 @@ The command line prints that line and exits with `exit_status`; a library user c
 import difflib
 from collections.abc import Iterable
 
+STOPPED = 130
+"""The exit status of what Ctrl-C has ended, as the shell counts it."""
+
 
 class NnkitError(Exception):
     """What all of nnkit's own errors are."""

@@ -10,10 +10,7 @@ from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
 from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
-from nnkit.errors import CompileError, NnkitError, UsageError, reason
-
-STOPPED = 130
-"""The exit status of any program that Ctrl-C has ended."""
+from nnkit.errors import STOPPED, CompileError, NnkitError, UsageError, reason
 
 
 class Commands(TyperGroup):

@@ -12,7 +12,7 @@ from typer.exceptions import Exit
 
 from nnkit.cli.options import note
 from nnkit.comm.world import leave_status
-from nnkit.errors import CommonError, NnkitError, RankLostError, reason
+from nnkit.errors import STOPPED, CommonError, NnkitError, RankLostError, reason
 
 if TYPE_CHECKING:
     from nnkit.contracts import Transport
@@ -83,7 +83,7 @@ def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
     if isinstance(error, NnkitError):
         return f"nnkit: rank {rank}: {error}", error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return f"nnkit: rank {rank}: stopped", 130
+        return f"nnkit: rank {rank}: stopped", STOPPED
     if isinstance(error, MemoryError):
         what = f"out of memory: {reason(error)}: give a smaller --batch or --hidden"
         return f"nnkit: rank {rank}: {what}", 2

@@ -41,7 +41,7 @@ class Lines(Progress):
 
 
 class Bar(Progress):
-    """A live bar with loss, samples per second and time left, and above it one line an epoch."""
+    """A live bar with loss, samples per second and time left, and above it one line an epoch; of one rank."""
 
     def __init__(self, trainer: Trainer, stream: TextIO):
         from rich.console import Console
@@ -91,11 +91,12 @@ class Bar(Progress):
         self.shown_at = now
         position, batch = trainer.position, trainer.config.batch
         done = position.epoch * trainer.steps + position.step
+        samples = min(position.step * batch, len(trainer.training))
         self.bar.update(
             self.task,
             completed=done,
             epoch=position.epoch + 1,
-            loss=trainer.mean_loss,
+            loss=position.loss_sum / samples if samples else 0.0,
             rate=(done - self.done_at_start) * batch / (now - self.begun),
             refresh=True,
         )

@@ -23,7 +23,7 @@ from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, load_dataset
 from nnkit.data.dataset import CLASSES
 from nnkit.device import open_device_for
-from nnkit.errors import CommonError, DivergedError, UnrecoverableError, UsageError
+from nnkit.errors import STOPPED, CommonError, DivergedError, UnrecoverableError, UsageError
 from nnkit.plugins import Registry, check_serves
 from nnkit.train.checkpoints import Checkpoint
 from nnkit.train.config import TrainConfig
@@ -285,15 +285,15 @@ class Run:
         self.progress.step(trainer)
 
     def _interrupted(self) -> int:
-        """Save where the run stands and say how to go on; 130, as for any program that Ctrl-C ended."""
+        """Save where the run stands and say how to go on."""
         self.save()
         self._tell_of_losses()
         if not self.first:
-            return 130
+            return STOPPED
         position = self.trainer.position
         where = f"stopped in epoch {position.epoch + 1} after step {position.step} of {self.trainer.steps}"
         note(f"{where}{'' if self.files.directory else '; nothing was saved'}{self._how_to_go_on()}")
-        return 130
+        return STOPPED
 
     def _how_to_go_on(self) -> str:
         if self.files.directory is None:

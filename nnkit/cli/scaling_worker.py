@@ -1,7 +1,7 @@
-"""What one rank of `nnkit scaling` does: times steps and sums as a task says, and rank 0 writes them down.
+"""What one rank of `nnkit scaling` does: times steps and sums as ordered, and rank 0 writes them down.
 
-Run as a program by every rank, or by one process alone: `python -m nnkit.cli.scaling_worker TASK`, where TASK
-is the JSON document of a `Task`.
+Run as a program by every rank, or by one process alone: `python -m nnkit.cli.scaling_worker ORDERS`, where
+ORDERS is the JSON document of an `Orders`.
 """
 
 import json
@@ -20,6 +20,7 @@ from typer.exceptions import Exit
 from nnkit.cli.distribution import Distribution, open_transport, prepare
 from nnkit.cli.options import note
 from nnkit.cli.outcome import together
+from nnkit.comm.cost_step import Grid
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
@@ -39,8 +40,6 @@ OVERLAP_BYTES = 1_000_000
 """Of the sum with which it is found out what goes on while a rank computes."""
 SUM_SECONDS = 0.1
 """What the sums of one size may take."""
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ collective communication operations in MPICH, 2005; each message costs alpha + b
     small, recursive doubling:    log2 P (alpha + beta n)
     large, in two rounds of parts: 2 log2 P alpha + 2 (P - 1) / P beta n
 
-For numbers of ranks whose sums were measured, a line through those measurements is taken instead.
+For numbers of ranks whose sums were measured, a line through those measurements is taken instead. Sums in
+the order of the ranks (--deterministic, --elastic) are made of 2 (P - 1) messages each, and not modelled.
 
 Overlap: sums that need not be complete at once queue up behind each other; while the rank computes they
 proceed, at `overlap` times their full speed; what is left at the end of the step is exposed.

@@ -22,10 +22,8 @@ from types import FrameType
 from nnkit.comm.banners import Banners
 from nnkit.comm.mpiexec import Mpi, check_hostfile, check_startable, find_mpi
 from nnkit.comm.world import STATUS_FILE, Share, share_of_this_machine, world_from_environment
-from nnkit.errors import UsageError, reason
+from nnkit.errors import STOPPED, UsageError, reason
 
-STOPPED = 130
-"""The exit status of ranks that were asked to stop, as for any program that Ctrl-C ended."""
 GRACE_SECONDS = 3.0
 """How long mpiexec may take to end its ranks before all are killed."""
 TICK_SECONDS = 0.2

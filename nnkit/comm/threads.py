@@ -48,7 +48,8 @@ class MeetingPlace:
         complete = len(self.brought.get(call, ())) == len(self.ranks)
         if not complete and (self.revoked or self.job.dead & set(self.ranks)):
             self.revoked = True
-            raise RankLostError(f"rank {min(self.job.dead, default=0)} is gone")
+            dead = sorted(self.job.dead & set(self.ranks))
+            raise RankLostError(f"rank {dead[0]} is gone" if dead else "another rank has given up")
         return complete
 
     def wait(self, call: int) -> None:

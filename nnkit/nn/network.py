@@ -46,7 +46,7 @@ class Network:
     """The part of a network that one rank holds, ready to run on a device.
 
     `full` are the parameters of the whole network; the strategy says which slice is this rank's.
-    `max_batch` is the largest number of samples in one pass on this rank.
+    `max_batch` is the largest number of samples in one pass, of which this rank computes a part.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Training: configuration, step, loop, checkpoints, metrics, progress and plots."""
+"""Training: configuration, step and loop, several ranks and their loss, checkpoints, metrics and plots."""

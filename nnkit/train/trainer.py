@@ -129,19 +129,11 @@ class Trainer:
         """The steps of an epoch, the last, shorter one included."""
         return math.ceil(len(self.training) / self.config.batch)
 
-    @property
-    def mean_loss(self) -> float:
-        """The mean loss of those samples of the epoch that this rank has computed."""
-        batch, ranks = self.config.batch, self.ranks
-        done = min(self.position.step * batch, len(self.training))
-        mine = len(range(batch)[ranks.strategy.samples(batch)])
-        share = 1.0 if ranks.size == 1 or ranks.elastic else mine / batch
-        return self.position.loss_sum / (done * share) if done * share else 0.0
-
     def step(self, index: npt.NDArray[np.intp]) -> float:
         """One minibatch: gather, forward, backward, update. Returns the sum of this rank's losses.
 
-        Where ranks may be lost it is the sum over all ranks, and a step is repeated by those that are left.
+        Where ranks may be lost it is the sum over all ranks, and a step is repeated by those left, on the
+        newest network there is; `epoch`, not this, goes back to that one's step.
         Raises DivergedError, before the update, if the loss is infinite or not a number.
         """
         return self._step(lambda: self._compute(index))
