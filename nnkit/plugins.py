@@ -88,7 +88,10 @@ class Registry:
         if matches:
             broken = matches[0]
             raise PluginError(f"{option} {name}: {broken.distribution} is broken: {broken.error}")
-        raise unknown_name(f"{kind} backend", name, self.names(kind))
+        error = unknown_name(f"{kind} backend", name, self.names(kind))
+        if any(entry.error for entry in self.entries):
+            raise UsageError(f"{error} Some are broken: nnkit backends says what is wrong with them.")
+        raise error
 
 
 def check_serves(backend: GemmBackend, device: str, dtype: str) -> None:

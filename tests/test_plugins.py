@@ -199,6 +199,14 @@ def test_one_plugin_may_have_faults_and_backends(install: Install) -> None:
     }
 
 
+def test_a_name_that_nobody_has_may_be_a_broken_plugins(install: Install, main: Command) -> None:
+    known = main("train", "--backend", "nobody").stderr
+    assert "broken" not in known
+    install(taken=NAMED_NUMPY)
+    hint = "Some are broken: nnkit backends says what is wrong with them."
+    assert is_refusal(main("train", "--backend", "nobody"), f"{known.strip()} {hint}")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_many_broken_plugins_leave_the_rest_usable(install: Install, nnkit: Command) -> None:
     install(good=GOOD, taken=NAMED_NUMPY, **{name: source for name, (source, *_) in BROKEN.items()})

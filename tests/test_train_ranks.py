@@ -98,8 +98,10 @@ def test_one_document_and_one_metrics_file(train: Command, tmp_path: Path) -> No
     assert result.stderr.count("epoch ") == 2
 
 
-def test_deterministic_runs_are_equal_bit_for_bit(train: Command, tmp_path: Path) -> None:
-    common = ("--comm", "data", "--ranks", 3, "--epochs", 3, "--batch", 37, "--quiet", "--deterministic")
+@pytest.mark.parametrize("comm", ["data", "model", "hybrid"])
+def test_deterministic_runs_are_equal_bit_for_bit(train: Command, tmp_path: Path, comm: str) -> None:
+    common = ["--comm", comm, "--ranks", 4, "--epochs", 3, "--batch", 37, "--quiet", "--deterministic"]
+    common += ["--grid", "2x2"] if comm == "hybrid" else []
     places = tmp_path / "one", tmp_path / "other"
     for place in places:
         assert train(*common, "--checkpoint", place).status == 0
@@ -186,6 +188,21 @@ def running(small_data: Path) -> Iterator[Callable[..., Run]]:
     for process in started:
         process.kill()
         process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_reader_that_leaves_ends_the_ranks_without_a_word(running: Callable[..., Run], lines: int) -> None:
+    """As in `nnkit train ... | head -1`."""
+    run = running("--comm", "data", "--ranks", 2, "--epochs", 100000)
+    out, errors = run.process.stdout, run.process.stderr
+    assert out
+    assert errors
+    for _ in range(lines):
+        out.readline()
+    out.close()
+    assert run.process.wait(20) == 1
+    assert errors.read() == ""
+    assert gone(run.ranks)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(

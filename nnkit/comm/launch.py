@@ -266,12 +266,12 @@ class _Ranks:
             if not (status and own.rank_failed):
                 own.release()
         ended = next((own.ended for own in banners if own.ended), None)
-        silent = status and not self.signals and not any(own.spoke for own in banners)
+        silent = status and not self.signals and not any(own.spoke for own in banners) and not _nobody_reads()
         if killed is not None and status:
             self._mourn(str(killed))
         elif silent and ended:
             self._mourn(ended)
-        elif self.process.returncode < 0:
+        elif self.process.returncode < 0 and not _nobody_reads():
             _say(f"mpiexec was killed by signal {-self.process.returncode}, and the ranks with it")
         elif silent:
             _say(f"mpiexec ended with status {status}, and the ranks with it")
@@ -280,6 +280,15 @@ class _Ranks:
     def _mourn(self, end: str) -> None:
         advice = self.rescue()
         _say(f"{end}; the others were ended{f': {advice}' if advice else ''}")
+
+
+def _nobody_reads() -> bool:
+    """Whether our standard output is a pipe whose reader has gone, which ends the ranks: news to nobody."""
+    with contextlib.suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
 
 
 def _marked(mark: str, rank: bool = False) -> list[int]:
