@@ -121,6 +121,29 @@ def test_a_first_rank_lost_at_the_end_loses_nothing(
     assert [record.get("epoch") for record in lines_of(metrics)] == [1, 2, None]
 
 
+def test_a_rank_lost_while_the_first_one_reports_does_not_repeat_it(
+    train: Command, disturb: Disturb, tmp_path: Path
+) -> None:
+    """Rank 1 has nothing to do then but to agree that it is done."""
+    dying = """from nnkit.train.ranks import Ranks
+    regular = Ranks.first_does
+    def first_does(self, action):
+        regular(self, action)
+        if "_finish" in action.__qualname__:
+            os.kill(os.getpid(), signal.SIGKILL)
+    Ranks.first_does = first_does"""
+    metrics = tmp_path / "metrics.jsonl"
+    result = train(
+        *("--elastic", "--comm", "data", "--ranks", 3, "--backend", "disturbed", "--epochs", 2, "--json"),
+        *("--metrics", metrics),
+        env=disturb(dying, 1, call=1),
+    )
+    assert result.status == 0, result
+    assert json.loads(result.stdout)["event"] == "done"
+    assert [record.get("epoch") for record in lines_of(metrics)] == [1, 2, None]
+    assert "lost 1 of 3 ranks" in result.stderr
+
+
 @pytest.mark.parametrize("elastic", [(), ("--elastic",)])
 def test_a_file_that_cannot_be_written_ends_the_run_for_all(
     train: Command, disturb: Disturb, elastic: tuple[str, ...], tmp_path: Path

@@ -69,6 +69,7 @@ class Run:
         self.progress = Progress()
         self.interruptions = 0
         self.told = 0
+        self.reported = False
 
     def complete(self, saved: Checkpoint | None, begun: float) -> int:
         """Prepare, train, test and report; returns the exit status."""
@@ -216,6 +217,9 @@ class Run:
             "cost": asdict(trainer.cost),
         }
         self._write_metrics([*trainer.position.history, done])
+        if self.reported:
+            return  # Once more, as another rank was lost meanwhile.
+        self.reported = True
         if self.json:
             print_json(done)
         else:
