@@ -6,6 +6,8 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    if sys.stdout is None:  # Closed, as by nnkit ... >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the end
     try:
         # Inside, as Ctrl-C may come while Python still reads the files of nnkit.
         from nnkit import cli

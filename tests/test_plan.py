@@ -119,6 +119,8 @@ def test_nothing_pays_is_said() -> None:
         (("--ranks", 4, "--latency", "2GB/s"), ("--latency 2GB/s", "2us")),
         (("--ranks", 4, "--flops", "many"), ("--flops many", "10TFLOP/s")),
         (("--ranks", 4, "--comm", "pipeline"), ("--comm pipeline", "data, model, hybrid")),
+        ((*CLUSTER, "--ranks", 4, "--batch", 10**30), (f"--batch {10**30}", "too large")),
+        (("--ranks", 4, "--bandwidth", "1e-320B/s", *CLUSTER[2:]), ("longer than can be computed with",)),
         (("--ranks", 4, "--hidden", "a"), ("--hidden a",)),
         (("--ranks", 4, "--batch", 0), ("--batch 0",)),
         (("--ranks", 4, "--backend", "nobody"), ("nobody", "known")),

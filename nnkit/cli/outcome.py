@@ -55,9 +55,9 @@ def fail(transport: "Transport", elastic: bool, error: BaseException) -> NoRetur
     from nnkit.comm.last_words import compare
 
     text, status = _in_words(error, transport.rank)
-    # What Ctrl-C has stopped is not lost, nor is it where nobody is left who could go on.
+    # Nothing is lost where nobody is left who could go on.
     others = transport.current.size - 1
-    loses = elastic and others > 0 and not isinstance(error, KeyboardInterrupt)
+    loses = elastic and others > 0
     speaks, everybody = compare(type(error).__name__, others if loses else 0)
     if speaks:
         note(text)

@@ -1,5 +1,6 @@
 """`nnkit plan`: which strategy, which grid, how long a step takes, before there is a machine to try it on."""
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,8 +73,13 @@ def plan(
             "too few parts for all: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
         )
     machine = _machine(sizes, batch, ranks, link, rate, backend, device)
-    alone = _predict(sizes, batch, (1, 1), machine)
-    offers = _offers(sizes, batch, ranks, names, machine)
+    try:
+        alone = _predict(sizes, batch, (1, 1), machine)
+        offers = _offers(sizes, batch, ranks, names, machine)
+    except OverflowError:
+        raise UsageError(f"--batch {batch}, --hidden {hidden}: too large to compute with") from None
+    if not all(math.isfinite(each.seconds) for each in (alone, *offers.values())):
+        raise UsageError("a step takes longer than can be computed with: give another link or --flops")
     chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes))
     document = {
         "network": list(sizes),

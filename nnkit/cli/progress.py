@@ -107,10 +107,7 @@ class Bar(Progress):
 
 
 def progress(trainer: Trainer, quiet: bool, to_stderr: bool, plain: bool) -> Progress:
-    """What suits the stream that progress goes to.
-
-    `plain` is for ranks: mpiexec gives each a terminal of its own, whatever its output really goes to.
-    """
+    """What suits the stream that progress goes to; `plain` if that is no terminal, whatever it looks like."""
     stream = sys.stderr if to_stderr else sys.stdout
     if quiet:
         return Progress()

@@ -18,7 +18,7 @@ from nnkit.cli.distribution import Distribution, prepare
 from nnkit.cli.options import note, print_json
 from nnkit.cli.outcome import LostAtStart
 from nnkit.cli.progress import Lines, Progress, progress
-from nnkit.comm.world import local_rank
+from nnkit.comm.world import local_rank, world_from_environment
 from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, load_dataset
 from nnkit.data.dataset import CLASSES
@@ -122,8 +122,9 @@ class Run:
             raise LostAtStart("a rank is gone")
         trainer = self.trainer
         if self.first:
-            alone = self.transport.size == 1
-            self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json, plain=not alone)
+            # mpiexec gives each rank a terminal of its own, whatever its output really goes to.
+            plain = world_from_environment() is not None
+            self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json, plain=plain)
         try:
             # The first checkpoint shows that the directory can be written and has room, before any work.
             self.save()
@@ -271,7 +272,8 @@ class Run:
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                # What comes too late to stop a rank that is done must not kill it on its way out.
+                signal.signal(number, handler if self.transport.size == 1 else signal.SIG_IGN)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         # A second Ctrl-C does not wait for the step.

@@ -16,6 +16,9 @@ _OWN = re.compile(rb"\[[^\]\s]+:\d+\] (?:PMIX|PRTE|OPAL) ERROR: |\[(?:mpiexec|pr
 _LOST = re.compile(
     rb"NBC_Progress: an error \d+ was found during schedule"
     rb"|\[[^\]\s]+:\d+\] (?:\w+: SIGPIPE detected|pmix_ptl_base: )|\[warn\] Epoll "
+    # Of a rank that has crashed, with the stack of its C code, or that was lost while MPI started.
+    rb"|\[[^\]\s]+:\d+\] (?:\*\*\* |\[ ?\d+\] |Signal: |Signal code: |Failing at address: )"
+    rb"|\[[^\]\s]+\]\[\[\d+,\d+\],\d+\]\[\S+\.c:\d+:"
 )
 # Behind a banner Open MPI writes an empty line, or the NUL of its string.
 _NOTHING = b"\0 \r\n"

@@ -48,7 +48,7 @@ def launch(
 ) -> int:
     """Run `program` with `arguments` in `ranks` ranks under mpiexec; returns their exit status.
 
-    A first SIGINT or SIGTERM reaches the ranks as SIGUSR1, which asks them to stop after the step they are in
+    A first SIGINT, SIGHUP or SIGTERM reaches the ranks as SIGUSR1, which asks them to stop after their step
     and to save; a second one ends them. The status of a rank that signal N killed is 128 + N. Raises
     UsageError if the ranks cannot be started. `rescue` says how to go on after ranks that could not say it,
     or nothing.
@@ -205,10 +205,10 @@ class _Ranks:
 
     @contextlib.contextmanager
     def _signals_passed_on(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM, unless this is a thread, or whoever started us has them ignored."""
+        """Handle SIGINT, SIGTERM, SIGHUP, unless this is a thread, or whoever started us has them ignored."""
         previous = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     previous[number] = signal.signal(number, self._on_signal)
         try:

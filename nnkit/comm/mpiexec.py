@@ -60,6 +60,9 @@ def find_mpi() -> Mpi:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"{found} --version: {reason(error)}: repair this MPI or take another") from None
     says = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        first = (done.stderr.decode("utf-8", "replace") + says).strip().partition("\n")[0]
+        raise UsageError(f"{found} does not run: {first or f'status {done.returncode}'}: repair this MPI")
     if "Open MPI" in says or "OpenRTE" in says:
         version = says.split(")", 1)[-1].split()
         major = version[0].split(".")[0] if version else ""

@@ -313,9 +313,12 @@ class Trainer:
         self.restarts.append((self.position.epoch, self.position.step, self.ranks.size))
         epochs, steps = before[0] - self.position.epoch, before[1] - self.position.step
         back = epochs * self.steps + steps
+        where = f"from epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+        if self.position.epoch == self.config.epochs:
+            where = "after the last epoch"
         self.recoveries.append(
             f"lost {self.ranks.lost} of {self.ranks.size + self.ranks.lost} ranks; going on with "
-            f"{self.ranks.size} from epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+            f"{self.ranks.size} {where}"
             f"{f', {back} steps back' if back else ''}, after {time.perf_counter() - begun:.2f} s"
         )
 
