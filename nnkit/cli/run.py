@@ -195,13 +195,20 @@ class Run:
         if self.files.plot is not None:
             confusion = self.trainer.together(lambda trainer: trainer.evaluator.confusion(trainer.test_data))
         self._tell_of_losses()
+
+        def report(trainer: Trainer) -> None:
+            # After a loss it is made once more, but not said: any rank may know that it has been.
+            said = any(trainer.ranks.transport.exchange(self.reported))
+            trainer.ranks.first_does(lambda: self._report(tested, confusion, begun, said))
+            self.reported = True
+
         # Nobody leaves before it is done: if the first rank is lost meanwhile the next one does it.
-        self.trainer.together(
-            lambda trainer: trainer.ranks.first_does(lambda: self._report(tested, confusion, begun))
-        )
+        self.trainer.together(report)
         self._tell_of_losses()
 
-    def _report(self, tested: Evaluation, confusion: npt.NDArray[np.int64] | None, begun: float) -> None:
+    def _report(
+        self, tested: Evaluation, confusion: npt.NDArray[np.int64] | None, begun: float, said: bool
+    ) -> None:
         trainer = self.trainer
         if self.files.plot is not None and confusion is not None:
             draw(self.files.plot, trainer.position.history, confusion, tested.accuracy)
@@ -218,8 +225,8 @@ class Run:
             "cost": asdict(trainer.cost),
         }
         self._write_metrics([*trainer.position.history, done])
-        if self.reported:
-            return  # Once more, as another rank was lost meanwhile.
+        if said:
+            return
         self.reported = True
         if self.json:
             print_json(done)
