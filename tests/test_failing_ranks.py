@@ -166,18 +166,8 @@ def test_a_file_that_cannot_be_written_ends_the_run_for_all(
     folder = tmp_path / "saved"
     remove = f"import shutil; shutil.rmtree({str(folder)!r}); open({str(folder)!r}, 'w').close()"
     result = train(
-        *(
-            "--comm",
-            "data",
-            "--ranks",
-            3,
-            "--backend",
-            "disturbed",
-            "--quiet",
-            "--checkpoint",
-            folder,
-            *elastic,
-        ),
+        *("--comm", "data", "--ranks", 3, "--backend", "disturbed", "--quiet"),
+        *("--checkpoint", folder, *elastic),
         env=disturb(remove, 0, call=20),
     )
     assert is_refusal(result, f"nnkit: cannot write a checkpoint to {folder}", "give a directory")
@@ -229,19 +219,11 @@ def test_where_to_go_on_from_is_said_after_a_kill(train: Command, disturb: Distu
         ((), 137, "nnkit: rank "),
         (("--elastic",), 1, "nnkit: all ranks were lost"),
     ):
-        options = (
-            "--comm",
-            "data",
-            "--ranks",
-            2,
-            "--backend",
-            "disturbed",
-            "--quiet",
-            "--batch",
-            50,
-            *elastic,
+        result = train(
+            *("--comm", "data", "--ranks", 2, "--backend", "disturbed", "--quiet", "--batch", 50),
+            *("--checkpoint", tmp_path / "saved", *elastic),
+            env=kill,
         )
-        result = train(*options, "--checkpoint", tmp_path / "saved", env=kill)
         assert result.status == status
         assert is_one_line(result, first, cure)
         (tmp_path / "saved" / "checkpoint.safetensors").unlink()

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_launch import needs_mpi
 
-from nnkit.comm.mpiexec import find_mpi
-from nnkit.errors import UsageError
 from nnkit.train.checkpoints import Checkpoint, load_checkpoint
 
 LIMIT = 20.0
@@ -23,15 +22,8 @@ LIMIT = 20.0
 OPTIONS = ["--hidden", "40,20", "--epochs", "300", "--batch", "20", "--lr", "0.2"]
 
 
-def survives() -> bool:
-    try:
-        return find_mpi().survives
-    except UsageError:
-        return False
-
-
 pytestmark = [
-    pytest.mark.skipif(not survives(), reason="needs mpiexec of Open MPI 5"),
+    needs_mpi,
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks in /proc"),
 ]
 

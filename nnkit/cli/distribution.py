@@ -157,6 +157,14 @@ def in_turn() -> Iterator[None]:
         raise Exit(error.exit_status) from None
 
 
+def check_outside_mpirun(command: str) -> None:
+    """Refuse a command that starts ranks itself where that has been done; said once, by the first rank."""
+    if world_from_environment() is None:
+        return
+    with in_turn():
+        raise UsageError(f"nnkit {command} inside mpirun: it starts ranks itself, so run it without mpirun")
+
+
 def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], Result]) -> Result:
     """Do what may fail on some ranks alone, before they work together; all end alike, one of them says why.
 

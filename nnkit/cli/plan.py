@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import in_turn
+from nnkit.cli.distribution import check_outside_mpirun
 from nnkit.comm.cost_units import (
     bytes_in_words,
     parse_bandwidth,
@@ -60,12 +60,9 @@ def plan(
     rate = None if flops is None else parse_rate(flops)
 
     from nnkit.cli.scaling_measure import sizes_of
-    from nnkit.comm.world import world_from_environment
     from nnkit.train.config import TrainConfig, parse_hidden
 
-    if world_from_environment() is not None:
-        with in_turn():
-            raise UsageError("nnkit plan inside mpirun: it starts ranks itself, so run it without mpirun")
+    check_outside_mpirun("plan")
     sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
     if ranks > 1 and not any(_fitting(sizes, batch, ranks, name) for name in names):
         raise UsageError(

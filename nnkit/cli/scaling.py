@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import in_turn
+from nnkit.cli.distribution import check_outside_mpirun
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def scaling(
         if value < 1:
             raise UsageError(f"{option} {value}: give 1 or more")
 
-    from nnkit.comm.world import world_from_environment
     from nnkit.plugins import Registry
     from nnkit.train.plot import check_plot
 
@@ -49,9 +48,7 @@ def scaling(
     registry.gemm(backend)
     if batch < max(numbers):
         raise UsageError(f"--batch {batch}: {max(numbers)} ranks share it: give at least as many samples")
-    if world_from_environment() is not None:
-        with in_turn():
-            raise UsageError("nnkit scaling inside mpirun: it starts ranks itself, so run it without mpirun")
+    check_outside_mpirun("scaling")
     if plot is not None:
         check_plot(plot)
     document = run(list(dict.fromkeys(strategies)), numbers, widths, batch, steps, rounds, backend, device)

@@ -6,7 +6,7 @@ Nothing here imports MPI or starts a process, so that one process alone never pa
 import contextlib
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> tuple
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's number among the ranks of its host, from 0; 0 where the launcher does not say."""
-    return next((_number(environment[name]) for name in _LOCAL_RANK if name in environment), 0)
+    return _first_number(_LOCAL_RANK, environment)
 
 
 def share_threads(environment: MutableMapping[str, str]) -> None:
@@ -64,7 +64,7 @@ def share_threads(environment: MutableMapping[str, str]) -> None:
     if world_from_environment(environment) is None:
         return
     own = _allowed()
-    ranks = next((_number(environment[name]) for name in _LOCAL_SIZE if name in environment), 0)
+    ranks = _first_number(_LOCAL_SIZE, environment)
     # The launcher's cores are all ranks'; this one's own are fewer where it is bound to some.
     threads = max(1, min(_physical(own), _physical(_allowed(os.getppid()) or own) // max(ranks, 1)))
     for name in THREAD_VARIABLES:
@@ -115,6 +115,11 @@ class Share:
         wanted = [_number(value) for value in self.thread_variables(environment).values()]
         fits = 0 < max(wanted) <= self.per_rank
         return self.per_rank if self.one_host and self.pinnable and fits else None
+
+
+def _first_number(names: Iterable[str], environment: Mapping[str, str]) -> int:
+    """What the first of these variables that there is says; 0 without any."""
+    return next((_number(environment[name]) for name in names if name in environment), 0)
 
 
 def _number(text: str) -> int:
