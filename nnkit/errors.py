@@ -84,9 +84,14 @@ class UnrecoverableError(CommonError):
     """Parts of the network went with the ranks that held them."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody has, with the known names and the nearest one."""
     names = sorted(known)
+    if not isinstance(name, str):
+        given = type(name).__name__
+        return UsageError(
+            f"a {kind} has a name, which is text, not {given}; known: {', '.join(names) or 'none'}"
+        )
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"there is no {kind} {name!r}; known: {', '.join(names) or 'none'}.{hint}")

@@ -28,11 +28,20 @@ class Array(Protocol):
     def download(self) -> npt.NDArray[Any]:
         """A copy in host memory."""
 
-    def write(self, host: npt.NDArray[Any]) -> None:
-        """Overwrite the whole array with host values of the same shape and dtype."""
+    def write(self, host: npt.ArrayLike) -> None:
+        """Overwrite the whole array with host values of the same shape and dtype; a list takes the dtype."""
 
     def reshape(self, shape: tuple[int, ...]) -> "Array":
         """A view with another shape and as many elements; shares memory."""
+
+    def view(self, dtype: npt.DTypeLike) -> "Array":
+        """The same bytes as elements of another type, the last axis longer or shorter; shares memory."""
+
+    def __len__(self) -> int:
+        """The length of the first axis."""
+
+    def __getitem__(self, key: Any) -> Any:
+        """Elements as NumPy indexes them, copied to the host, read-only: for looking. `rows` is a view."""
 
     def copy(self) -> "Array":
         """A new array with the same content on the same device."""
@@ -181,13 +190,13 @@ class Device(Protocol):
     def operations(self) -> Operations:
         """The operations of a training step on this device's arrays."""
 
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """An array of unspecified content."""
 
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         """An array of zeros."""
 
-    def upload(self, host: npt.NDArray[Any]) -> Array:
+    def upload(self, host: npt.ArrayLike) -> Array:
         """A row-major copy of a host array on the device."""
 
     def compile(
@@ -204,7 +213,7 @@ class Device(Protocol):
         with the compiler's log, and UsageError on a device that runs no kernels.
         """
 
-    def load_ptx(self, ptx: str) -> Module:
+    def load_ptx(self, ptx: str | bytes) -> Module:
         """Load PTX text as it is. Raises CompileError where it cannot be understood."""
 
     def stream(self) -> Stream:

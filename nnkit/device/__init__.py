@@ -20,6 +20,8 @@ def open_device(name: str = "auto", turn: int = 0) -> Device:
     its own, counted from 0, they mean one after the other.
     Raises UsageError for an unknown name and DeviceError for a device that cannot be had.
     """
+    if not isinstance(name, str) or not isinstance(turn, int):
+        raise unknown_name("device", name if isinstance(turn, int) else turn, ["auto", *DEVICES, "cuda:N"])
     if name == "auto":
         return _gpu_or_virtual(turn)[0]
     kind, _, number = name.partition(":")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from nnkit.device.array import CpuArray
+from nnkit.device.elements import ElementTypes
+from nnkit.device.inputs import in_words
 from nnkit.device.parameters import Parameter, parameters
 from nnkit.errors import LaunchError, NnkitError
 
@@ -42,9 +44,11 @@ class Packer:
     address of an array with the address of each parameter in it, as `cuLaunchKernel` takes them.
     """
 
-    def __init__(self, kernel: str, parameters: Sequence[Parameter]):
+    def __init__(self, kernel: str, parameters: Sequence[Parameter], elements: ElementTypes | None = None):
+        """`elements` says what the arrays behind the pointers must hold; None lets any array pass."""
         self.kernel = kernel
         self.parameters = tuple(parameters)
+        self._elements = elements
         self.offsets: list[int] = []
         self.size = 0
         layout = "<"
@@ -55,6 +59,11 @@ class Packer:
             self.size = offset + parameter.size
         self._struct = struct.Struct(layout)
         self._converters = [_converter(parameter) for parameter in self.parameters]
+        # The dtype that was last found right behind each pointer: dtypes of NumPy's own are single objects.
+        self._dtypes: dict[int, np.dtype[Any] | None] = {}
+        if elements is not None:
+            pointers = [i for i, parameter in enumerate(self.parameters) if parameter.kind == "pointer"]
+            self._dtypes = dict.fromkeys(pointers)
         memory = bytearray(self.size + BUFFER_ALIGN)
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         self.buffer = (ctypes.c_char * self.size).from_buffer(memory, -start % BUFFER_ALIGN)
@@ -70,21 +79,35 @@ class Packer:
         Raises LaunchError that names kernel, parameter, what was given and what is expected.
         """
         values: list[Any] = []
+        if not isinstance(args, tuple | list) and (not isinstance(args, Sequence) or isinstance(args, str)):
+            raise LaunchError(f"kernel {self.kernel}: args must be a tuple or a list, got {in_words(args)}")
         try:
             if len(args) != len(self._converters):
                 raise self._wrong_count(len(args))
             for convert, argument in zip(self._converters, args, strict=True):
                 values.append(convert(argument, device))
+            for place, dtype in self._dtypes.items():
+                argument = args[place]
+                if argument is not None and getattr(argument, "dtype", None) is not dtype:
+                    self._check_dtype(place, args)
         except _Refusal as refusal:
             raise self._refused(len(values), args[len(values)], str(refusal)) from None
-        except TypeError:
-            if isinstance(args, Sequence):
-                raise
-            raise LaunchError(
-                f"kernel {self.kernel}: args must be a tuple or a list, got {_given(args)}"
-            ) from None
         self._struct.pack_into(self.buffer, 0, *values)
         return self.buffer
+
+    def _check_dtype(self, place: int, args: Sequence[Any]) -> None:
+        """Raises LaunchError where the kernel reads the array as something else than it holds."""
+        arrays = {i: args[i] for i in self._dtypes if hasattr(args[i], "shape") and hasattr(args[i], "dtype")}
+        if place not in arrays or isinstance(args[place], np.generic):
+            return
+        assert self._elements is not None
+        dtype = arrays[place].dtype
+        if not self._elements.refusal(place, dtype):
+            self._dtypes[place] = dtype
+            return
+        others = [array.dtype for i, array in arrays.items() if i != place]
+        if why := self._elements.refusal(place, dtype, others):
+            raise self._refused(place, args[place], why)
 
     def _wrong_count(self, given: int) -> LaunchError:
         kinds = ", ".join(_noun(parameter) for parameter in self.parameters) or "none"
@@ -97,7 +120,7 @@ class Packer:
         parameter = self.parameters[index]
         return LaunchError(
             f"kernel {self.kernel}, argument {index + 1} of {len(self.parameters)} ({parameter.name}, "
-            f"{_noun(parameter)}): got {_given(argument)}{', ' + why if why else ''}; "
+            f"{_noun(parameter)}): got {in_words(argument)}{', ' + why if why else ''}; "
             f"expected {_expected(parameter)}"
         )
 
@@ -130,16 +153,6 @@ def _expected(parameter: Parameter) -> str:
         "bits": integer + (f", np.float{bits} or a float" if bits > 8 else ""),
         "struct": f"{parameter.size} bytes, as bytes or a NumPy structured scalar",
     }[parameter.kind]
-
-
-def _given(argument: Any) -> str:
-    """An argument in a few words."""
-    if isinstance(argument, np.ndarray):
-        return f"a NumPy array of shape {argument.shape} and dtype {argument.dtype}"
-    if isinstance(argument, bytes | bytearray):
-        return f"{len(argument)} bytes"
-    text = repr(argument)
-    return text if len(text) <= 60 and "\n" not in text else f"a {type(argument).__name__}"
 
 
 def _why_no_scalar(argument: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnkit.device.cache import DiskCache, cache_folder, digest
 from nnkit.device.headers import cuda_folders, included_files, option_values, own_folder, wheel_versions
+from nnkit.device.inputs import in_words
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
 
 CACHE_BYTES = 64 << 20
@@ -41,10 +42,13 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     A path is a PathLike, or a str without newline that ends in .cu or .cuh; any other str is the text itself.
     Raises UsageError for a file that cannot be read as text.
     """
+    if not isinstance(source, str | PathLike):
+        raise UsageError(f"a CUDA source is text or the path of a file, got {in_words(source)}")
+    name = _file_name(name)
     if isinstance(source, str) and ("\n" in source or not source.endswith((".cu", ".cuh"))):
         text = source
     else:
-        name = os.fspath(source)
+        name = _file_name(source)
         try:
             with open(name, "rb") as stream:
                 text = stream.read().decode("utf-8-sig")
@@ -57,7 +61,28 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     if "\0" in text:
         # NVRTC takes a C string: it would silently compile what stands before.
         raise UsageError(f"the CUDA source {name} holds a zero byte: give text")
+    if not _is_unicode(text):
+        raise UsageError(f"the CUDA source {name} holds a lone surrogate, which is no character: give text")
     return text, name
+
+
+def _file_name(name: Any) -> str:
+    """A name or path as text that the file system can hold. Raises UsageError."""
+    try:
+        text = os.fsdecode(name)
+        if "\0" not in os.fsencode(text).decode(errors="replace") and text:
+            return text
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"the name of a CUDA source is text or a path, got {in_words(name)}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def compile_cuda(
@@ -92,12 +117,21 @@ def compile_cuda(
 def _checked(options: Sequence[str], arch: str) -> tuple[str, ...]:
     if isinstance(options, str):
         raise UsageError(f"options {options!r}: give a list of options, not one string")
+    try:
+        options = tuple(options)
+    except Exception:
+        raise UsageError(f"options {in_words(options)}: give a list of options") from None
+    for option in options:
+        if not isinstance(option, str) or "\0" in option or not _is_unicode(option):
+            raise UsageError(f"options hold {in_words(option)}: each is text, such as '-DTILE=32'")
     if own := list(option_values(options, "-arch", "--gpu-architecture")):
         raise UsageError(
             f"options name the architecture {own[0]!r}: leave it out and give arch (--arch) instead"
         )
-    if not _ARCH.fullmatch(arch):
-        raise UsageError(f"arch {arch!r}: give compute_NN for PTX or sm_NN for machine code, like sm_90")
+    if not isinstance(arch, str) or not _ARCH.fullmatch(arch):
+        raise UsageError(
+            f"arch {in_words(arch)}: give compute_NN for PTX or sm_NN for machine code, like sm_90"
+        )
     return tuple(options)
 
 

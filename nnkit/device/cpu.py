@@ -1,6 +1,6 @@
 """The device `cpu`: NumPy arrays, and the NumPy operations of `nnkit.reference` run without temporaries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -11,7 +11,8 @@ from nnkit import reference
 from nnkit.contracts import Module
 from nnkit.device.array import CpuArray
 from nnkit.device.host_time import HostEvent, HostStream
-from nnkit.errors import UsageError
+from nnkit.device.inputs import array_type, host_values
+from nnkit.errors import DeviceError, UsageError
 
 
 class CpuOperations:
@@ -85,17 +86,27 @@ class CpuDevice:
     def __init__(self) -> None:
         self.operations = CpuOperations()
 
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
-        """An array of unspecified content."""
-        return CpuArray(np.empty(shape, dtype))
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
+        """An array of unspecified content; raises DeviceError when the host has no room."""
+        return self._made(np.empty, shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
+    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> CpuArray:
         """An array of zeros."""
-        return CpuArray(np.zeros(shape, dtype))
+        return self._made(np.zeros, shape, dtype)
 
-    def upload(self, host: npt.NDArray[Any]) -> CpuArray:
-        """A row-major copy."""
-        return CpuArray(np.array(host, order="C"))
+    def upload(self, host: npt.ArrayLike) -> CpuArray:
+        """A row-major copy, in the machine's byte order."""
+        return CpuArray(np.array(host_values(host), order="C"))
+
+    def _made(self, make: Callable[..., npt.NDArray[Any]], shape: Any, dtype: Any) -> CpuArray:
+        lengths, element = array_type(shape, dtype)
+        try:
+            return CpuArray(make(lengths, element))
+        except (MemoryError, ValueError):
+            # ValueError: more than an address can tell.
+            raise DeviceError(
+                f"no memory for an array of shape {lengths} {element}: use smaller ones"
+            ) from None
 
     def compile(
         self,
@@ -107,7 +118,7 @@ class CpuDevice:
         """Raises UsageError: this device runs no kernels."""
         raise _no_kernels()
 
-    def load_ptx(self, ptx: str) -> Module:
+    def load_ptx(self, ptx: str | bytes) -> Module:
         """Raises UsageError: this device runs no kernels."""
         raise _no_kernels()
 
@@ -125,6 +136,9 @@ class CpuDevice:
     def close(self) -> None:
         """Forget the work buffers."""
         self.operations = CpuOperations()
+
+    def __repr__(self) -> str:
+        return "CpuDevice()"
 
 
 def _no_kernels() -> UsageError:

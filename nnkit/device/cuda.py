@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from nnkit.contracts import Operations
@@ -17,7 +15,8 @@ from nnkit.device.cuda_driver import Context
 from nnkit.device.cuda_launch import CudaModule, native_arch
 from nnkit.device.cuda_memory import Pool, Staging
 from nnkit.device.cuda_stream import CudaEvent, CudaStream
-from nnkit.errors import DeviceError, UsageError
+from nnkit.device.inputs import array_type, host_values, ptx_text
+from nnkit.errors import DeviceError
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class CudaDevice:
         self.properties = _properties(self.context)
         self.pool = Pool(self.context)
         self.staging = Staging(self.context)
-        self._modules: dict[tuple[bytes, str], CudaModule] = {}
+        self._modules: dict[tuple[bytes, str, str | None], CudaModule] = {}
 
     @property
     def description(self) -> str:
@@ -84,18 +83,14 @@ class CudaDevice:
 
         return KernelOperations(self)
 
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
         """An array of unspecified content; raises DeviceError when the GPU has no room."""
         self.context.activate()
-        element = np.dtype(dtype)
-        if element.hasobject:
-            raise UsageError(f"a GPU holds no Python objects: dtype {element} is not possible")
-        if any(length < 0 for length in shape):
-            raise UsageError(f"an array cannot have the shape {shape}: every length must be at least 0")
+        shape, element = array_type(shape, dtype)
         block = self.pool.take(math.prod(shape) * element.itemsize)
-        return CudaArray(self, block, block.address, tuple(shape), element)
+        return CudaArray(self, block, block.address, shape, element)
 
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
+    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
         """An array of zeros."""
         array = self.empty(shape, dtype)
         if array.nbytes:
@@ -105,12 +100,11 @@ class CudaDevice:
             )
         return array
 
-    def upload(self, host: npt.NDArray[Any]) -> CudaArray:
+    def upload(self, host: npt.ArrayLike) -> CudaArray:
         """A row-major copy, in the machine's byte order."""
-        host = np.asarray(host)
-        native = np.asarray(host, host.dtype.newbyteorder("="))
-        array = self.empty(native.shape, native.dtype)
-        array.write(native)
+        values = host_values(host)
+        array = self.empty(values.shape, values.dtype)
+        array.write(values)
         return array
 
     def compile(
@@ -121,14 +115,16 @@ class CudaDevice:
         arch: str | None = None,
     ) -> CudaModule:
         """Compile CUDA C++, by default to this GPU's machine code; see `nnkit.contracts.Device.compile`."""
-        from nnkit.device.compile import compile_cuda
+        from nnkit.device.compile import compile_cuda, read_source
 
-        compiled = compile_cuda(source, name, options, arch or self._arch)
-        return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx)
+        compiled = compile_cuda(source, name, options, self._arch if arch is None else arch)
+        text = read_source(source, name)[0]
+        return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx, text)
 
-    def load_ptx(self, ptx: str) -> CudaModule:
+    def load_ptx(self, ptx: str | bytes) -> CudaModule:
         """Load PTX text, which the driver assembles; raises CompileError with its log."""
-        return self._module(ptx.encode(), ptx)
+        text = ptx_text(ptx)
+        return self._module(text.encode(), text)
 
     def stream(self) -> CudaStream:
         """A new stream, ordered with the default one."""
@@ -159,11 +155,12 @@ class CudaDevice:
         self.pool.close()
         self.context.close()
 
-    def _module(self, image: bytes, ptx: str) -> CudaModule:
-        """The module for that image, loaded once."""
-        module = self._modules.get((image, ptx))
+    def _module(self, image: bytes, ptx: str, text: str | None = None) -> CudaModule:
+        """The module for that image, loaded once; `text` is the CUDA source, where there is one."""
+        # Two sources may give the same code, and yet declare other types.
+        module = self._modules.get((image, ptx, text))
         if module is None:
-            module = self._modules[image, ptx] = CudaModule(self, image, ptx)
+            module = self._modules[image, ptx, text] = CudaModule(self, image, ptx, text)
         return module
 
     @cached_property

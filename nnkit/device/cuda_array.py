@@ -7,15 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.device import dlpack
-from nnkit.device.array import check_reshape, check_write
+from nnkit.device.array import Lookable, row_range, viewed_shape, viewed_type
 from nnkit.device.cuda_memory import Block, bytes_of
+from nnkit.device.inputs import values_for
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from nnkit.device.cuda import CudaDevice
 
 
-class CudaArray:
+class CudaArray(Lookable):
     """`nnkit.contracts.DeviceArray` on a GPU: row-major, contiguous; a view keeps the memory alive.
 
     Other libraries see the same memory through `__cuda_array_interface__` (numba, CuPy) and DLPack (torch,
@@ -47,19 +48,18 @@ class CudaArray:
 
     def rows(self, start: int, stop: int) -> "CudaArray":
         """A view of rows start to stop, counted and clipped as in a slice."""
-        if not self.shape:
-            raise UsageError("an array without axes has no rows")
-        first, end, _ = slice(start, stop).indices(self.shape[0])
+        first, end = row_range(self, start, stop)
         rest = self.shape[1:]
         offset = first * math.prod(rest) * self.dtype.itemsize
-        return CudaArray(
-            self.device, self._block, self._address + offset, (max(0, end - first), *rest), self.dtype
-        )
+        return CudaArray(self.device, self._block, self._address + offset, (end - first, *rest), self.dtype)
 
     def reshape(self, shape: tuple[int, ...]) -> "CudaArray":
         """A view with another shape; raises UsageError if the numbers of elements differ."""
-        check_reshape(self, shape)
-        return CudaArray(self.device, self._block, self._address, tuple(shape), self.dtype)
+        return CudaArray(self.device, self._block, self._address, viewed_shape(self, shape), self.dtype)
+
+    def view(self, dtype: npt.DTypeLike) -> "CudaArray":
+        """The same bytes as another type; raises UsageError where the last axis does not fit."""
+        return CudaArray(self.device, self._block, self._address, *viewed_type(self, dtype))
 
     def copy(self) -> "CudaArray":
         """A new array with the same content, copied on the GPU."""
@@ -80,12 +80,16 @@ class CudaArray:
             self.device.staging.download(address, bytes_of(host))
         return host
 
-    def write(self, host: npt.NDArray[Any]) -> None:
+    def write(self, host: npt.ArrayLike) -> None:
         """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        check_write(self, host)
+        values = values_for(self, host)
         address = self.address
         if self.nbytes:
-            self.device.staging.upload(bytes_of(np.ascontiguousarray(host)), address)
+            self.device.staging.upload(bytes_of(np.ascontiguousarray(values)), address)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Raises UsageError: NumPy sees host memory alone, and a copy is worth a word."""
+        raise UsageError("the array lies in the memory of a GPU: array.download() copies it to the host")
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

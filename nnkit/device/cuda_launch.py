@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from nnkit.contracts import Dimensions, Stream
 from nnkit.device.arguments import Packer
 from nnkit.device.cuda_stream import CudaStream
+from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Limits, check_extents
-from nnkit.device.parameters import Parameter, parameters
+from nnkit.device.parameters import parameters
 from nnkit.errors import CompileError, LaunchError, unknown_name
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ class CudaModule:
     Raises CompileError with the assembler's log for an image that the driver refuses.
     """
 
-    def __init__(self, device: "CudaDevice", image: bytes, ptx: str):
+    def __init__(self, device: "CudaDevice", image: bytes, ptx: str, text: str | None = None):
+        """`text` is the CUDA source, where there is one."""
         self.device = device
+        self._ptx, self._text = ptx, text
         self._parameters = parameters(ptx)
         self._kernels: dict[str, CudaKernel] = {}
         self._handle = _load(device, image)
@@ -66,14 +69,16 @@ class CudaModule:
 
     def __getitem__(self, name: str) -> "CudaKernel":
         """The kernel of that name; raises UsageError with a near match for one that is not there."""
-        kernel = self._kernels.get(name)
+        kernel = self._kernels.get(name) if isinstance(name, str) else None
         if kernel is None:
-            if name not in self._parameters:
+            if not isinstance(name, str) or name not in self._parameters:
                 raise unknown_name("kernel", name, self.kernels)
             function = self.device.context.call(
                 "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
             )
-            kernel = CudaKernel(self.device, name, function, self._parameters[name])
+            declared = self._parameters[name]
+            packer = Packer(name, declared, ElementTypes(name, declared, self._ptx, self._text))
+            kernel = CudaKernel(self.device, name, function, packer)
             self._kernels[name] = kernel
         return kernel
 
@@ -104,15 +109,13 @@ def _load(device: "CudaDevice", image: bytes) -> Any:
 class CudaKernel:
     """`nnkit.contracts.Kernel` on a GPU."""
 
-    def __init__(
-        self, device: "CudaDevice", name: str, function: Any, parameters: Sequence[Parameter]
-    ) -> None:
+    def __init__(self, device: "CudaDevice", name: str, function: Any, packer: Packer) -> None:
         self.name = name
         self._device = device
         self._context = device.context
         self._function = function
         self._launch = device.context.driver.cuLaunchKernel
-        self._packer = Packer(name, parameters)
+        self._packer = packer
         self.attributes = self._read_attributes()
         static = self.attributes.shared_bytes
         self._limits = Limits(

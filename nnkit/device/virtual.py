@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from nnkit.contracts import Dimensions, Operations, Stream
 from nnkit.device.arguments import Packer
-from nnkit.device.array import check_reshape, check_write
+from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
+from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Limits, check_extents
 from nnkit.device.host_time import HostEvent, HostStream
-from nnkit.device.parameters import parameters, thread_limits
+from nnkit.device.inputs import array_type, host_values, ptx_text, values_for
+from nnkit.device.parameters import Parameter, parameters, thread_limits
 from nnkit.errors import (
     CompileError,
     DeviceError,
@@ -47,7 +49,7 @@ CACHE_BYTES = 256 * 1024 * 1024
 MEMORY_FAULTS = frozenset({Fault.MEMORY, Fault.MISALIGNED, Fault.READ_ONLY})
 
 
-class VirtualArray:
+class VirtualArray(Lookable):
     """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
 
     __slots__ = ("__weakref__", "_owner", "device", "host")
@@ -81,14 +83,17 @@ class VirtualArray:
 
     def rows(self, start: int, stop: int) -> "VirtualArray":
         """A view of rows start to stop, counted and clipped as in a slice."""
-        if not self.shape:
-            raise UsageError("an array without axes has no rows")
-        return VirtualArray(self.device, self.host[start:stop], self._owner)
+        first, end = row_range(self, start, stop)
+        return VirtualArray(self.device, self.host[first:end], self._owner)
 
     def reshape(self, shape: tuple[int, ...]) -> "VirtualArray":
         """A view with another shape; raises UsageError if the numbers of elements differ."""
-        check_reshape(self, shape)
-        return VirtualArray(self.device, self.host.reshape(shape), self._owner)
+        return VirtualArray(self.device, self.host.reshape(viewed_shape(self, shape)), self._owner)
+
+    def view(self, dtype: npt.DTypeLike) -> "VirtualArray":
+        """The same bytes as another type; raises UsageError where the last axis does not fit."""
+        shape, element = viewed_type(self, dtype)
+        return VirtualArray(self.device, self.host.view(element).reshape(shape), self._owner)
 
     def copy(self) -> "VirtualArray":
         """A new array with the same content."""
@@ -101,16 +106,28 @@ class VirtualArray:
         self.device.check_open()
         return self.host.copy()
 
-    def write(self, host: npt.NDArray[Any]) -> None:
+    def write(self, host: npt.ArrayLike) -> None:
         """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        check_write(self, host)
+        values = values_for(self, host)
         self.device.check_open()
-        self.host[...] = host
+        self.host[...] = values
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
         """NumPy sees the memory itself: `np.asarray(array)` is no copy."""
         return dict(self.host.__array_interface__)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The memory itself where NumPy asks for no other dtype and no copy."""
+        return as_numpy(self.host, dtype, copy)
+
+    def __dlpack__(self, **wishes: Any) -> Any:
+        """A DLPack capsule of the memory itself."""
+        return self.host.__dlpack__(**wishes)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's name of host memory."""
+        return self.host.__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"VirtualArray(shape={self.shape}, dtype={self.dtype})"
@@ -162,12 +179,18 @@ class VirtualKernel:
 class VirtualModule:
     """`nnkit.contracts.Module` on the PTX machine."""
 
-    def __init__(self, device: "VirtualDevice", loaded: LoadedModule):
+    def __init__(self, device: "VirtualDevice", loaded: LoadedModule, text: str | None = None):
+        """`text` is the CUDA source, where there is one."""
         ptx = loaded.source.ptx
         limits = thread_limits(ptx)
+
+        def packer(name: str, declared: tuple[Parameter, ...]) -> Packer:
+            elements = ElementTypes(name, declared, ptx, text, lambda: loaded.source.module)
+            return Packer(name, declared, elements)
+
         self._kernels = {
             name: VirtualKernel(
-                device, loaded.kernels[name], Packer(name, declared), limits.get(name, Limits().threads)
+                device, loaded.kernels[name], packer(name, declared), limits.get(name, Limits().threads)
             )
             for name, declared in parameters(ptx).items()
         }
@@ -179,7 +202,7 @@ class VirtualModule:
 
     def __getitem__(self, name: str) -> VirtualKernel:
         """The kernel of that name; raises UsageError with a near match for one that is not there."""
-        if name not in self._kernels:
+        if not isinstance(name, str) or name not in self._kernels:
             raise unknown_name("kernel", name, self.kernels)
         return self._kernels[name]
 
@@ -196,7 +219,7 @@ class VirtualDevice:
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.closed = False
-        self._modules: dict[str, VirtualModule] = {}
+        self._modules: dict[tuple[str, str | None], VirtualModule] = {}
         _use_cache()
 
     @property
@@ -211,16 +234,12 @@ class VirtualDevice:
 
         return KernelOperations(self)
 
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
         """An array of unspecified content; raises DeviceError when the host has no room."""
         self.check_open()
-        element = np.dtype(dtype)
-        if element.hasobject:
-            raise UsageError(f"kernels know no Python objects: dtype {element} is not possible")
-        if any(length < 0 for length in shape):
-            raise UsageError(f"an array cannot have the shape {shape}: every length must be at least 0")
+        shape, element = array_type(shape, dtype)
         size = math.prod(shape) * element.itemsize
-        label = f"an array of shape {tuple(shape)} {element}"
+        label = f"an array of shape {shape} {element}"
         try:
             allocation = self.machine.memory.allocate(size, label)
         except MemoryError:
@@ -230,17 +249,17 @@ class VirtualDevice:
         host = allocation.owner.view(element).reshape(shape) if size else np.empty(shape, element)
         return VirtualArray(self, host, _Owner(self.machine.memory, allocation))
 
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
+    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
         """An array of zeros."""
         array = self.empty(shape, dtype)
         array.host[...] = np.zeros((), array.dtype)
         return array
 
-    def upload(self, host: npt.NDArray[Any]) -> VirtualArray:
+    def upload(self, host: npt.ArrayLike) -> VirtualArray:
         """A row-major copy, in the machine's byte order."""
-        host = np.asarray(host)
-        array = self.empty(host.shape, host.dtype.newbyteorder("="))
-        array.host[...] = host
+        values = host_values(host)
+        array = self.empty(values.shape, values.dtype)
+        array.host[...] = values
         return array
 
     def compile(
@@ -251,18 +270,23 @@ class VirtualDevice:
         arch: str | None = None,
     ) -> VirtualModule:
         """Compile CUDA C++ to PTX and load that; see `nnkit.contracts.Device.compile`."""
-        from nnkit.device.compile import compile_cuda
+        from nnkit.device.compile import compile_cuda, read_source
 
         self.check_open()
-        return self.load_ptx(compile_cuda(source, name, options, arch or ARCH).ptx)
+        ptx = compile_cuda(source, name, options, ARCH if arch is None else arch).ptx
+        return self._load(ptx, read_source(source, name)[0])
 
-    def load_ptx(self, ptx: str) -> VirtualModule:
+    def load_ptx(self, ptx: str | bytes) -> VirtualModule:
         """Load PTX text; raises CompileError that names the line of what the machine does not know."""
         self.check_open()
-        module = self._modules.get(ptx)
+        return self._load(ptx_text(ptx))
+
+    def _load(self, ptx: str, text: str | None = None) -> VirtualModule:
+        # Two sources may give the same PTX, and yet declare other types.
+        module = self._modules.get((ptx, text))
         if module is None:
             loaded = translate(lambda: self.machine.load(ptx))
-            module = self._modules[ptx] = VirtualModule(self, loaded)
+            module = self._modules[ptx, text] = VirtualModule(self, loaded, text)
         return module
 
     def stream(self) -> HostStream:

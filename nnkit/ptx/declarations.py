@@ -20,7 +20,9 @@ def variables(cursor: Cursor, space: str) -> list[Variable]:
             kind = directive[1:]
         elif directive in (".v2", ".v4"):
             kind = f"{directive[1:]}:"
-        elif directive in SPACES or directive in (".attribute", ".managed"):
+        elif directive == ".attribute":
+            _attribute(cursor)
+        elif directive in SPACES:
             continue
         else:
             raise PtxError(f"unexpected {directive!r} in a declaration", cursor.now.line)
@@ -28,6 +30,18 @@ def variables(cursor: Cursor, space: str) -> list[Variable]:
         found.append(_variable(cursor, space, kind, align, pointer))
         if space == ".param" or not cursor.take(","):
             return found
+
+
+def _attribute(cursor: Cursor) -> None:
+    """(.managed), (.unified(1, 2)), or several: where a variable lies on a GPU, which is one place here."""
+    cursor.expect("(")
+    while not cursor.take(")"):
+        if cursor.at("("):
+            _attribute(cursor)
+        elif cursor.now.kind == "end":
+            raise PtxError("an .attribute is not closed", cursor.now.line)
+        else:
+            cursor.next()
 
 
 def _variable(cursor: Cursor, space: str, kind: str, align: int, pointer: bool) -> Variable:
