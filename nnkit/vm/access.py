@@ -8,6 +8,9 @@ from nnkit.vm.emitter import Emitter
 
 SPACES = ("global", "shared", "const", "param", "local")
 
+FAR = 1 << 30
+"""Offsets this many bytes apart share no check: what lies between two lanes or members stays below 2^31."""
+
 
 @dataclass(frozen=True)
 class Access:
@@ -36,7 +39,7 @@ class Group:
     fast: str = ""
     """Whether all lanes were found in one piece: an i1, or "" where that is certain."""
     anchor: str = ""
-    """Lane 0's address at the lowest offset, as a host pointer."""
+    """Lane 0's address at the lowest offset, as a host pointer; anywhere if lane 0 is not active."""
     low: int = 0
 
     @property
@@ -82,7 +85,7 @@ def plan(e: Emitter, block: Block) -> None:
             version = versions.get(access.base.name, 0) if isinstance(access.base, Register) else 0
             # A generic address is looked at alone: an offset can lead into another window.
             alone = id(item) if access.space == "generic" else 0
-            key = (access.space, access.base, version, alone)
+            key = (access.space, access.base, version, access.offset // FAR, alone)
             group = groups.setdefault(key, Group())
             group.members.append(access)
             e.guards[id(item)] = group

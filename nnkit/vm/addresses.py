@@ -17,15 +17,12 @@ def pointers(e: Emitter, access: Access, base: Value, extra: int = 0) -> str:
     base = Value(base.shape, base.kind, base.scalar, base.vector)
     vector = e.vector(base)
     offset = access.offset + extra
+    moved = e.all.binary("add", base.kind, vector, e.all.constant(base.kind, offset))
+    host = e.all.resize(base.kind, moved, "i64", sign=True)
     if access.space in ("shared", "local", "param"):
-        short = e.all.resize(base.kind, vector, "i32")
-        moved = e.all.binary("add", "i32", short, e.all.constant("i32", offset))
-        distance = e.all.resize("i32", moved, "i64")
-        host = e.all.binary("add", "i64", _lane_starts(e, access.space), distance)
-    else:
-        host = e.all.binary("add", "i64", vector, e.all.constant("i64", offset))
-        if access.space == "generic":
-            host = _translated(e, host)
+        host = e.all.binary("add", "i64", _lane_starts(e, access.space), host)
+    elif access.space == "generic":
+        host = _translated(e, host)
     return e.text.op(f"inttoptr {e.all.type('i64')} {host} to {e.all.type('ptr')}")
 
 

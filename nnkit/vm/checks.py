@@ -4,6 +4,21 @@ Accesses of one block through the same base register share one check: of the who
 against the allocation in which the last check ended (global memory) or against the window's size (shared,
 local, parameters). Only if that fails does the slow check look at every lane of every access; it alone
 reports an error. What is provable when the kernel is compiled is not checked at all.
+
+What must hold: **the address that is checked is, bit for bit, the address that is accessed, for every active
+lane, whatever lanes hold that are not active.** An active lane's address is its base plus the offset in the
+register's own width, 32 or 64 bits, as a signed number; an access computes it in one of two ways:
+
+- lane by lane (`addresses.pointers`): the same operations as in the check, so the same bits;
+- from lane 0 (`group.anchor`), plus the lane's step in the pattern, plus the distance between two offsets.
+  Lane 0 may not be active, and its base may lie anywhere. With a register of 64 bits all of it is exact
+  modulo 2^64, as the host's addresses are. With one of 32 bits the true address A of an active lane is known
+  only modulo 2^32, the anchor is a sign extension, so in [-2^31, 2^31), steps lie within +-2^29 (`NEAR`) and
+  distances in [0, 2^30) (`access.FAR`): the sum is A plus a multiple of 2^32, in [-2.5, 3.5) * 2^30. As A,
+  which was checked, lies in a window of less than 2^30 bytes, the multiple is 0.
+
+Bytes that no active lane asked for are touched only where the whole span, inactive lanes included, was found
+inside one allocation (`group.fast`, or provable).
 """
 
 import math
@@ -11,10 +26,18 @@ from dataclasses import replace
 
 from nnkit.ptx.ir import Register, Symbol
 from nnkit.vm.access import Access, Group
-from nnkit.vm.builder import BITS
+from nnkit.vm.builder import BITS, is_literal
 from nnkit.vm.emitter import Emitter, Value
 from nnkit.vm.layout import WINDOW_SIZE, WINDOWS, Context, Worker
 from nnkit.vm.shapes import VARYING, Shape
+
+NEAR = 1 << 29
+"""Steps of a pattern below which an access may start from lane 0, and spans that a fast check may add up."""
+
+
+def is_near(shape: Shape) -> bool:
+    """Whether every lane lies near lane 0, so that its address may be computed from there."""
+    return all(abs(step) <= NEAR for step in shape.pattern)
 
 
 def check(e: Emitter, access: Access) -> tuple[Group, Value]:
@@ -34,13 +57,18 @@ def check(e: Emitter, access: Access) -> tuple[Group, Value]:
 
 
 def base_value(e: Emitter, access: Access) -> Value:
-    """The base address in 64 bits; window addresses may be given in 32."""
+    """The base address in 64 bits; window addresses may be given in 32, others are filled up with zeros."""
     base = access.base
     if isinstance(base, Register):
         value = e.read(base.name)
         if BITS[value.kind] == 64:
             return e.as_kind(value, "i64")
-        return e.as_kind(value, "i32")
+        short = e.as_kind(value, "i32")
+        if access.space in ("shared", "local", "param"):
+            return short
+        if short.shape.kind == "uniform":
+            return Value(e.uniform(), "i64", scalar=e.one.resize("i32", short.scalar, "i64"))
+        return Value(VARYING, "i64", vector=e.all.resize("i32", e.vector(short), "i64"))
     if isinstance(base, Symbol) and base.name in e.globals:
         return e.address_of(base.name, 0, "i64")
     return e.operand(base, "u64")
@@ -104,7 +132,7 @@ def _alignment_test(e: Emitter, group: Group, base: Value) -> list[str]:
         return [_for_all(e, e.all.compare("eq", kind, odd, e.all.constant(kind, 0)))]
     if any(step % unit for step in base.shape.pattern):
         return ["false"]
-    moved = e.one.binary("add", kind, base.scalar, str(widest.offset))
+    moved = e.one.binary("add", kind, base.scalar, e.one.constant(kind, widest.offset))
     odd = e.one.binary("and", kind, moved, str(unit - 1))
     return [e.one.compare("eq", kind, odd, "0")]
 
@@ -126,7 +154,12 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
     if not window:
         cache, e.caches = e.caches, e.caches + 1
     conditions = _alignment_test(e, group, base)
-    conditions += _window_test(e, group, space, base) if window else _table_test(e, group, cache, base)
+    if not is_near(base.shape):
+        conditions.append("false")
+    elif window:
+        conditions.append(_window_test(e, group, space, base))
+    else:
+        conditions.append(_table_test(e, group, cache, base))
     if base.shape.kind == "likely":
         conditions.append(base.flag)
     ok = conditions[0]
@@ -141,9 +174,8 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
     text.place(slow)
     addresses = _store_addresses(e, base)
     arguments = f"ptr %ctx, ptr %wk, ptr {addresses}, i64 {e.mask64()}, ptr {_members(e, group)}"
-    arguments += (
-        f", i64 {len(group.members)}, i64 {_limit(e, space) if window else cache}, i64 {group.writes}"
-    )
+    arguments += f", i64 {len(group.members)}, i64 {_limit(e, space) if window else cache}"
+    arguments += f", i64 {64 - BITS[base.kind] if window else group.writes}"
     name = "check_window" if window else "check_global"
     good = text.op(f"call i1 @{name}({arguments})")
     text.branch(good, allowed, "fault")
@@ -156,11 +188,11 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
 def _store_addresses(e: Emitter, base: Value) -> str:
     """The lanes' addresses where the slow check reads them; nothing computed here is kept."""
     if base.shape.is_scalar:
-        start = e.one.resize(base.kind, base.scalar, "i64")
+        start = e.one.resize(base.kind, base.scalar, "i64", sign=True)
         return e.text.op(f"call ptr @spread(ptr %wk, i64 {start}, ptr {_pattern(e, base.shape)})")
     addresses = e.worker_field(Worker.ADDRESSES, "ptr")
     copy = Value(base.shape, base.kind, base.scalar, base.vector)
-    vector = e.all.resize(base.kind, e.vector(copy), "i64")
+    vector = e.all.resize(base.kind, e.vector(copy), "i64", sign=True)
     e.text.line(f"store {e.all.type('i64')} {vector}, ptr {addresses}, align 8")
     return addresses
 
@@ -182,7 +214,7 @@ def _extent(group: Group, shape: Shape) -> tuple[int, int]:
     return group.low + least, group.span + most - least
 
 
-def _table_test(e: Emitter, group: Group, cache: int, base: Value) -> list[str]:
+def _table_test(e: Emitter, group: Group, cache: int, base: Value) -> str:
     """Global memory: inside the allocation that this place met last."""
     sites = e.worker_field(Worker.SITES, "ptr")
     known = e.text.op(f"getelementptr i64, ptr {sites}, i64 {2 * cache}")
@@ -201,21 +233,28 @@ def _table_test(e: Emitter, group: Group, cache: int, base: Value) -> list[str]:
     rest = lanes.binary("sub", "i64", size, distance)
     fits = lanes.compare("uge", "i64", rest, lanes.constant("i64", span))
     both = lanes.binary("and", "i1", begins, fits)
-    return [_for_all(e, both) if wide else both]
+    return _for_all(e, both) if wide else both
 
 
-def _window_test(e: Emitter, group: Group, space: str, base: Value) -> list[str]:
-    """Windows: offsets wrap modulo 2^32, as on the hardware."""
+def _window_test(e: Emitter, group: Group, space: str, base: Value) -> str:
+    """Windows: addresses wrap modulo 2^32 or 2^64, as the register is wide."""
     low, span = _extent(group, base.shape)
     wide = base.shape.kind == "varying"
     lanes = e.all if wide else e.one
     address = e.vector(base) if wide else base.scalar
-    offset = lanes.resize(base.kind, address, "i32")
-    moved = lanes.resize("i32", lanes.binary("add", "i32", offset, lanes.constant("i32", low)), "i64")
-    end = lanes.binary("add", "i64", moved, lanes.constant("i64", span))
+    moved = lanes.binary("add", base.kind, address, lanes.constant(base.kind, low))
+    moved = lanes.resize(base.kind, moved, "i64")
+    room = _room(e, space, span)
+    inside = lanes.compare("ult", "i64", moved, e.splat("i64", room) if wide else room)
+    return _for_all(e, inside) if wide else inside
+
+
+def _room(e: Emitter, space: str, span: int) -> str:
+    """At how many places of a window that many bytes can start."""
     limit = _limit(e, space)
-    inside = lanes.compare("ule", "i64", end, e.splat("i64", limit) if wide else limit)
-    return [_for_all(e, inside) if wide else inside]
+    if is_literal(limit):
+        return str(max(int(limit) - span + 1, 0))
+    return e.one.call("usub.sat", "i64", limit, str(span - 1))
 
 
 def _check_generic(e: Emitter, group: Group, base: Value) -> None:
@@ -253,8 +292,8 @@ def space_pointer(e: Emitter, space: str) -> str:
 
 
 def _anchor(e: Emitter, space: str, base: Value, low: int) -> str:
+    moved = e.one.binary("add", base.kind, base.scalar, e.one.constant(base.kind, low))
+    moved = e.one.resize(base.kind, moved, "i64", sign=True)
     if space in ("shared", "param"):
-        offset = e.one.resize(base.kind, base.scalar, "i32")
-        moved = e.one.resize("i32", e.one.binary("add", "i32", offset, str(low)), "i64")
         return e.text.op(f"getelementptr i8, ptr {space_pointer(e, space)}, i64 {moved}")
-    return e.text.op(f"inttoptr i64 {e.one.binary('add', 'i64', base.scalar, str(low))} to ptr")
+    return e.text.op(f"inttoptr i64 {moved} to ptr")

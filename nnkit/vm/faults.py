@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from nnkit.vm.emitter import Site
-from nnkit.vm.layout import Fault
+from nnkit.vm.layout import WINDOWS, Fault
 from nnkit.vm.warp import DIFFERENT_MASKS
+
+NULL_REACH = 1 << 22
+"""Bytes around address 0 where no memory can be: where programs begin at the lowest."""
 
 
 class KernelFault(Exception):
@@ -37,12 +40,14 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
     """The whole message for a fault; `space` is where the address lies, also that of a generic access."""
     site = place.site
     what = f"{site.what} of {site.size} bytes" if site else "access"
-    where = f"{space} address {address:#x}"
+    # A little before a window's start an address reads as one of 32 bits.
+    shown = address % (1 << 32 if limit >= 0 and address >= -1 << 31 else 1 << 64)
+    where = f"{space} address {shown:#x}"
     match kind:
-        case Fault.MEMORY if limit >= 0:
-            return f"{place}: {what} at {where} is out of bounds: {near_window(space, address, limit)}"
         case Fault.MEMORY:
-            return f"{place}: {what} at {where} is out of bounds: {near}"
+            words = null_pointer(space, address)
+            words = words or (near_window(space, address, limit) if limit >= 0 else near)
+            return f"{place}: {what} at {where} is out of bounds: {words}"
         case Fault.MISALIGNED:
             size = site.size if site else 0
             return f"{place}: {what} at {where} is misaligned: the address must be a multiple of {size}"
@@ -65,11 +70,21 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
     return f"{place}: {site.what if site else kind.name.lower()}"
 
 
+def null_pointer(space: str, address: int) -> str:
+    """Says so where an address is 0, or so close to it that nothing can be there; "" where it is not."""
+    distance = (address + WINDOWS.get(space, 0) + NULL_REACH) % (1 << 64) - NULL_REACH
+    if distance >= NULL_REACH:
+        return ""
+    if distance == 0:
+        return "it is a null pointer"
+    return f"it lies {abs(distance)} bytes {'behind' if distance > 0 else 'before'} a null pointer"
+
+
 def near_window(space: str, address: int, limit: int) -> str:
-    """Where an offset lies that is not within a window of `limit` bytes; in the upper half it is negative."""
+    """Where an offset, a signed number, lies that is not within a window of `limit` bytes."""
     has = f"{space} memory has {limit} bytes here"
-    if address >= 1 << 31:
-        return f"it lies {(1 << 32) - address} bytes before the start: {has}"
+    if address < 0:
+        return f"it lies {-address} bytes before the start: {has}"
     if address >= limit:
         return f"it lies {address - limit} bytes behind the end: {has}"
     return f"it reaches over the end: {has}"

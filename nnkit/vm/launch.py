@@ -13,7 +13,7 @@ from nnkit.vm.layout import (
     LOCAL_WINDOW,
     PART_WORDS,
     SHARED_WINDOW,
-    WINDOW_SIZE,
+    WINDOW_REACH,
     WINDOWS,
     Context,
     Fault,
@@ -282,23 +282,23 @@ class Run:
 
     def _fault(self, kind: Fault, record: Words) -> str:
         site, lane = self.variant.native.sites[record[Worker.FAULT_SITE]], record[Worker.FAULT_LANE]
-        address = record[Worker.FAULT_ADDRESS] & (1 << 64) - 1
+        address = record[Worker.FAULT_ADDRESS]
         space = site.space
         if space == "generic":
             # The slow check cuts a window's addresses down to offsets; the lane's address tells which window.
             whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
             space = "global"
             for name, window in WINDOWS.items():
-                # A little before a window an access was meant for it too.
-                if window - WINDOW_SIZE // 2 <= whole < window + WINDOW_SIZE:
-                    space, address = name, address % WINDOW_SIZE
+                # Before and behind a window an access was meant for it too: host addresses are far below.
+                if abs(whole - window) < WINDOW_REACH:
+                    space, address = name, whole - window
         limit, near = -1, ""
         traits = self.kernel.traits
         sizes = {"shared": self.shared, "local": traits.local_bytes, "param": traits.parameter_bytes}
         if space in sizes:
             limit = sizes[space]
         else:
-            near = self.machine.memory.nearest(address, site.size)
+            near = self.machine.memory.nearest(address & (1 << 64) - 1, site.size)
         return describe(kind, self._place(record, site, lane), space, address, near, limit)
 
     def _deadlock(self, record: Words) -> str:

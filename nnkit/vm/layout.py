@@ -84,3 +84,5 @@ LOCAL_WINDOW = 1 << 61
 
 WINDOWS = {"param": PARAM_WINDOW, "shared": SHARED_WINDOW, "local": LOCAL_WINDOW}
 WINDOW_SIZE = 1 << 32
+WINDOW_REACH = 1 << 57
+"""How far from a window's start an address that is outside of it was still meant for it, for messages."""

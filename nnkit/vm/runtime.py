@@ -20,7 +20,8 @@ def checks(width: int) -> str:
 
     `members` points to records of 4 words (offset, bytes, site, writes); every active lane of every member
     must be inside one allocation, aligned, and writable where it writes. They return whether all is well; if
-    not, the worker's fault fields tell the rest.
+    not, the worker's fault fields tell the rest. Of a window's addresses the upper `unused` bits say nothing:
+    32 where the register has 32 bits; they are signed, so that one before the start reads so.
     """
     c, w, f = Context, Worker, Fault
     loop = """
@@ -52,7 +53,7 @@ active:
   %slot = getelementptr i64, ptr %addresses, i64 %l
   %start = load i64, ptr %slot
   %address.full = add i64 %start, %offset
-  %address = and i64 %address.full, ADDRESSMASK
+ADDRESS
   %low.bits = sub i64 %bytes, 1
   %odd = and i64 %address, %low.bits
   %aligned = icmp eq i64 %odd, 0
@@ -117,8 +118,10 @@ keep:
   br label %lane.done
 """
     in_window = """
-  %end = add i64 %address, %bytes
-  %inside = icmp ule i64 %end, %limit
+  %begins = icmp ule i64 %address, %limit
+  %rest = sub i64 %limit, %address
+  %fits = icmp ule i64 %bytes, %rest
+  %inside = and i1 %begins, %fits
   br i1 %inside, label %present, label %bad
 present:
   br i1 %aligned, label %lane.done, label %bad
@@ -153,12 +156,16 @@ global:{in_table}"""
         f"[ {int(f.MEMORY)}, %window ], [ {int(f.MISALIGNED)}, %placed ], "
         f"[ {int(f.MEMORY)}, %global ], [ {int(f.MISALIGNED)}, %present ], [ {int(f.READ_ONLY)}, %straight ]"
     )
-    generic = loop.replace("  %address = and i64 %address.full, ADDRESSMASK", split.lstrip("\n"))
-    generic = generic.replace("BODY", in_either).replace("KINDS", kinds_either)
-    table = loop.replace("BODY", in_table).replace("KINDS", kinds_table).replace("ADDRESSMASK", "-1")
-    window = (
-        loop.replace("BODY", in_window).replace("KINDS", kinds_window).replace("ADDRESSMASK", "4294967295")
-    )
+    signed = """
+  %address.up = shl i64 %address.full, %unused
+  %address = ashr i64 %address.up, %unused"""
+
+    def filled(address: str, body: str, kinds: str) -> str:
+        return loop.replace("ADDRESS", address.lstrip("\n")).replace("BODY", body).replace("KINDS", kinds)
+
+    generic = filled(split, in_either, kinds_either)
+    table = filled("  %address = add i64 %address.full, 0", in_table, kinds_table)
+    window = filled(signed, in_window, kinds_window)
     return f"""
 define internal i64 @find(ptr %ctx, i64 %address, i64 %bytes) noinline {{
 entry:
@@ -208,7 +215,7 @@ define internal i1 @check_global(
 ) noinline cold {{{table}}}
 
 define internal i1 @check_window(
-    ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %any.writes
+    ptr %ctx, ptr %wk, ptr %addresses, i64 %mask, ptr %members.ptr, i64 %count, i64 %limit, i64 %unused
 ) noinline cold {{{window}}}
 
 define internal i1 @check_generic(
