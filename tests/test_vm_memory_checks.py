@@ -159,7 +159,7 @@ class Bench:
         if space == "const":
             return 1024
         extent = SHAPES[shape].extent
-        return -(-extent // 16) * 16 if space in ("local", "static") else extent
+        return -(-extent // 16) * 16 if space == "local" else extent
 
     def launch(
         self, name: str, p: VirtualArray, offset: int, bad: int = 0, n: int = THREADS, blocks: int = 1

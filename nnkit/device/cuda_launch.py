@@ -8,8 +8,8 @@ from nnkit.contracts import Dimensions, Stream
 from nnkit.device.arguments import Packer
 from nnkit.device.cuda_stream import CudaStream
 from nnkit.device.elements import ElementTypes
-from nnkit.device.extents import Limits, check_extents
-from nnkit.device.parameters import parameters
+from nnkit.device.extents import Extent, Limits, check_extents
+from nnkit.device.parameters import parameters, required_blocks
 from nnkit.errors import CompileError, LaunchError, unknown_name
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class CudaModule:
         self.device = device
         self._ptx, self._text = ptx, text
         self._parameters = parameters(ptx)
+        self._required = required_blocks(ptx)
         self._kernels: dict[str, CudaKernel] = {}
         self._handle = _load(device, image)
 
@@ -78,7 +79,7 @@ class CudaModule:
             )
             declared = self._parameters[name]
             packer = Packer(name, declared, ElementTypes(name, declared, self._ptx, self._text))
-            kernel = CudaKernel(self.device, name, function, packer)
+            kernel = CudaKernel(self.device, name, function, packer, self._required.get(name))
             self._kernels[name] = kernel
         return kernel
 
@@ -109,7 +110,9 @@ def _load(device: "CudaDevice", image: bytes) -> Any:
 class CudaKernel:
     """`nnkit.contracts.Kernel` on a GPU."""
 
-    def __init__(self, device: "CudaDevice", name: str, function: Any, packer: Packer) -> None:
+    def __init__(
+        self, device: "CudaDevice", name: str, function: Any, packer: Packer, required: Extent | None
+    ) -> None:
         self.name = name
         self._device = device
         self._context = device.context
@@ -119,7 +122,9 @@ class CudaKernel:
         self.attributes = self._read_attributes()
         static = self.attributes.shared_bytes
         self._limits = Limits(
-            threads=self.attributes.max_threads, shared_bytes=device.properties.shared_bytes - static
+            threads=self.attributes.max_threads,
+            shared_bytes=device.properties.shared_bytes - static,
+            required=required,
         )
         self._shared_bytes = UNASKED_SHARED_BYTES - static
         """How much dynamic shared memory a launch may have at present."""

@@ -26,6 +26,8 @@ class Limits:
     block: Extent = (1024, 1024, 64)
     grid: Extent = (2**31 - 1, 65535, 65535)
     shared_bytes: int = 48 * 1024
+    required: Extent | None = None
+    """The only block that the kernel was compiled for, if it was for one (.reqntid)."""
 
 
 def check_extents(
@@ -34,6 +36,11 @@ def check_extents(
     """Grid and block with three axes each; raises LaunchError that names the kernel and what is too large."""
     blocks = _extent(kernel, "grid", grid, limits.grid)
     threads = x, y, z = _extent(kernel, "block", block, limits.block)
+    if limits.required not in (None, threads):
+        raise LaunchError(
+            f"kernel {kernel}: block is {threads}, this kernel was compiled for {limits.required} alone "
+            "(.reqntid); launch it with that"
+        )
     if x * y * z > limits.threads:
         raise LaunchError(
             f"kernel {kernel}: block {threads} has {x * y * z} threads, the most for this kernel is "

@@ -38,7 +38,7 @@ _PARAMETER = re.compile(
     (?: \[ \s* (?P<count>\d+) \s* \] )? \s*""",
     re.VERBOSE,
 )
-_THREADS = re.compile(r"\.(?:maxntid|reqntid)\s+(\d+(?:\s*,\s*\d+)*)")
+_THREADS = re.compile(r"\.(maxntid|reqntid)\s+(\w+(?:\s*,\s*\w+)*)")
 
 _KINDS = {"u": "integer", "s": "integer", "f": "float", "b": "bits"}
 _SIZES = {
@@ -60,11 +60,27 @@ def parameters(ptx: str) -> dict[str, tuple[Parameter, ...]]:
 
 def thread_limits(ptx: str) -> dict[str, int]:
     """The most threads of a block for every kernel that sets them with .maxntid or .reqntid."""
-    limits = {}
-    for name, _, directives in _entries(ptx):
-        if found := _THREADS.search(directives):
-            limits[name] = math.prod(int(axis) for axis in found[1].split(","))
-    return limits
+    return {
+        name: min(math.prod(_extent(axes)) for _, axes in found)
+        for name, _, directives in _entries(ptx)
+        if (found := _THREADS.findall(directives))
+    }
+
+
+def required_blocks(ptx: str) -> dict[str, tuple[int, int, int]]:
+    """The block that every kernel with .reqntid must be launched with: threads along x, y and z."""
+    return {
+        name: _extent(axes)
+        for name, _, directives in _entries(ptx)
+        for directive, axes in _THREADS.findall(directives)
+        if directive == "reqntid"
+    }
+
+
+def _extent(axes: str) -> tuple[int, int, int]:
+    """What is not named is 1."""
+    x, y, z = (*(int(axis, 0) for axis in axes.split(",")), 1, 1)[:3]
+    return x, y, z
 
 
 def _entries(ptx: str) -> list[tuple[str, str, str]]:

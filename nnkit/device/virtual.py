@@ -7,6 +7,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Limits, check_extents
 from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.device.inputs import array_type, host_values, ptx_text, values_for
-from nnkit.device.parameters import Parameter, parameters, thread_limits
+from nnkit.device.parameters import Parameter, parameters, required_blocks, thread_limits
 from nnkit.errors import (
     CompileError,
     DeviceError,
@@ -146,14 +147,14 @@ class _Owner:
 class VirtualKernel:
     """`nnkit.contracts.Kernel` on the PTX machine."""
 
-    def __init__(self, device: "VirtualDevice", kernel: LoadedKernel, packer: Packer, threads: int):
+    def __init__(self, device: "VirtualDevice", kernel: LoadedKernel, packer: Packer, limits: Limits):
         self.name = kernel.name
         self._device = device
         self._kernel = kernel
         self._packer = packer
         # Its buffer is one for all launches, and several threads may launch.
         self._packing = threading.Lock()
-        self._limits = Limits(threads=threads, shared_bytes=SHARED_BYTES - kernel.traits.static_shared)
+        self._limits = replace(limits, shared_bytes=SHARED_BYTES - kernel.traits.static_shared)
 
     def launch(
         self,
@@ -182,7 +183,7 @@ class VirtualModule:
     def __init__(self, device: "VirtualDevice", loaded: LoadedModule, text: str | None = None):
         """`text` is the CUDA source, where there is one."""
         ptx = loaded.source.ptx
-        limits = thread_limits(ptx)
+        most, required = thread_limits(ptx), required_blocks(ptx)
 
         def packer(name: str, declared: tuple[Parameter, ...]) -> Packer:
             elements = ElementTypes(name, declared, ptx, text, lambda: loaded.source.module)
@@ -190,7 +191,10 @@ class VirtualModule:
 
         self._kernels = {
             name: VirtualKernel(
-                device, loaded.kernels[name], packer(name, declared), limits.get(name, Limits().threads)
+                device,
+                loaded.kernels[name],
+                packer(name, declared),
+                Limits(threads=most.get(name, Limits.threads), required=required.get(name)),
             )
             for name, declared in parameters(ptx).items()
         }

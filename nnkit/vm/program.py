@@ -4,9 +4,16 @@ from dataclasses import dataclass
 
 from nnkit.ptx.cfg import is_barrier
 from nnkit.ptx.inline import inline
-from nnkit.ptx.ir import Function, Instruction, Module, Variable
+from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxError, Symbol, Variable, Vector
 from nnkit.vm import calls, table, warp
 from nnkit.vm.emitter import Memory
+from nnkit.vm.in_step import relies_on_step
+
+STATIC_SHARED_BYTES = 48 * 1024
+"""The most shared memory that a kernel's own variables may take; a launch can add more."""
+
+LOCAL_BYTES = 512 * 1024
+"""The most local memory of a thread. Both limits are those of every GPU since compute capability 2.0."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Traits:
     parameter_bytes: int
     instructions: int
     warp_level: bool
+    """Whether a vector must be a warp: its threads talk to each other, or rely on going in step."""
     has_barrier: bool
     has_doubles: bool
 
@@ -34,8 +42,8 @@ class Program:
 def choose_width(traits: Traits, block: tuple[int, int, int]) -> int:
     """How many lanes run together: as many as are neighbours along x, up to what pays.
 
-    A warp where lanes talk to each other. 16 around barriers, where many registers live long: one AVX-512
-    register each. Up to 64 elsewhere, so that what is done once a vector is shared by more lanes.
+    A warp where lanes talk to each other or must go in step. 16 around barriers, where many registers live
+    long: one AVX-512 register each. Up to 64 elsewhere: what is done once a vector is shared by more lanes.
     """
     if traits.warp_level:
         return warp.WIDTH
@@ -56,12 +64,13 @@ def prepare(module: Module, kernel: str) -> Program:
         table.refuse_unknown(item)
         calls.refuse_unknown(item)
     memory = _memory(module, function)
+    _refuse_too_much(function, memory)
     traits = Traits(
         static_shared=memory.static_shared,
         local_bytes=memory.local_bytes,
         parameter_bytes=memory.parameter_bytes,
         instructions=len(items),
-        warp_level=any(warp.is_warp_level(item) for item in items),
+        warp_level=any(warp.is_warp_level(item) for item in items) or relies_on_step(function),
         has_barrier=any(is_barrier(item) for item in items),
         has_doubles="f64" in function.registers.values(),
     )
@@ -71,7 +80,9 @@ def prepare(module: Module, kernel: str) -> Program:
 def _memory(module: Module, function: Function) -> Memory:
     variables = [*module.variables.values(), *function.variables]
     addresses: dict[str, int] = {}
-    shared = [v for v in variables if v.space == "shared"]
+    named = _named(function)
+    # What only other kernels of the module use takes no room here.
+    shared = [v for v in variables if v.space == "shared" and v.name in named]
     static = _place([v for v in shared if v.size], addresses)
     # Dynamic shared memory begins behind the static, all its names at one place.
     unit = max([16, *(v.align for v in shared if not v.size)]) if any(not v.size for v in shared) else 1
@@ -83,6 +94,47 @@ def _memory(module: Module, function: Function) -> Memory:
     return Memory(
         start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
     )
+
+
+def _named(function: Function) -> set[str]:
+    """The variables that a body names."""
+    found: set[str] = set()
+
+    def look(operand: Operand | None) -> None:
+        match operand:
+            case Symbol(name):
+                found.add(name)
+            case Address(base):
+                look(base)
+            case Vector(parts):
+                for part in parts:
+                    look(part)
+
+    for item in function.body or []:
+        if isinstance(item, Instruction):
+            for operand in item.operands:
+                look(operand)
+    return found
+
+
+def _refuse_too_much(function: Function, memory: Memory) -> None:
+    """Raise PtxError for a kernel whose variables no GPU has room for."""
+    items = [item for item in function.body or [] if isinstance(item, Instruction)]
+    line = next((item.line for item in items if item.location.line), function.line)
+    if memory.static_shared > STATIC_SHARED_BYTES:
+        raise PtxError(
+            f"{memory.static_shared} bytes of static shared memory, a kernel can have {STATIC_SHARED_BYTES}: "
+            "declare it extern and give the launch shared_bytes",
+            line,
+        )
+    # A function that was put in at several places has its variables once.
+    local = {v.name.partition("@")[0]: v.size for v in function.variables if v.space == "local"}
+    if sum(local.values()) > LOCAL_BYTES:
+        raise PtxError(
+            f"{sum(local.values())} bytes of local memory a thread, it can have {LOCAL_BYTES}: keep large "
+            "arrays in global memory",
+            line,
+        )
 
 
 def _place(variables: list[Variable], addresses: dict[str, int]) -> int:
