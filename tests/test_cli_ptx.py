@@ -9,7 +9,8 @@ from conftest import Command, Result, is_refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkit.device.compile import Compiled, compile_cuda
+from nnkit.device.compile import compile_cuda
+from nnkit.device.nvrtc import Compiled
 from nnkit.device.occupancy import LIMITS, occupancy
 from nnkit.device.sass import (
     VERBOSE,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from nnkit.device import compile as compiler
-from nnkit.device.compile import Compiled, compile_cuda
+from nnkit.device.compile import compile_cuda
 from nnkit.device.headers import included_files
+from nnkit.device.nvrtc import Compiled
 
 PLAIN = 'extern "C" __global__ void plain(float *a) { a[threadIdx.x] += 1.0f; }\n'
 

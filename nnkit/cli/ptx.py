@@ -11,7 +11,7 @@ from nnkit.cli import options
 from nnkit.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from nnkit.device.compile import Compiled
+    from nnkit.device.nvrtc import Compiled
 
 DEFAULT_BLOCK = 256
 """The block for which occupancy is reported if neither the kernel nor the user says one."""

@@ -170,10 +170,14 @@ class Module(Protocol):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The names of its kernels."""
+        """What its kernels are called in the source, with their parameters; extern "C" ones without."""
 
     def __getitem__(self, name: str) -> Kernel:
-        """The kernel of that name; raises UsageError with a near match for one that is not there."""
+        """The kernel of that name, as "add", "ns::add", "add(float*)" or its name in the PTX.
+
+        A template is named with its arguments, "fill<float, 3>": it is compiled when first asked for. Raises
+        UsageError for a name that is not there, with a near match, or that several kernels have.
+        """
 
 
 class Device(Protocol):

@@ -9,31 +9,25 @@ from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
 
-from nnkit.device.cache import DiskCache, cache_folder, digest
+from nnkit.device import host_headers
+from nnkit.device.cache import DiskCache, digest
 from nnkit.device.headers import cuda_folders, included_files, option_values, own_folder, wheel_versions
 from nnkit.device.inputs import in_words
+from nnkit.device.nvrtc import Compiled, bundled_folders
+from nnkit.device.nvrtc import load as _nvrtc
+from nnkit.device.nvrtc import run as _run
+from nnkit.device.nvrtc import version_of as _version_of
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
 
 CACHE_BYTES = 64 << 20
 """How much compiled code is kept on disk."""
 
-_FORMAT = "1"  # Of a cached result, and of what its key holds.
+_FORMAT = "2"  # Of a cached result, and of what its key holds.
 _ARCH = re.compile(r"(compute|sm)_\d+[af]?")
 _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
 _PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
 _NO_HEADER = "open source file"
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What NVRTC made of a source."""
-
-    ptx: str
-    cubin: bytes | None
-    """Machine code for one architecture; None if the source was compiled for a virtual one, compute_NN."""
-    log: str
-    """The compiler's warnings; empty if it had none."""
 
 
 def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
@@ -90,13 +84,15 @@ def compile_cuda(
     name: str = "kernel.cu",
     options: Sequence[str] = (),
     arch: str = "compute_90",
+    names: Sequence[str] = (),
 ) -> Compiled:
     """Compile CUDA C++ with NVRTC, or take the result from the cache on disk; safe in threads and processes.
 
     `source` is text or a path as `read_source` takes it. `options` are NVRTC's own, such as "-DTILE=32".
     `arch` compute_NN gives PTX alone, sm_NN machine code too, for which ptxas checks inline assembly. Line
     information is always in it. Headers are found in the source's folder, those of "-I", nnkit's own
-    and CUDA's.
+    and CUDA's; those of the host (`nnkit.device.host_headers`) are always there. `names` are name expressions
+    such as "fill<float, 3>": the result has these kernels too, and tells what their names became.
 
     Raises UsageError for a wrong option, arch or path, CompileError for source that the compiler refuses (one
     line with the first error, then its log), DeviceError without NVRTC.
@@ -104,14 +100,53 @@ def compile_cuda(
     text, name = read_source(source, name)
     options = _checked(options, arch)
     folders = (own_folder(), *cuda_folders())
-    key = _key(text, name, options, arch, folders)
+    key = _key(text, name, options, arch, folders, names)
     cache = DiskCache("ptx", CACHE_BYTES)
     if key is not None and (found := cache.get(key)) is not None:
         return _unpacked(found)
-    compiled = _compile(text, name, options, arch, folders)
+    compiled = _compile(text, name, options, arch, folders, names)
     if key is not None:
         cache.put(key, _packed(compiled))
     return compiled
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a module was compiled from: more of its templates are compiled when they are asked for."""
+
+    text: str
+    name: str
+    options: tuple[str, ...]
+    arch: str
+
+    def compile(self, names: Sequence[str] = ()) -> Compiled:
+        """Compile it, with the kernels that these name expressions name; see `compile_cuda`."""
+        text = self.text if "\n" in self.text else f"{self.text}\n"  # Else it might be taken for a path.
+        return compile_cuda(text, self.name, self.options, self.arch, names)
+
+    def is_template(self, name: str) -> bool:
+        """Whether the text seems to have a template of a kernel of that name."""
+        last = re.escape(name.rpartition("::")[2])
+        return bool(
+            re.search(
+                rf"\btemplate\s*<[^;{{}}]*__global__[^;{{}}(]*(?:\([^()]*\)[^;{{}}(]*)?\b{last}\s*\(",
+                self.text,
+            )
+        )
+
+    def instantiate(self, expression: str) -> tuple[str, Compiled]:
+        """Compile the kernel that a name expression names: its name in the PTX, and the whole result.
+
+        Raises UsageError with the compiler's words where the expression names nothing.
+        """
+        try:
+            compiled = self.compile([expression])
+        except CompileError as error:
+            said = re.search(r"^__nv_name_map\(\d+\): error: (.*)$", str(error), re.MULTILINE)
+            if said is None:
+                raise
+            raise UsageError(f"there is no kernel {expression!r} in {self.name}: {said[1]}") from None
+        return compiled.lowered[expression], compiled
 
 
 def _checked(options: Sequence[str], arch: str) -> tuple[str, ...]:
@@ -135,23 +170,31 @@ def _checked(options: Sequence[str], arch: str) -> tuple[str, ...]:
     return tuple(options)
 
 
-def _key(text: str, name: str, options: Sequence[str], arch: str, folders: Sequence[str]) -> str | None:
+def _key(
+    text: str, name: str, options: Sequence[str], arch: str, folders: Sequence[str], names: Sequence[str]
+) -> str | None:
     """Names all that the result depends on; None where that is not known.
 
     CUDA's own headers stand under the version of their wheel, or their folder. The name is absolute because
     line information is.
     """
     place = os.path.abspath(name)
-    searched = [os.path.dirname(place)]
-    searched += map(os.path.abspath, option_values(options, "-I", "--include-path"))
+    searched = _searched(name, options)
     before = "".join(f'#include "{file}"\n' for file in option_values(options, "-include", "--pre-include"))
     files = included_files(before + text, [*searched, own_folder()])
     if files is None:
         return None
     # Without the wheel NVRTC comes from somewhere else, and only it knows its version.
     compiler = "" if wheel_versions()[0] else _version_of(_nvrtc())
-    parts = (_FORMAT, name, place, arch, options, searched, folders, wheel_versions(), compiler, list(files))
-    return digest(repr(parts), text, *files.values())
+    own = (_FORMAT, host_headers.version())
+    parts = (own, name, place, arch, options, searched, folders, wheel_versions(), compiler, list(files))
+    return digest(repr(parts), repr(list(names)), text, *files.values())
+
+
+def _searched(name: str, options: Sequence[str]) -> list[str]:
+    """The folders whose headers are the user's own."""
+    folders = option_values(options, "-I", "--include-path")
+    return [os.path.dirname(os.path.abspath(name)), *map(os.path.abspath, folders)]
 
 
 def _packed(compiled: Compiled) -> bytes:
@@ -162,42 +205,28 @@ def _packed(compiled: Compiled) -> bytes:
 def _unpacked(entry: bytes) -> Compiled:
     fields = json.loads(entry)
     cubin = fields["cubin"]
-    return Compiled(fields["ptx"], None if cubin is None else base64.b64decode(cubin), fields["log"])
+    return Compiled(**fields | {"cubin": None if cubin is None else base64.b64decode(cubin)})
 
 
-def _nvrtc() -> Any:
-    """The module of NVRTC's bindings, with its library loaded."""
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError as error:
-        raise DeviceError(
-            f"cannot compile CUDA: cuda-python is missing ({reason(error)}): pip install cuda-python"
-        ) from None
-    try:
-        nvrtc.nvrtcVersion()
-    except (RuntimeError, OSError):
-        # The bindings load the library at the first call.
-        raise DeviceError(
-            "cannot compile CUDA: the library NVRTC is missing: pip install nvidia-cuda-nvrtc"
-        ) from None
-    return nvrtc
-
-
-def _version_of(nvrtc: Any) -> str:
-    _, major, minor = nvrtc.nvrtcVersion()
-    return f"{major}.{minor}"
-
-
-def _compile(text: str, name: str, options: Sequence[str], arch: str, folders: Sequence[str]) -> Compiled:
+def _compile(
+    text: str,
+    name: str,
+    options: Sequence[str],
+    arch: str,
+    folders: Sequence[str],
+    names: Sequence[str] = (),
+) -> Compiled:
     nvrtc = _nvrtc()
+    own, *searched = _searched(name, options)
+    headers = host_headers.beside(text, own, searched)
     flags = [f"-arch={arch}", *options, *(f"-I{folder}" for folder in folders)]
     if not _LINE_OPTIONS.intersection(options):
         flags.append("-lineinfo")
-    status, compiled = _run(nvrtc, text, name, flags)
+    status, compiled = _run(nvrtc, text, name, flags, headers, names)
     if status.name == "NVRTC_ERROR_COMPILATION" and _NO_HEADER in compiled.log:
         # The libraries <cuda/...>, <cub/...> are in no wheel that nnkit needs, but NVRTC brings them along.
-        flags += (f"-I{folder}" for folder in _bundled_folders(nvrtc))
-        status, compiled = _run(nvrtc, text, name, flags)
+        flags += (f"-I{folder}" for folder in bundled_folders(nvrtc))
+        status, compiled = _run(nvrtc, text, name, flags, headers, names)
     if status.name == "NVRTC_SUCCESS":
         if not compiled.ptx:
             raise UsageError(f"{name}: NVRTC made no PTX: leave out options for other output, such as -dlto")
@@ -207,43 +236,6 @@ def _compile(text: str, name: str, options: Sequence[str], arch: str, folders: S
     if status.name == "NVRTC_ERROR_COMPILATION":
         raise CompileError(f"{_first_error(compiled, name)}\n{compiled.log}")
     raise DeviceError(f"NVRTC cannot compile {name}: {status.name}: {reason(RuntimeError(compiled.log))}")
-
-
-def _run(nvrtc: Any, text: str, name: str, flags: Sequence[str]) -> tuple[Any, Compiled]:
-    """NVRTC's status, and what it made: after an error the log, and the PTX if ptxas found the error."""
-    status, program = nvrtc.nvrtcCreateProgram(text.encode(), os.fsencode(name), 0, None, None)
-    if status.name != "NVRTC_SUCCESS":
-        raise DeviceError(f"NVRTC cannot take {name}: {status.name}")
-    try:
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [os.fsencode(flag) for flag in flags])
-        ptx, log = (
-            _output(nvrtc, program, what).rstrip(b"\0").decode("utf-8", "replace")
-            for what in ("PTX", "ProgramLog")
-        )
-        cubin = _output(nvrtc, program, "CUBIN") or None
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-    return status, Compiled(ptx, cubin, log.strip())
-
-
-def _output(nvrtc: Any, program: Any, what: str) -> bytes:
-    """One of the outputs of a program, empty if it has none."""
-    status, size = getattr(nvrtc, f"nvrtcGet{what}Size")(program)
-    if status.name != "NVRTC_SUCCESS" or not size:
-        return b""
-    buffer = bytearray(size)
-    getattr(nvrtc, f"nvrtcGet{what}")(program, buffer)
-    return bytes(buffer)
-
-
-def _bundled_folders(nvrtc: Any) -> tuple[str, ...]:
-    """The headers that NVRTC has within itself, unpacked into the cache; none if this version has none."""
-    folder = cache_folder(f"headers-{_version_of(nvrtc)}")
-    if folder is None or not hasattr(nvrtc, "nvrtcInstallBundledHeaders"):
-        return ()
-    # 0: do nothing if they are there. It locks the folder, and two processes take turns.
-    status, _ = nvrtc.nvrtcInstallBundledHeaders(os.fsencode(folder), 0)
-    return (str(folder), str(folder / "cccl")) if status.name == "NVRTC_SUCCESS" else ()
 
 
 def _wrong_option(nvrtc: Any, log: str, arch: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
@@ -17,6 +18,9 @@ from nnkit.device.cuda_memory import Pool, Staging
 from nnkit.device.cuda_stream import CudaEvent, CudaStream
 from nnkit.device.inputs import array_type, host_values, ptx_text
 from nnkit.errors import DeviceError
+
+if TYPE_CHECKING:
+    from nnkit.device.compile import Origin
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class CudaDevice:
         self.properties = _properties(self.context)
         self.pool = Pool(self.context)
         self.staging = Staging(self.context)
-        self._modules: dict[tuple[bytes, str, str | None], CudaModule] = {}
+        self._modules: dict[tuple[bytes, str, Origin | None], CudaModule] = {}
 
     @property
     def description(self) -> str:
@@ -115,11 +119,12 @@ class CudaDevice:
         arch: str | None = None,
     ) -> CudaModule:
         """Compile CUDA C++, by default to this GPU's machine code; see `nnkit.contracts.Device.compile`."""
-        from nnkit.device.compile import compile_cuda, read_source
+        from nnkit.device.compile import Origin, compile_cuda, read_source
 
-        compiled = compile_cuda(source, name, options, self._arch if arch is None else arch)
-        text = read_source(source, name)[0]
-        return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx, text)
+        arch = self._arch if arch is None else arch
+        compiled = compile_cuda(source, name, options, arch)
+        origin = Origin(*read_source(source, name), tuple(options), arch)
+        return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx, origin)
 
     def load_ptx(self, ptx: str | bytes) -> CudaModule:
         """Load PTX text, which the driver assembles; raises CompileError with its log."""
@@ -155,12 +160,12 @@ class CudaDevice:
         self.pool.close()
         self.context.close()
 
-    def _module(self, image: bytes, ptx: str, text: str | None = None) -> CudaModule:
-        """The module for that image, loaded once; `text` is the CUDA source, where there is one."""
+    def _module(self, image: bytes, ptx: str, origin: "Origin | None" = None) -> CudaModule:
+        """The module for that image, loaded once."""
         # Two sources may give the same code, and yet declare other types.
-        module = self._modules.get((image, ptx, text))
+        module = self._modules.get((image, ptx, origin))
         if module is None:
-            module = self._modules[image, ptx, text] = CudaModule(self, image, ptx, text)
+            module = self._modules[image, ptx, origin] = CudaModule(self, image, ptx, origin)
         return module
 
     @cached_property

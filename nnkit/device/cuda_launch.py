@@ -1,18 +1,21 @@
 """Kernels on a GPU: machine code loaded into the context, and the launch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnkit.contracts import Dimensions, Stream
 from nnkit.device.arguments import Packer
 from nnkit.device.cuda_stream import CudaStream
+from nnkit.device.demangle import demangle
 from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Extent, Limits, check_extents
+from nnkit.device.kernel_names import KernelTable, variables
 from nnkit.device.parameters import parameters, required_blocks
-from nnkit.errors import CompileError, LaunchError, unknown_name
+from nnkit.errors import CompileError, LaunchError, UsageError
 
 if TYPE_CHECKING:
+    from nnkit.device.compile import Origin
     from nnkit.device.cuda import CudaDevice
 
 LOG_BYTES = 16 * 1024
@@ -54,37 +57,57 @@ class CudaModule:
     Raises CompileError with the assembler's log for an image that the driver refuses.
     """
 
-    def __init__(self, device: "CudaDevice", image: bytes, ptx: str, text: str | None = None):
-        """`text` is the CUDA source, where there is one."""
+    def __init__(self, device: "CudaDevice", image: bytes, ptx: str, origin: "Origin | None" = None):
         self.device = device
-        self._ptx, self._text = ptx, text
+        self._origin = origin
+        self._ptx = ptx
         self._parameters = parameters(ptx)
         self._required = required_blocks(ptx)
-        self._kernels: dict[str, CudaKernel] = {}
+        self._kernels = KernelTable(
+            tuple(self._parameters),
+            self._make,
+            self._instantiate if origin else None,
+            origin.is_template if origin else None,
+        )
+        self._more: list[CudaModule] = []
         self._handle = _load(device, image)
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The names of its kernels."""
-        return tuple(self._parameters)
+        """What its kernels are called in the source, with their parameters; extern "C" ones without."""
+        return self._kernels.names
 
     def __getitem__(self, name: str) -> "CudaKernel":
-        """The kernel of that name; raises UsageError with a near match for one that is not there."""
-        kernel = self._kernels.get(name) if isinstance(name, str) else None
-        if kernel is None:
-            if not isinstance(name, str) or name not in self._parameters:
-                raise unknown_name("kernel", name, self.kernels)
-            function = self.device.context.call(
-                "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
+        """The kernel of that name; see `nnkit.contracts.Module`."""
+        return self._kernels[name]
+
+    def _make(self, name: str) -> "CudaKernel":
+        function = self.device.context.call(
+            "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
+        )
+        declared, text = self._parameters[name], self._origin.text if self._origin else None
+        packer = Packer(demangle(name), declared, ElementTypes(name, declared, self._ptx, text))
+        return CudaKernel(self.device, name, function, packer, self._required.get(name))
+
+    def _instantiate(self, expression: str) -> "tuple[str, Callable[[str], CudaKernel]]":
+        """More kernels of the same source, in an image of their own."""
+        assert self._origin is not None
+        name, compiled = self._origin.instantiate(expression)
+        if name in self._parameters:
+            return name, self._make
+        if own := variables(self._ptx):
+            raise UsageError(
+                f"kernel {expression!r} would not see the module's variables ({', '.join(own[:3])}), because"
+                " it is compiled only now: instantiate it in the source, with `template __global__ void ...;`"
             )
-            declared = self._parameters[name]
-            packer = Packer(name, declared, ElementTypes(name, declared, self._ptx, self._text))
-            kernel = CudaKernel(self.device, name, function, packer, self._required.get(name))
-            self._kernels[name] = kernel
-        return kernel
+        more = CudaModule(self.device, compiled.cubin or compiled.ptx.encode(), compiled.ptx, self._origin)
+        self._more.append(more)
+        return name, more.__getitem__
 
     def close(self) -> None:
         """Unload it; errors are ignored."""
+        for more in self._more:
+            more.close()
         self.device.context.driver.cuModuleUnload(self._handle)
 
 

@@ -5,7 +5,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-from nnkit.device.compile import Compiled
+from nnkit.device.nvrtc import Compiled
 from nnkit.errors import CompileError, unknown_name
 
 VERBOSE = "--ptxas-options=-v"

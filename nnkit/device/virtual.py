@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ import numpy.typing as npt
 from nnkit.contracts import Dimensions, Operations, Stream
 from nnkit.device.arguments import Packer
 from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
+from nnkit.device.demangle import demangle
 from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Limits, check_extents
 from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.device.inputs import array_type, host_values, ptx_text, values_for
-from nnkit.device.parameters import Parameter, parameters, required_blocks, thread_limits
+from nnkit.device.kernel_names import UNNAMED, KernelTable
+from nnkit.device.parameters import parameters, required_blocks, thread_limits
 from nnkit.errors import (
     CompileError,
     DeviceError,
@@ -30,7 +32,6 @@ from nnkit.errors import (
     KernelError,
     LaunchError,
     UsageError,
-    unknown_name,
 )
 from nnkit.ptx.ir import PtxError
 from nnkit.vm import store
@@ -38,6 +39,9 @@ from nnkit.vm.faults import KernelFault
 from nnkit.vm.layout import Fault
 from nnkit.vm.machine import LoadedKernel, LoadedModule, Machine
 from nnkit.vm.memory_table import Allocation, MemoryTable
+
+if TYPE_CHECKING:
+    from nnkit.device.compile import Origin
 
 ARCH = "compute_90"
 """What source is compiled for unless asked otherwise."""
@@ -180,35 +184,48 @@ class VirtualKernel:
 class VirtualModule:
     """`nnkit.contracts.Module` on the PTX machine."""
 
-    def __init__(self, device: "VirtualDevice", loaded: LoadedModule, text: str | None = None):
-        """`text` is the CUDA source, where there is one."""
-        ptx = loaded.source.ptx
-        most, required = thread_limits(ptx), required_blocks(ptx)
+    def __init__(self, device: "VirtualDevice", loaded: LoadedModule, origin: "Origin | None" = None):
+        self._device = device
+        self._loaded = loaded
+        self._origin = origin
+        ptx, text = loaded.source.ptx, origin.text if origin else None
+        declared, most, required = parameters(ptx), thread_limits(ptx), required_blocks(ptx)
 
-        def packer(name: str, declared: tuple[Parameter, ...]) -> Packer:
-            elements = ElementTypes(name, declared, ptx, text, lambda: loaded.source.module)
-            return Packer(name, declared, elements)
+        def make(name: str) -> VirtualKernel:
+            elements = ElementTypes(name, declared[name], ptx, text, lambda: loaded.source.module)
+            packer = Packer(demangle(name), declared[name], elements)
+            limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
+            return VirtualKernel(device, loaded.kernels[name], packer, limits)
 
-        self._kernels = {
-            name: VirtualKernel(
-                device,
-                loaded.kernels[name],
-                packer(name, declared),
-                Limits(threads=most.get(name, Limits.threads), required=required.get(name)),
-            )
-            for name, declared in parameters(ptx).items()
-        }
+        self._kernels = KernelTable(
+            tuple(declared),
+            make,
+            self._instantiate if origin else None,
+            origin.is_template if origin else None,
+        )
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The names of its kernels."""
-        return tuple(self._kernels)
+        """What its kernels are called in the source, with their parameters; extern "C" ones without."""
+        return self._kernels.names
 
     def __getitem__(self, name: str) -> VirtualKernel:
-        """The kernel of that name; raises UsageError with a near match for one that is not there."""
-        if not isinstance(name, str) or name not in self._kernels:
-            raise unknown_name("kernel", name, self.kernels)
+        """The kernel of that name; see `nnkit.contracts.Module`."""
         return self._kernels[name]
+
+    def _instantiate(self, expression: str) -> tuple[str, Callable[[str], VirtualKernel]]:
+        """More kernels of the same source; they use the same variables."""
+        assert self._origin is not None
+        name, compiled = self._origin.instantiate(expression)
+        machine = self._device.machine
+        # Strings and other constants that have no name in the source are numbered anew each time.
+        variables = {
+            name: memory for name, memory in self._loaded.variables.items() if not UNNAMED.match(name)
+        }
+        more = VirtualModule(
+            self._device, translate(lambda: machine.load(compiled.ptx, variables)), self._origin
+        )
+        return name, more.__getitem__
 
 
 class VirtualDevice:
@@ -223,7 +240,7 @@ class VirtualDevice:
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.closed = False
-        self._modules: dict[tuple[str, str | None], VirtualModule] = {}
+        self._modules: dict[tuple[str, Origin | None], VirtualModule] = {}
         _use_cache()
 
     @property
@@ -274,24 +291,17 @@ class VirtualDevice:
         arch: str | None = None,
     ) -> VirtualModule:
         """Compile CUDA C++ to PTX and load that; see `nnkit.contracts.Device.compile`."""
-        from nnkit.device.compile import compile_cuda, read_source
+        from nnkit.device.compile import Origin, compile_cuda, read_source
 
         self.check_open()
-        ptx = compile_cuda(source, name, options, ARCH if arch is None else arch).ptx
-        return self._load(ptx, read_source(source, name)[0])
+        arch = ARCH if arch is None else arch
+        ptx = compile_cuda(source, name, options, arch).ptx
+        return self._module(ptx, Origin(*read_source(source, name), tuple(options), arch))
 
     def load_ptx(self, ptx: str | bytes) -> VirtualModule:
         """Load PTX text; raises CompileError that names the line of what the machine does not know."""
         self.check_open()
-        return self._load(ptx_text(ptx))
-
-    def _load(self, ptx: str, text: str | None = None) -> VirtualModule:
-        # Two sources may give the same PTX, and yet declare other types.
-        module = self._modules.get((ptx, text))
-        if module is None:
-            loaded = translate(lambda: self.machine.load(ptx))
-            module = self._modules[ptx, text] = VirtualModule(self, loaded, text)
-        return module
+        return self._module(ptx_text(ptx), None)
 
     def stream(self) -> HostStream:
         """A new stream: launches are done when they return, so it only keeps the program's form."""
@@ -317,6 +327,15 @@ class VirtualDevice:
         """Raises DeviceError once the device is closed."""
         if self.closed:
             raise DeviceError("the device virtual is closed: open it again with nnkit.open_device")
+
+    def _module(self, ptx: str, origin: "Origin | None") -> VirtualModule:
+        """The module of that PTX, loaded once."""
+        # Two sources may give the same PTX, and yet declare other types.
+        module = self._modules.get((ptx, origin))
+        if module is None:
+            loaded = translate(lambda: self.machine.load(ptx))
+            module = self._modules[ptx, origin] = VirtualModule(self, loaded, origin)
+        return module
 
     def __repr__(self) -> str:
         return f"VirtualDevice(threads={self.threads})"

@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +44,12 @@ class Machine:
         self.output: Callable[[str], object] = _to_stdout
         self.team = Team()
 
-    def load(self, ptx: str) -> "LoadedModule":
-        """Give a module's variables memory; refuse what the machine does not know. Raises PtxError."""
-        return LoadedModule(self, Source(ptx))
+    def load(self, ptx: str, shared: Mapping[str, Allocation] | None = None) -> "LoadedModule":
+        """Give a module's variables memory; refuse what the machine does not know. Raises PtxError.
+
+        Variables named in `shared` are those of another module, which must outlive this one.
+        """
+        return LoadedModule(self, Source(ptx), shared or {})
 
     def close(self) -> None:
         """Let the threads end; a second call does nothing."""
@@ -78,12 +81,16 @@ def _setting(name: str, default: int) -> int:
 class LoadedModule:
     """A module's kernels and its variables in memory."""
 
-    def __init__(self, machine: Machine, source: Source):
+    def __init__(self, machine: Machine, source: Source, shared: Mapping[str, Allocation]):
         self.machine = machine
         self.source = source
+        self._shared = shared
         self.variables: dict[str, Allocation] = {}
         outline = source.outline
         for variable in outline.variables:
+            if variable.name in shared:
+                self.variables[variable.name] = shared[variable.name]
+                continue
             flags = READ_ONLY if variable.space == "const" else 0
             label = f"{variable.space} variable {variable.name}"
             allocation = machine.memory.allocate(variable.size, label, flags)
@@ -100,6 +107,8 @@ class LoadedModule:
     def _relocate(self, outline: Outline) -> None:
         """Write the addresses that variables hold of each other."""
         for variable in outline.variables:
+            if variable.name in self._shared:
+                continue
             for relocation in variable.relocations:
                 target = self.variables.get(relocation.symbol)
                 if target is None:
@@ -113,8 +122,9 @@ class LoadedModule:
 
     def close(self) -> None:
         """Free the variables; kernels must not be launched any more."""
-        for allocation in self.variables.values():
-            self.machine.memory.free(allocation)
+        for name, allocation in self.variables.items():
+            if name not in self._shared:
+                self.machine.memory.free(allocation)
 
 
 @dataclass
