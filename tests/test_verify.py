@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
 def failures(backend: GemmBackend, dtype: str, m: int = 7, n: int = 5, k: int = 9) -> list[str]:
-    cases = check_gemm(backend, open_device("cpu"), m, n, k, dtype, seed=1)
+    cases = check_gemm(backend, open_device("cpu"), m, n, k, dtype, seed=1, edges=())
     return [failure for case in cases for failure in case.failures]
 
 
@@ -70,7 +70,7 @@ lengths = st.sampled_from([0, 1, 2, 3, 8, 17, 64])
 @settings(max_examples=40, deadline=None)
 @given(lengths, lengths, lengths, st.sampled_from(["float32", "float64"]), st.integers(0, 2**32 - 1))
 def test_the_numpy_backend_passes(m: int, n: int, k: int, dtype: str, seed: int) -> None:
-    cases = check_gemm(NUMPY, open_device("cpu"), m, n, k, dtype, seed)
+    cases = check_gemm(NUMPY, open_device("cpu"), m, n, k, dtype, seed, edges=())
     assert [case.failures for case in cases] == [()] * 16
     assert all(case.of_bound <= 1 for case in cases)
 
@@ -87,7 +87,7 @@ def test_exact_data_has_no_error(dtype: str) -> None:
             c[:] = alpha * (left @ right) + (beta * before if beta else 0)
 
     # The bound allows K + 2 roundings, three here; rounding the result is one.
-    cases = check_gemm(Exact(), open_device("cpu"), 6, 6, 1, dtype, seed=2)
+    cases = check_gemm(Exact(), open_device("cpu"), 6, 6, 1, dtype, seed=2, edges=())
     assert not any(case.failures for case in cases)
     assert all(case.of_bound <= 0.5 for case in cases)
     if dtype == "float64":

@@ -1,15 +1,12 @@
 """`nnkit gemm-check`: is a backend's matrix product right?"""
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nnkit.cli import options
 from nnkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from nnkit.verify.gemm_check import Case
 
 LARGEST = 100_000_000
 """Elements of one matrix: float64 copies of all of them must fit into memory."""
@@ -25,7 +22,7 @@ def gemm_check(
     seed: Annotated[int, typer.Option(help="Decides the operands.")] = 0,
     json: options.Json = False,
 ) -> int:
-    """Compare a backend with the float64 product, under a bound that tells round-off from bugs."""
+    """Compare a backend with the float64 product, at this size and at edges, under a rounding bound."""
     for option, value in (("--m", m), ("--n", n), ("--k", k), ("--seed", seed)):
         if value < 0:
             raise UsageError(f"{option} {value}: give 0 or more")
@@ -38,7 +35,9 @@ def gemm_check(
 
     from nnkit.device import open_device_for
     from nnkit.plugins import Registry, check_serves
+    from nnkit.verify.findings import find, name_of
     from nnkit.verify.gemm_check import check_gemm
+    from nnkit.verify.sizes import EDGES
 
     chosen = Registry.discover().gemm(backend)
     opened, _ = open_device_for(chosen.devices, device)
@@ -46,8 +45,10 @@ def gemm_check(
     cases = check_gemm(chosen, opened, m, n, k, dtype, seed)
     worst = max(cases, key=lambda case: case.of_bound)
     failed = sum(bool(case.failures) for case in cases)
+    sizes = {(m, n, k), *EDGES}
+    findings = find(cases, tuple(sizes))
     usual = max(case.of_estimate for case in cases)
-    failures = [{"case": _name(case), "what": what} for case in cases for what in case.failures]
+    failures = [{"case": name_of(case), "what": what} for case in cases for what in case.failures]
     document = {
         "m": m,
         "n": n,
@@ -63,16 +64,21 @@ def gemm_check(
         "of_bound": _finite(worst.of_bound),
         "of_estimate": _finite(usual),
         "failures": failures,
+        "sizes": len(sizes),
+        "findings": [
+            {"cases": found.cases, "sizes": found.sizes, "what": found.what, "source": list(found.notes)}
+            for found in findings
+        ],
     }
     if json:
         options.print_json(document)
     else:
-        for failure in failures:
-            print(f"{failure['case']}: {failure['what']}")
+        for found in findings:
+            print("\n".join([str(found), *found.notes]))
         print(
             f"{document['verdict']}: backend {backend} on {opened.name}, {m} x {n} x {k} {dtype}, "
-            f"{len(cases) - failed} of {len(cases)} cases right; largest error {worst.of_bound:.3g} "
-            f"of the rounding bound, {usual:.3g} of the usual sqrt(K) u"
+            f"{len(cases) - failed} of {len(cases)} cases right, here and at {len(sizes) - 1} edge sizes; "
+            f"largest error {worst.of_bound:.3g} of the rounding bound, {usual:.3g} of the usual sqrt(K) u"
         )
     return 1 if failed else 0
 
@@ -80,8 +86,3 @@ def gemm_check(
 def _finite(value: float) -> float | None:
     """The value as JSON can say it."""
     return value if math.isfinite(value) else None
-
-
-def _name(case: "Case") -> str:
-    a, b = "A^T" if case.trans_a else "A", "B^T" if case.trans_b else "B"
-    return f"C <- {case.alpha:g} {a} {b} + {case.beta:g} C"

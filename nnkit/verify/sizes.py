@@ -1,0 +1,79 @@
+"""The sizes at which a matrix product is tried besides the one that was asked for: where kernels go wrong.
+
+A kernel cuts its matrices into tiles, vectors and unrolled steps. A guard that is off by one, a remainder
+that is dropped, a stride that is another's: such a mistake shows next to a multiple of the tile, or below the
+first one, and perhaps nowhere else. So each length goes through all of these, alone and with the others.
+"""
+
+Size = tuple[int, int, int]
+"""M, N and K: C is (M, N), and each sum has K terms."""
+
+LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 96, 127, 128, 129)
+"""Around the powers of two that tiles and vectors are made of, odd multiples of them, and primes."""
+
+EVEN = 32
+"""What the other two lengths are while one is tried alone: no edge for most kernels."""
+
+EMPTY: tuple[Size, ...] = ((0, 5, 7), (5, 0, 7), (5, 7, 0))
+
+
+def _edges() -> tuple[Size, ...]:
+    count = len(LENGTHS)
+    alone = [
+        size
+        for length in LENGTHS
+        for size in ((length, EVEN, EVEN), (EVEN, length, EVEN), (EVEN, EVEN, length))
+    ]
+    # Each length of M meets others of N and K than its own: a stride that is another's is seen.
+    together = [(LENGTHS[i], LENGTHS[(i + 7) % count], LENGTHS[(i + 15) % count]) for i in range(count)]
+    equal = [(length, length, length) for length in (1, 17, 33)]
+    return tuple(sorted({*alone, *together, *equal, *EMPTY}, key=volume))
+
+
+def volume(size: Size) -> tuple[int, Size]:
+    """Sorts the simplest size to the front: the fewest products, and those without any last."""
+    m, n, k = size
+    return (m * n * k or 1 << 62), size
+
+
+EDGES = _edges()
+"""The edge sizes, the simplest first."""
+
+
+def describe_sizes(failed: set[Size], tried: set[Size]) -> str:
+    """In words, at which of the sizes something is wrong: by a rule where one fits all that was tried."""
+    first = min(failed, key=volume)
+    example = " x ".join(map(str, first))
+    # Where C has no components nothing can be wrong with them.
+    full = {size for size in tried if size[0] and size[1]}
+    if len(tried) == 1:
+        return f"at {example}"
+    if failed >= full:
+        return f"at every size, the smallest {example}"
+    if rule := _rule(failed & full, full):
+        return f"wherever {rule}, as at {example}"
+    return f"at {len(failed)} of {len(tried)} sizes, the smallest {example}"
+
+
+def _rule(failed: set[Size], tried: set[Size]) -> str:
+    """A condition on lengths that holds at the failed sizes and at no other; "" if none is known."""
+    axes = {"M": 0, "N": 1, "K": 2}
+    units = (2, 4, 8, 16, 32, 64, 128)
+    rules = {f"{name} is 0": {s for s in tried if not s[axis]} for name, axis in axes.items()}
+    for unit in units:
+        odd = {name: {s for s in tried if s[axis] % unit} for name, axis in axes.items()}
+        rules |= {f"{name} is no multiple of {unit}": sizes for name, sizes in odd.items()}
+        rules |= {f"{a} or {b} is no multiple of {unit}": odd[a] | odd[b] for a, b in ("MN", "MK", "NK")}
+        rules[f"M, N or K is no multiple of {unit}"] = odd["M"] | odd["N"] | odd["K"]
+        rules |= {
+            f"{name} is a multiple of {unit}": {s for s in tried if s[axis] and not s[axis] % unit}
+            for name, axis in axes.items()
+        }
+    for limit in (1, *units, 256):
+        for name, axis in axes.items():
+            rules[f"{name} is more than {limit}"] = {s for s in tried if s[axis] > limit}
+            rules[f"{name} is less than {limit}"] = {s for s in tried if s[axis] < limit}
+    rules |= {
+        f"{a} is not {b}": {s for s in tried if s[axes[a]] != s[axes[b]]} for a, b in ("MN", "MK", "NK")
+    }
+    return next((words for words, sizes in rules.items() if sizes == failed and failed), "")
