@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnkit.ptx.ir import PtxError
+from nnkit.vm import host_memory
 from nnkit.vm.compile import Native
 from nnkit.vm.geometry import SMALL_GRID, Launch
 from nnkit.vm.launch import Run
@@ -24,6 +25,8 @@ _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
 
 WIDTHS = (None, 1, 8, 16, 32, 64)
 """Lanes of a vector that the generated code can have; None: what suits the kernel."""
+
+CACHE_LINE = 64
 
 _COMPILING = threading.Lock()
 """LLVM is entered by one thread at a time."""
@@ -132,8 +135,7 @@ class Arena:
     """One thread's memory for one kind of launch; never that of two threads at once."""
 
     record: "ctypes.Array[ctypes.c_int64]"
-    buffer: "np.ndarray[tuple[int], np.dtype[np.uint8]]"
-    sites: "np.ndarray[tuple[int], np.dtype[np.uint8]]"
+    pieces: dict[Worker, host_memory.Bytes]
     shared_bytes: int
     address: int
 
@@ -156,7 +158,7 @@ class Variant:
             arena = self._make(shared_bytes)
         if arena.shared_bytes < shared_bytes:
             arena = self._make(shared_bytes)
-        arena.sites.fill(0)
+        arena.pieces[Worker.SITES].fill(0)
         arena.record[Worker.FUEL] = fuel
         arena.record[Worker.FAULT] = 0
         return arena
@@ -177,18 +179,11 @@ class Variant:
             Worker.ALIVE: 8 * native.vectors,
             Worker.BARRIER: 8 * native.vectors,
         }
-        total = sum(-(-size // 64) * 64 for size in sizes.values()) + 64
-        buffer = np.zeros(total, np.uint8)
-        at = -(-buffer.ctypes.data // 64) * 64
+        pieces = {field: host_memory.take(size, CACHE_LINE, cleared=True) for field, size in sizes.items()}
         record = (ctypes.c_int64 * int(Worker.WORDS))()
-        sites = buffer[:0]
-        for field, size in sizes.items():
-            record[field] = at
-            if field == Worker.SITES:
-                offset = at - buffer.ctypes.data
-                sites = buffer[offset : offset + size]
-            at += -(-size // 64) * 64
-        return Arena(record, buffer, sites, shared_bytes, ctypes.addressof(record))
+        for field, piece in pieces.items():
+            record[field] = piece.ctypes.data
+        return Arena(record, pieces, shared_bytes, ctypes.addressof(record))
 
 
 class LoadedKernel:

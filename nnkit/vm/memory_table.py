@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.vm import host_memory
+
 ALIGNMENT = 256
 """Every allocation begins at a multiple of this, as cudaMalloc's do."""
 
@@ -62,15 +64,9 @@ class MemoryTable:
         """Uninitialised bytes. Raises MemoryError where the host has none."""
         if size < 0:
             raise ValueError(f"cannot allocate {size} bytes")
-        # One byte more than asked for: neighbours are never adjacent, and an empty one has an address.
-        try:
-            buffer = np.empty(size + ALIGNMENT + 1, np.uint8)
-        except (ValueError, OverflowError) as error:
-            # More than an address can tell.
-            raise MemoryError(f"cannot allocate {size} bytes") from error
-        first = buffer.ctypes.data
-        start = -(-first // ALIGNMENT) * ALIGNMENT
-        made = Allocation(start, size, label, flags, buffer[start - first : start - first + size])
+        owner = host_memory.take(size, ALIGNMENT)
+        start = owner.ctypes.data
+        made = Allocation(start, size, label, flags, owner)
         with self._lock:
             place = bisect.bisect(self._starts, start)
             self._starts.insert(place, start)

@@ -1,0 +1,30 @@
+"""One thread out of bounds, in every space, type and mask, is named; and without any check, the guarded
+memory in which random programs run ends the process.
+"""
+
+from pathlib import Path
+
+from vm_bounds import SPACES, stray
+from vm_fuzz import numbers, run
+from vm_stress import examples
+
+
+def test_a_thread_out_of_bounds_is_named() -> None:
+    begun, failures = run("bounds", numbers(0, examples(10)))
+    assert not failures, "\n\n".join(map(str, failures))
+    assert begun == examples(10)
+
+
+def test_without_checks_the_guard_ends_the_process(tmp_path: Path) -> None:
+    """Negative control: a thread that reaches out by a little, or by GiB, and no check that sees it."""
+    programs = {name: stray(name) for name in numbers(0, 300)}
+    chosen: dict[tuple[str, bool], str] = {}
+    for name, p in programs.items():
+        # A thread's local memory lies among that of the others: there only far is outside of all.
+        if p.space != "local" or abs(p.first) > 1 << 20:
+            chosen.setdefault((p.space, abs(p.first) > 1 << 20), name)
+    names = list(chosen.values())
+    assert {space for space, _ in chosen} == set(SPACES)
+    begun, failures = run("bounds", names, "--broken", "--where=fitting", NNKIT_CACHE_DIR=str(tmp_path))
+    assert begun == len(names)
+    assert [(f.name, f.what) for f in failures] == [(name, "ended by SIGSEGV") for name in names]
