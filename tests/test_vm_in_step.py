@@ -102,7 +102,7 @@ OTHERS = r"""
 #define KERNEL(name) extern "C" __global__ void name(const int* in, int* out, volatile int* room)
 KERNEL(scan) {
     // Inclusive, Hillis and Steele, in each warp.
-    __shared__ volatile int all[1088]; volatile int* s = all + 64;
+    __shared__ volatile int s[1024];
     int t = T, lane = t % 32; s[t] = in[t];
     for (int d = 1; d < 32; d *= 2) if (lane >= d) s[t] = s[t] + s[t - d];
     out[t] = s[t];
@@ -143,7 +143,7 @@ KERNEL(in_global) {
     out[t] = room[t];
 }
 KERNEL(half_volatile) {
-    __shared__ int all[1088]; int* s = all + 64;
+    __shared__ int s[1024];
     int t = T, lane = t % 32; *(volatile int*)&s[t] = in[t];
     for (int d = 1; d < 32; d *= 2) {
         int left = lane >= d ? *(volatile int*)&s[t - d] : 0;
@@ -245,3 +245,31 @@ def test_what_needs_no_step(device: VirtualDevice) -> None:
     module = device.compile(APART, name="apart.cu")
     needs = {name: module[name]._kernel.traits.warp_level for name in module.kernels}
     assert needs == {"apart": False, "plain": False, "message": False, "together": True}
+
+
+RACES = r"""
+template <bool again> __device__ void rounds(const int* in, int* out) {
+    __shared__ int s[64];
+    int t = threadIdx.x, sum = 0;
+    for (int i = 0; i < 3; ++i) {
+        s[t] = in[t] + i;
+        __syncthreads();
+        sum += s[63 - t];
+        if (again) __syncthreads();
+    }
+    out[t] = sum;
+}
+extern "C" __global__ void with_a_race(const int* in, int* out) { rounds<false>(in, out); }
+extern "C" __global__ void without(const int* in, int* out) { rounds<true>(in, out); }
+"""
+
+
+def test_memory_used_again_without_a_barrier_shows(device: VirtualDevice) -> None:
+    """What GPUs mostly hide comes out wrong here, as the docs say, and right with the barrier."""
+    module = device.compile(RACES, name="races.cu")
+    given, out = np.arange(64, dtype=np.int32), device.zeros((64,), np.int32)
+    wanted = 3 * given[::-1] + 3
+    module["without"].launch(1, 64, (device.upload(given), out))
+    np.testing.assert_array_equal(out.host, wanted)
+    module["with_a_race"].launch(1, 64, (device.upload(given), out))
+    assert (out.host != wanted).any()

@@ -11,12 +11,14 @@ from vm_support import line_of, report
 from nnkit.device.virtual import VirtualDevice, VirtualModule
 from nnkit.errors import KernelError
 
-# Every kernel: the lanes whose bit in `who` is set execute the operation with the mask `who`, no others.
+# Every kernel: the lanes whose bit in `who` is set execute the operation with the mask `who`, no others. A
+# result that is not kept is dropped.
 HEAD = """
 #define BEGIN(name) extern "C" __global__ void name(unsigned who, int a, int b, const int* in, int* out) { \\
     int t = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z), v = in[t], r = -1, q = -1; \\
+    int kept = out[2 * t]; \\
     if (who >> t % 32 & 1) {
-#define END } out[2 * t] = r; out[2 * t + 1] = q; }
+#define END } out[2 * t] = kept ? r : 0; out[2 * t + 1] = q; }
 #define SHFL(how) asm volatile("{ .reg .pred p; shfl.sync." #how ".b32 %0|p, %2, %3, %4, %5;" \\
     " selp.b32 %1, 1, 0, p; }" \\
     : "=r"(r), "=r"(q) : "r"(v), "r"(a + (b >> 16) * v), "r"(b & 0xFFFF), "r"(who));
@@ -63,6 +65,7 @@ extern "C" __global__ void elsewhere_shfl(int* out) {
 }
 extern "C" __global__ void elsewhere_sync(int* out) {
     if (threadIdx.x % 32 < 30) __syncwarp(); // sync elsewhere
+    __syncthreads();
     out[threadIdx.x] = 1;
 }
 extern "C" __global__ void gone(int* out, int n) {
@@ -119,11 +122,14 @@ def module() -> Iterator[VirtualModule]:
     device.close()
 
 
-def run(module: VirtualModule, name: str, block: Any, who: int, a: int = 0, b: int = 0) -> Words:
+def run(
+    module: VirtualModule, name: str, block: Any, who: int, a: int = 0, b: int = 0, kept: Any = True
+) -> Words:
     """(threads, 2) results."""
     threads = int(np.prod(block))
     device = module[name]._device
     given, out = device.upload(VALUES[:threads]), device.zeros((threads, 2), np.int32)
+    out.host[:, 0] = kept
     module[name].launch(1, block, (np.uint32(who), np.int32(a), np.int32(b), given, out))
     return out.download().astype(np.int64)
 
@@ -180,7 +186,6 @@ def test_shuffles(module: VirtualModule, mode: str) -> None:
 
 def _check_shuffle(module: VirtualModule, mode: str, block: Any, who: int, distance: int, clamp: int) -> None:
     threads = int(np.prod(block))
-    found = run(module, mode, block, who, distance, clamp)
 
     def model(values: list[int], lane: int, here: list[int]) -> tuple[int, int]:
         source, inside = shuffled(mode, lane, distance + (clamp >> 16) * values[lane], clamp & 0xFFFF)
@@ -189,8 +194,16 @@ def _check_shuffle(module: VirtualModule, mode: str, block: Any, who: int, dista
 
     wanted = expected(threads, who, model)
     known = wanted[:, 0] != UNKNOWN
+    # Dropped, an undefined value harms nothing; used, it is reported.
+    found = run(module, mode, block, who, distance, clamp, known)
     same(found[known, 0], wanted[known, 0])
     same(found[:, 1], wanted[:, 1])
+    if not known.all():
+        with pytest.raises(KernelError, match="reads from lane") as caught:
+            run(module, mode, block, who, distance, clamp)
+        x, y, z = report(caught.value).thread
+        bx, by, _ = (*block, 1, 1)[:3] if isinstance(block, tuple) else (block, 1, 1)
+        assert not known[x + bx * (y + by * z)]
 
 
 UNKNOWN = 1 << 40

@@ -64,13 +64,13 @@ class Block:
 def destinations(item: Instruction) -> list[str]:
     """The names of the registers that an instruction writes."""
     if item.opcode == "extcall":
-        return _names(item.operands[1:2])
+        return names_in(item.operands[1:2])
     if is_vote(item):
-        return _names(item.operands[:1])
+        return names_in(item.operands[:1])
     if item.opcode in NO_RESULT or not item.operands:
         return []
     first = item.operands[0]
-    found = [] if isinstance(first, Address) else _names((first,))
+    found = [] if isinstance(first, Address) else names_in((first,))
     return [*found, CARRY] if item.writes_carry else found
 
 
@@ -89,13 +89,14 @@ def sources(item: Instruction) -> list[str]:
         read = item.operands
     else:
         read = item.operands[1:]
-    found = _names(read)
+    found = names_in(read)
     if item.reads_carry:
         found.append(CARRY)
     return [*found, item.guard.register.name] if item.guard else found
 
 
-def _names(operands: Iterable[Operand | None]) -> list[str]:
+def names_in(operands: Iterable[Operand | None]) -> list[str]:
+    """The names of the registers among operands, in order."""
     found: list[str] = []
     for operand in operands:
         match operand:
@@ -106,7 +107,7 @@ def _names(operands: Iterable[Operand | None]) -> list[str]:
             case Address(base, _) if isinstance(base, Register):
                 found.append(base.name)
             case Vector(parts):
-                found += _names(parts)
+                found += names_in(parts)
             case Pair(first, second):
                 found += [part.name for part in (first, second) if part]
     return found

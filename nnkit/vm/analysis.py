@@ -13,6 +13,7 @@ only grow, so the search for a fixed point ends.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -316,6 +317,20 @@ class Analysis:
 
     # -- what the code generator asks besides ---------------------------------------------------------------
 
+    @cached_property
+    def alone(self) -> frozenset[int]:
+        """The blocks from which lanes leave the kernel without meeting others at a barrier or in a warp."""
+        meeting = {
+            block.number
+            for block in self.blocks
+            if block.ending == "barrier" or any(_is_meeting(item) for item in block.instructions)
+        }
+        before = len(meeting) - 1
+        while before < len(meeting):
+            before = len(meeting)
+            meeting |= {block.number for block in self.blocks if meeting.intersection(block.targets)}
+        return frozenset(range(len(self.blocks))) - meeting
+
     def _stays_full(self) -> bool:
         """Whether every lane is alive wherever nobody waits elsewhere, so that code needs no mask there."""
         if self.launch.threads % self.launch.width:
@@ -334,6 +349,10 @@ class Analysis:
         for region in self.regions[1:]:
             names |= self.live[region.entry]
         return sorted(names & self.written)
+
+
+def _is_meeting(item: Instruction) -> bool:
+    return "sync" in item.modifiers or item.opcode in ("shfl", "vote")
 
 
 VARYING_RESULTS = frozenset(["atom", "shfl", "match", "extcall", "redux", "elect"])

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from nnkit.vm import runtime, scheduler
+from nnkit.vm import absent, runtime, scheduler
 from nnkit.vm.analysis import Analysis
 from nnkit.vm.emitter import Emitter, Site
 from nnkit.vm.geometry import Launch
@@ -32,6 +32,7 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
     """The kernel as LLVM IR, with the emitter that knows its sites and sizes."""
     analysis = Analysis(program.function, launch, program.memory.addresses)
     emitter = Emitter(analysis, program.memory, has_avx512, poison)
+    emitter.suspects = absent.suspects(analysis)
     regions = [emit_region(emitter, region) for region in analysis.regions]
     text = emitter.text
     parts = [

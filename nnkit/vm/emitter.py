@@ -83,6 +83,8 @@ class Emitter:
         self.all = Lanes(self.text, self.width)
         self.sites: list[Site] = []
         self.caches = 0
+        self.suspects: frozenset[str] = frozenset()
+        """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.absent`."""
         self.patterns: dict[tuple[int, ...], str] = {}
         self.frame_offsets, self.frame_size = self._frame()
         self.region: Region = analysis.regions[0]

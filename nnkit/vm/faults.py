@@ -65,6 +65,11 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
                 f"{place}: {site.what if site else 'a warp operation'} names threads that are not here: "
                 "every thread of its mask must execute it together"
             )
+        case Fault.OWN_MASK:
+            return (
+                f"{place}: {site.what if site else 'a warp operation'} with a mask that the thread itself is "
+                "missing from: each thread must be in the mask that it names"
+            )
         case Fault.TRAP:
             return f"{place}: the kernel stopped itself ({site.what if site else 'trap'})"
     return f"{place}: {site.what if site else kind.name.lower()}"
@@ -78,6 +83,19 @@ def null_pointer(space: str, address: int) -> str:
     if distance == 0:
         return "it is a null pointer"
     return f"it lies {abs(distance)} bytes {'behind' if distance > 0 else 'before'} a null pointer"
+
+
+def absent_lane(place: Place, used: Site, lane: int, member: bool, exists: bool) -> str:
+    """The message where a value counts that a shuffle took from a lane that is not there."""
+    if not exists:
+        why = "does not exist: the block ends before"
+    elif member:
+        why = "is not here: it has left or goes another way"
+    else:
+        why = "is not in the mask"
+    what = place.site.what if place.site else "a shuffle"
+    at = f"{used.location}" if used.location.line else f"PTX line {used.line}"
+    return f"{place}: {what} reads from lane {lane} of the warp, which {why}; the value is used at {at}"
 
 
 def near_window(space: str, address: int, limit: int) -> str:

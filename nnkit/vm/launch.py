@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nnkit.vm.emitter import Site
-from nnkit.vm.faults import KernelFault, Place, describe, threads_in_words
+from nnkit.vm.faults import KernelFault, Place, absent_lane, describe, threads_in_words
 from nnkit.vm.layout import (
     LOCAL_WINDOW,
     PART_WORDS,
@@ -282,6 +282,8 @@ class Run:
 
     def _fault(self, kind: Fault, record: Words) -> str:
         site, lane = self.variant.native.sites[record[Worker.FAULT_SITE]], record[Worker.FAULT_LANE]
+        if kind is Fault.ABSENT_LANE:
+            return self._absent(record, site)
         address = record[Worker.FAULT_ADDRESS]
         space = site.space
         if space == "generic":
@@ -300,6 +302,14 @@ class Run:
         else:
             near = self.machine.memory.nearest(address & (1 << 64) - 1, site.size)
         return describe(kind, self._place(record, site, lane), space, address, near, limit)
+
+    def _absent(self, record: Words, used: Site) -> str:
+        shuffle, word = self.variant.native.sites[record[Worker.ABSENT_SITE]], record[Worker.ABSENT_LANE]
+        lane, width = word & 31, self.variant.native.width
+        x, y, z = self.block
+        exists = record[Worker.FAULT_VECTOR] * width + lane < x * y * z
+        place = self._place(record, shuffle, record[Worker.ABSENT_READER])
+        return absent_lane(place, used, lane, bool(word >> 5), exists)
 
     def _deadlock(self, record: Words) -> str:
         """Who waits where."""

@@ -56,6 +56,9 @@ class Worker(IntEnum):
     ARRIVED = 34
     RESULTS = 50
     PART = 66
+    ABSENT_SITE = 67
+    ABSENT_READER = 68
+    ABSENT_LANE = 69
     WORDS = 72
 
 
@@ -72,6 +75,8 @@ class Fault(IntEnum):
     CALL = 7
     TRAP = 8
     DIVERGENT_WARP = 9
+    OWN_MASK = 10
+    ABSENT_LANE = 11
 
 
 ENDED = -1

@@ -1,8 +1,8 @@
 """A region's function: the loop over vectors, the blocks in order, and how lanes move between them."""
 
-from nnkit.ptx.cfg import Block, destinations
+from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
-from nnkit.vm import atomics, calls, carry, memory, plain, warp
+from nnkit.vm import absent, atomics, calls, carry, memory, plain, warp
 from nnkit.vm.access import plan
 from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS, ident
@@ -43,6 +43,7 @@ def emit_region(e: Emitter, region: Region) -> str:
 def _slots(e: Emitter, region: Region) -> list[str]:
     """Stack slots for every register that the region's blocks touch."""
     lines = [
+        *absent.slots(e),
         "%vector = alloca i64",
         "%alive = alloca i" + str(e.width),
         "%fuel = alloca i64",
@@ -82,6 +83,7 @@ def _start(e: Emitter, region: Region) -> None:
         text.line(f"store i{e.width} {alive}, ptr %alive")
     for number in sorted(region.masked):
         text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+    absent.begin(e)
     live = e.analysis.live[region.entry]
     for name in sorted(live):
         if name in e.frame_offsets and region.number:
@@ -176,10 +178,13 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
     for item in _votes_collected(e, region, block):
         calls.collect(e, item)
     for item in block.instructions:
+        absent.follow(e, item)
         try:
             emit_instruction(e, item)
         except PtxError as error:
             raise error if error.line else PtxError(f"{item.name}: {error}", item.line) from error
+    if block.last is not None:
+        absent.check(e, block.last, sources(block.last))
     leave(e, region, block)
 
 

@@ -6,6 +6,7 @@ wait or do something undefined, so the launch ends with a report.
 """
 
 from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError, Register
+from nnkit.vm import absent
 from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.layout import Fault
 from nnkit.vm.shapes import VARYING, Shape
@@ -46,12 +47,31 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
         return _active(e), ""
     value = e.operand(operand, "u32")
     if value.shape.kind == "uniform":
+        if value.shape.constant != -1:
+            _check_own(e, item, e.one.binary("xor", "i32", value.scalar, "-1"))
         if e.region.pending[e.block.number]:
             _check_together(e, item, "", value.scalar)
         return value.scalar, ""
     vector = e.vector(value)
+    own = e.all.binary("and", "i32", vector, _bits(e))
+    _check_own(e, item, e.as_mask(e.all.compare("eq", "i32", own, e.all.constant("i32", 0))))
     _check_together(e, item, vector, "")
     return "", vector
+
+
+def _check_own(e: Emitter, item: Instruction, outside: str) -> None:
+    """Faults where a lane is outside of the mask that it names itself."""
+    bad = e.one.binary("and", "i32", outside, _active(e))
+    inside, strange = e.text.label("inside"), e.text.label("strange")
+    e.text.likely(e.one.compare("eq", "i32", bad, "0"), inside, strange)
+    e.text.place(strange)
+    e.fault(Fault.OWN_MASK, e.site(item, item.name), e.one.resize("i32", bad, "i64"))
+    e.text.place(inside)
+
+
+def _bits(e: Emitter) -> str:
+    """Every lane's own bit."""
+    return "<" + ", ".join(f"i32 {1 << lane}" for lane in range(e.width)) + ">"
 
 
 def _present(e: Emitter, mask: str, vector: str) -> str:
@@ -72,9 +92,8 @@ def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> No
     alive = e.text.op("load i32, ptr %alive")
     missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
     for number in sorted(e.region.pending[e.block.number]):
-        block = e.analysis.blocks[number]
-        if block.ending == "exit" and not block.instructions:
-            # These lanes have nothing left to do: they count as gone.
+        # Lanes that have nothing left to do, or for a barrier meet nobody any more, count as gone.
+        if e.analysis.is_way_out(number) or ("warp" in item.modifiers and number in e.analysis.alone):
             leaving = e.text.op(f"load i32, ptr %mask{number}")
             missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
     if vector:
@@ -123,7 +142,7 @@ def _lane_numbers(e: Emitter) -> str:
 def _shfl(e: Emitter, item: Instruction) -> None:
     """PTX's rule: the lane stays inside the segment that the clamp describes, else it keeps its own value."""
     target, source, by, clamp, *members = item.operands
-    _members(e, item, members[0] if members else None)
+    mask, masks = _members(e, item, members[0] if members else None)
     value = e.vector(e.operand(source, "b32"))
     b = e.vector(e.operand(by, "u32"))
     c = e.vector(e.operand(clamp, "u32"))
@@ -149,6 +168,7 @@ def _shfl(e: Emitter, item: Instruction) -> None:
         inside = x.compare("sle", i32, j, high)
     j = x.binary("and", i32, x.select(inside, i32, j, lane), x.constant(i32, 31))
     found = permuted(e, value, j)
+    absent.shuffled(e, item, j, mask, masks)
     first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
     e.assign(first, Value(VARYING, i32, vector=found))
     if second is not None:
