@@ -5,9 +5,11 @@ Syntax: the PTX ISA, sections "Kernel Function Parameters", ".entry", ".maxntid"
 
 import math
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from nnkit.errors import CompileError
+from nnkit.ptx.tokens import integer
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ _PARAMETER = re.compile(
     \. (?P<type>[a-z]\w*) \s*
     (?P<ptr> \.ptr \b \s* (?: \.(?:const|global|local|shared) \b \s* )? (?: \.align \s+ \d+ \s* )? )?
     (?P<name> [A-Za-z_$%][\w$]* ) \s*
-    (?: \[ \s* (?P<count>\d+) \s* \] )? \s*""",
+    (?: \[ \s* (?P<count>0[xX][0-9a-fA-F]+ | \d+) \s* \] )? \s*""",
     re.VERBOSE,
 )
 _THREADS = re.compile(r"\.(maxntid|reqntid)\s+(\w+(?:\s*,\s*\w+)*)")
@@ -47,14 +49,15 @@ _SIZES = {
 }
 
 
-def parameters(ptx: str) -> dict[str, tuple[Parameter, ...]]:
-    """The parameters of every kernel in the text, by the kernel's name in PTX.
+def parameters(ptx: str, kernels: Container[str] | None = None) -> dict[str, tuple[Parameter, ...]]:
+    """The parameters of every kernel in the text, or of those named, by the kernel's name in PTX.
 
     Raises CompileError for a parameter of a type that no kernel argument can have.
     """
     return {
         name: tuple(_parameter(text, name) for text in inside.split(",") if text.strip())
         for name, inside, _ in _entries(ptx)
+        if kernels is None or name in kernels
     }
 
 
@@ -98,6 +101,6 @@ def _parameter(text: str, kernel: str) -> Parameter:
         )
     align = int(found["align"] or size)
     if found["count"] is not None:
-        return Parameter(found["name"], size * int(found["count"]), align, "struct")
+        return Parameter(found["name"], size * integer(found["count"]), align, "struct")
     kind = "pointer" if found["type"] in {"u64", "b64"} else _KINDS[found["type"][0]]
     return Parameter(found["name"], size, align, kind, marked=found["ptr"] is not None)

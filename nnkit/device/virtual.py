@@ -189,16 +189,18 @@ class VirtualModule:
         self._loaded = loaded
         self._origin = origin
         ptx, text = loaded.source.ptx, origin.text if origin else None
-        declared, most, required = parameters(ptx), thread_limits(ptx), required_blocks(ptx)
+        declared, most, required = parameters(ptx, loaded.kernels), thread_limits(ptx), required_blocks(ptx)
 
         def make(name: str) -> VirtualKernel:
+            if name in loaded.refused:
+                raise CompileError(loaded.refused[name])
             elements = ElementTypes(name, declared[name], ptx, text, lambda: loaded.source.module)
             packer = Packer(demangle(name), declared[name], elements)
             limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
             return VirtualKernel(device, loaded.kernels[name], packer, limits)
 
         self._kernels = KernelTable(
-            tuple(declared),
+            (*declared, *loaded.refused),
             make,
             self._instantiate if origin else None,
             origin.is_template if origin else None,
@@ -299,7 +301,11 @@ class VirtualDevice:
         return self._module(ptx, Origin(*read_source(source, name), tuple(options), arch))
 
     def load_ptx(self, ptx: str | bytes) -> VirtualModule:
-        """Load PTX text; raises CompileError that names the line of what the machine does not know."""
+        """Load PTX text. Raises CompileError, which names the line, for text that is not PTX.
+
+        What the machine does not know is refused when a kernel that needs it is asked for; here only if there
+        is no other kernel.
+        """
         self.check_open()
         return self._module(ptx_text(ptx), None)
 

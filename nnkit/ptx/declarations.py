@@ -1,114 +1,162 @@
 """Declarations of variables, with their initial values."""
 
-from nnkit.ptx.ir import SIZES, Immediate, PtxError, Relocation, Variable
-from nnkit.ptx.tokens import Cursor, floating
+from dataclasses import replace
+
+from nnkit.ptx.constants import DEEPEST, constant
+from nnkit.ptx.ir import SIZES, PtxError, PtxSyntaxError, Relocation, Variable
+from nnkit.ptx.tokens import Cursor, as_float
 
 SPACES = frozenset({".global", ".const", ".shared", ".local", ".param"})
 
+LARGEST = 1 << 40
+"""Bytes of one variable: more than any device has."""
 
-def variables(cursor: Cursor, space: str) -> list[Variable]:
-    """Everything declared by one statement, initial values included."""
+
+def variables(cursor: Cursor, space: str, is_extern: bool = False) -> list[Variable]:
+    """Everything declared by one statement, initial values included; for parameters one at a time."""
     found = []
-    align, kind, pointer = 0, "", False
-    while cursor.now.text.startswith("."):
+    align, kind, vector, pointer = 0, "", 1, False
+    while cursor.now.text.startswith(".") and cursor.now.kind == "word":
+        line = cursor.now.line
         directive = cursor.word()
         if directive == ".align":
-            align = cursor.number()
+            asked = cursor.number()
+            if asked < 1 or asked & (asked - 1):
+                raise PtxError(f".align {asked}: an alignment is a power of two", line)
+            # Behind .ptr it is that of what is pointed to.
+            align = align if pointer else asked
         elif directive == ".ptr":
             pointer = True
         elif directive[1:] in SIZES:
             kind = directive[1:]
         elif directive in (".v2", ".v4"):
-            kind = f"{directive[1:]}:"
+            vector = int(directive[2:])
         elif directive == ".attribute":
-            _attribute(cursor)
+            attribute(cursor)
         elif directive in SPACES:
             continue
         else:
-            raise PtxError(f"unexpected {directive!r} in a declaration", cursor.now.line)
+            raise PtxSyntaxError(f"unexpected {directive!r} in a declaration", line)
     while True:
-        found.append(_variable(cursor, space, kind, align, pointer))
-        if space == ".param" or not cursor.take(","):
+        found.append(_variable(cursor, space, kind, vector, align, pointer, is_extern))
+        if space in (".param", ".reg") or not cursor.take(","):
             return found
 
 
-def _attribute(cursor: Cursor) -> None:
+def attribute(cursor: Cursor) -> None:
     """(.managed), (.unified(1, 2)), or several: where a variable lies on a GPU, which is one place here."""
     cursor.expect("(")
-    while not cursor.take(")"):
-        if cursor.at("("):
-            _attribute(cursor)
-        elif cursor.now.kind == "end":
-            raise PtxError("an .attribute is not closed", cursor.now.line)
-        else:
-            cursor.next()
+    depth = 1
+    while depth:
+        token = cursor.next()
+        if token.kind == "end":
+            raise PtxSyntaxError("an .attribute is not closed", token.line)
+        depth += (token.text == "(") - (token.text == ")")
 
 
-def _variable(cursor: Cursor, space: str, kind: str, align: int, pointer: bool) -> Variable:
-    name = cursor.word()
-    element = SIZES.get(kind, 1)
-    count, is_array = 1, False
+def _variable(
+    cursor: Cursor, space: str, kind: str, vector: int, align: int, pointer: bool, is_extern: bool
+) -> Variable:
+    line = cursor.now.line
+    name = cursor.name()
+    if not kind:
+        raise PtxSyntaxError(f"{name} is declared without a type", line)
+    if (kind == "pred" and space != ".reg") or (space in (".param", ".reg") and vector > 1):
+        raise PtxError(f"{name}: a variable in {space} cannot have that type", line)
+    element = SIZES[kind]
+    lengths: list[int] = []
     while cursor.take("["):
-        is_array = True
-        count = count * cursor.number() if not cursor.at("]") else 0
+        # The first length may be left to the initial value, or to the launch: 0.
+        lengths.append(0 if cursor.at("]") and not lengths else cursor.number())
         cursor.expect("]")
-    initial: bytes | None = None
-    relocations: tuple[Relocation, ...] = ()
+    made = Variable(name, space[1:], 0, max(align, element * vector), kind, pointer)
     if cursor.take("="):
-        initial, relocations = _initial_value(cursor, element)
-        if is_array and not count:
-            count = len(initial) // element
-        initial = initial.ljust(count * element, b"\0")
-    return Variable(
-        name, space[1:], count * element, max(align, element), kind, pointer, initial, relocations
-    )
+        if space not in (".global", ".const"):
+            raise PtxError(f"{name}: a variable in {space} can have no initial value", line)
+        made = _initialised(cursor, made, lengths, vector)
+    size = element * vector
+    for length in lengths:
+        size *= length
+    if size > LARGEST or made.align > LARGEST:
+        raise PtxError(f"{name} is larger than any memory", line)
+    if not size and space != ".param" and not (is_extern and len(lengths) == 1):
+        raise PtxError(f"{name} has no size", line)
+    return replace(made, size=size)
 
 
-def _initial_value(cursor: Cursor, element: int) -> tuple[bytes, tuple[Relocation, ...]]:
+def _initialised(cursor: Cursor, variable: Variable, lengths: list[int], vector: int) -> Variable:
+    """The variable with its initial value; fills in a first length that was left out."""
+    kind = variable.type
+    size = SIZES[kind]
+    if kind in ("f16", "bf16", "f16x2", "bf16x2", "tf32", "b128"):
+        raise PtxError(f"{variable.name}: a .{kind} can have no initial value", cursor.now.line)
     data = bytearray()
     relocations: list[Relocation] = []
+    shape = [*lengths, vector] if vector > 1 else lengths
+    if len(shape) > DEEPEST:
+        raise PtxError(f"{variable.name} has too many dimensions", cursor.now.line)
+    strides = [size] * (len(shape) + 1)
+    for axis in reversed(range(len(shape))):
+        strides[axis] = strides[axis + 1] * max(shape[axis], 1)
 
-    def one() -> None:
-        if cursor.take("{"):
-            while not cursor.take("}"):
-                one()
-                cursor.take(",")
-            return
-        token = cursor.now
-        if token.kind == "float":
-            bits = floating(cursor.next().text)
-            data.extend(_float_bytes(bits, element))
-        elif token.kind == "word":
-            relocations.append(_address(cursor, len(data), element, 0))
-            data.extend(bytes(element))
-        else:
-            number = cursor.number()
-            if not cursor.take("("):
-                data.extend((number & ((1 << (8 * element)) - 1)).to_bytes(element, "little"))
-                return
-            # 0xFF00(name): one byte of the address, where a packed struct holds it.
-            relocations.append(_address(cursor, len(data), element, (number & -number).bit_length() // 8))
-            cursor.expect(")")
-            data.extend(bytes(element))
+    def fill(axis: int, at: int) -> int:
+        """The values along an axis, from byte `at` on; returns how many there are."""
+        line = cursor.now.line
+        if axis == len(shape):
+            data.extend(bytes(at - len(data)))
+            data.extend(_element(cursor, kind, at, relocations))
+            return 1
+        cursor.expect("{")
+        count = 0
+        while not cursor.take("}"):
+            if count and shape[axis] == count:
+                raise PtxSyntaxError(f"{variable.name} has too many initial values", line)
+            fill(axis + 1, at + count * strides[axis + 1])
+            count += 1
+            if not cursor.at("}"):
+                cursor.expect(",")
+        return count
 
-    one()
-    return bytes(data), tuple(relocations)
+    count = fill(0, 0)
+    if lengths and not lengths[0]:
+        lengths[0] = count
+    return replace(variable, initial=bytes(data), relocations=tuple(relocations))
+
+
+def _element(cursor: Cursor, kind: str, at: int, relocations: list[Relocation]) -> bytes:
+    """The bytes of one element: a number of the element's kind, or an address, which is filled in later."""
+    size = SIZES[kind]
+    token = cursor.now
+    if token.kind == "word" and token.text != "WARP_SZ":
+        relocations.append(_address(cursor, at, size, 0))
+        return bytes(size)
+    value = constant(cursor)
+    if bool(value.float_bits) != (kind[0] == "f") and (kind[0] != "b" or (value.float_bits and size < 4)):
+        raise PtxSyntaxError(f"{token.text} is no initial value for a .{kind}", token.line)
+    if value.float_bits:
+        return as_float(value, size).to_bytes(size, "little")
+    if cursor.take("("):
+        # 0xFF00(name): one byte of the address, where a packed struct holds it.
+        mask = value.value
+        relocations.append(_address(cursor, at, size, (mask & -mask).bit_length() // 8))
+        cursor.expect(")")
+        return bytes(size)
+    return (value.value & ((1 << (8 * size)) - 1)).to_bytes(size, "little")
 
 
 def _address(cursor: Cursor, at: int, size: int, first: int) -> Relocation:
     """The bytes of an address from `first` on: name, generic(name), with an offset behind it."""
+    line = cursor.now.line
     if first + size > 8 or size not in (1, 8):
-        raise PtxError("only 8-byte elements can hold an address", cursor.now.line)
-    generic = cursor.take("generic") and cursor.take("(")
-    name = cursor.word()
+        raise PtxError("only 8-byte elements can hold an address", line)
+    generic = cursor.take("generic")
+    if generic:
+        cursor.expect("(")
+    name = cursor.name()
     if generic:
         cursor.expect(")")
-    # "-4" is a number with its sign already.
-    offset = cursor.number() if cursor.take("+") or cursor.at("-") else 0
+    offset = 0
+    if cursor.take("+"):
+        found = constant(cursor)
+        offset = found.value if not found.float_bits and abs(found.value) < 1 << 63 else 0
     return Relocation(at, name, offset, first, size)
-
-
-def _float_bytes(bits: Immediate, element: int) -> bytes:
-    if bits.float_bits != 8 * element:
-        raise PtxError(f"a {bits.float_bits}-bit float does not fit an element of {element} bytes")
-    return bits.value.to_bytes(element, "little")

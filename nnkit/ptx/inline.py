@@ -88,6 +88,8 @@ class _Inliner:
 
     def copy(self, function: Function, symbols: dict[str, str], callers: tuple[str, ...]) -> None:
         """Append one copy of the function's body, with its own names."""
+        if function.error is not None:
+            raise function.error
         assert function.body is not None
         assert self.made.body is not None
         number = self.copies
@@ -155,29 +157,89 @@ class _Inliner:
             skip = Guard(item.guard.register, not item.guard.negated)
             jump = replace(item, opcode="bra", modifiers=(), operands=(Symbol(after.name),), guard=skip)
             self.made.body.append(jump)
+        if callee is not None:
+            _check_call(callee, item, results, arguments)
         if callee is None or callee.body is None:
             self.extern(item, target.name, results, arguments)
         else:
-            pairs = zip(
-                (*callee.results, *callee.parameters), (*results.parts, *arguments.parts), strict=True
-            )
-            slots = {}
-            for declared, given in pairs:
-                if not isinstance(given, Symbol):
-                    raise PtxError(f"an argument of {callee.name} is no .param variable", item.line)
-                slots[declared.name] = given.name
-            self.copy(callee, slots, callers)
+            self.pass_on(item, callee, results, arguments, callers)
         if item.guard:
             self.made.body.append(after)
+
+    def pass_on(
+        self,
+        item: Instruction,
+        callee: Function,
+        results: Vector,
+        arguments: Vector,
+        callers: tuple[str, ...],
+    ) -> None:
+        """The callee's body, with moves before and behind it where either side uses registers."""
+        assert self.made.body is not None
+        suffix = f"@{self.copies}"
+        slots: dict[str, str] = {}
+        for declared, given in zip(callee.parameters, arguments.parts, strict=True):
+            assert given is not None
+            self.made.body += self.passed(item, declared, given, suffix, slots)
+        behind: list[Instruction] = []
+        for declared, given in zip(callee.results, results.parts, strict=True):
+            behind += self.returned(item, declared, given, suffix, slots)
+        self.copy(callee, slots, callers)
+        self.made.body += behind
+
+    def passed(
+        self, item: Instruction, declared: Variable, given: Operand, suffix: str, slots: dict[str, str]
+    ) -> list[Instruction]:
+        """An argument on its way in: slot to slot needs no instruction."""
+        if declared.space == "reg":
+            inside = Register(declared.name + suffix)
+            self.made.registers[inside.name] = declared.type
+            if isinstance(given, Symbol):
+                return [_moved(item, "ld", declared.type, inside, Address(given))]
+            return [_moved(item, "mov", declared.type, inside, given)]
+        if isinstance(given, Symbol):
+            slots[declared.name] = given.name
+            return []
+        place = self.slot(declared, suffix, slots)
+        return [_moved(item, "st", declared.type, place, given)]
+
+    def returned(
+        self,
+        item: Instruction,
+        declared: Variable,
+        given: Operand | None,
+        suffix: str,
+        slots: dict[str, str],
+    ) -> list[Instruction]:
+        """A result on its way out."""
+        if declared.space == "reg":
+            inside = Register(declared.name + suffix)
+            self.made.registers[inside.name] = declared.type
+            if given is None:
+                return []
+            if isinstance(given, Symbol):
+                return [_moved(item, "st", declared.type, Address(given), inside)]
+            return [_moved(item, "mov", declared.type, given, inside)]
+        if isinstance(given, Symbol):
+            slots[declared.name] = given.name
+            return []
+        place = self.slot(declared, suffix, slots)
+        return [] if given is None else [_moved(item, "ld", declared.type, given, place)]
+
+    def slot(self, declared: Variable, suffix: str, slots: dict[str, str]) -> Address:
+        """A slot that nobody declared, for an argument or a result that the caller has in a register."""
+        name = f"{declared.name}{suffix}@slot"
+        self.slots[name] = replace(declared, name=name)
+        slots[declared.name] = name
+        return Address(Symbol(name))
 
     def extern(self, item: Instruction, name: str, results: Vector, arguments: Vector) -> None:
         """Read the slots into registers, call, write the results back into slots."""
         assert self.made.body is not None
 
         def register_of(slot: Operand | None) -> tuple[Register, Symbol, str]:
-            assert isinstance(slot, Symbol)
-            size = self.slots[slot.name].size
-            if size not in (1, 2, 4, 8):
+            size = self.slots[slot.name].size if isinstance(slot, Symbol) and slot.name in self.slots else 0
+            if not isinstance(slot, Symbol) or size not in (1, 2, 4, 8):
                 raise PtxError(f"function {name} is not supported by the virtual device", item.line)
             register = Register(f"{slot.name}@value{len(self.made.registers)}")
             self.made.registers[register.name] = f"b{8 * size}"
@@ -201,6 +263,29 @@ class _Inliner:
         self.made.body += stores
 
 
+def _moved(item: Instruction, opcode: str, kind: str, *operands: Operand) -> Instruction:
+    """A move between a register and another, or a slot."""
+    if opcode == "mov":
+        size = max(SIZES[kind], 2)
+        modifiers: tuple[str, ...] = ("pred" if kind == "pred" else f"b{8 * size}",)
+    else:
+        modifiers = ("param", kind)
+    return replace(item, opcode=opcode, modifiers=modifiers, operands=operands, guard=None)
+
+
+def _check_call(callee: Function, item: Instruction, results: Vector, arguments: Vector) -> None:
+    """Refuse a call with other arguments or results than the function has."""
+    for what, formal, actual in (
+        ("results", callee.results, results.parts),
+        ("arguments", callee.parameters, arguments.parts),
+    ):
+        if len(formal) != len(actual):
+            counts = f"{len(actual)} {what}, it has {len(formal)}"
+            raise PtxError(f"function {callee.name} is called with {counts}", item.line)
+    if callee.is_entry:
+        raise PtxError(f"{callee.name} is a kernel: only functions can be called", item.line)
+
+
 class _Slot:
     """One `.param` variable of a call sequence, on its way to registers or to local memory."""
 
@@ -212,6 +297,9 @@ class _Slot:
         assert function.body is not None
         accesses = [item for item in function.body if isinstance(item, Instruction) and self.is_access(item)]
         slices = {piece for item in accesses for piece in self.slices(item)}
+        for item in accesses:
+            if any(at < 0 or at + size > self.declared.size for at, size in self.slices(item)):
+                raise PtxError(f"{item.name} leaves {self.declared.name}", item.line)
         if self.disjoint(slices):
             for offset, size in slices:
                 function.registers[self.register(offset)] = f"b{8 * max(size, 2)}"

@@ -34,6 +34,10 @@ class PtxError(Exception):
         self.line = line
 
 
+class PtxSyntaxError(PtxError):
+    """Text that is not PTX at all: nothing behind it can be understood, so the whole file is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Register:
     """A virtual register."""
@@ -107,13 +111,19 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A line of the CUDA source, from `.loc`; line 0 is unknown."""
+    """A line of the CUDA source, from `.loc`; line 0 is unknown.
+
+    Code of a function that stands in another file than the kernel, such as a header, belongs to the line that
+    calls it; `inside` tells where it stands itself.
+    """
 
     file: str = ""
     line: int = 0
+    inside: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else ""
+        where = f"{self.file}:{self.line}" if self.line else ""
+        return f"{where}, inside {self.inside}" if self.inside else where
 
 
 @dataclass(slots=True)
@@ -126,10 +136,12 @@ class Instruction:
     guard: Guard | None = None
     line: int = 0
     location: Location = field(default_factory=Location)
+    spelling: str = ""
+    """Opcode and modifiers as written, for messages."""
 
     @property
     def name(self) -> str:
-        """Opcode and modifiers as written."""
+        """Opcode and modifiers, in their usual order."""
         return ".".join((self.opcode, *self.modifiers))
 
     @property
@@ -174,9 +186,10 @@ class Relocation:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable in memory: `.global`, `.const`, `.shared`, `.local` or `.param`.
+    """A variable in memory (`.global`, `.const`, `.shared`, `.local`, `.param`), or a parameter register.
 
-    `size` is in bytes; 0 marks shared memory whose size the launch decides.
+    `size` is in bytes; 0 marks shared memory whose size the launch decides. `initial` may be shorter: zeros
+    follow.
     """
 
     name: str
@@ -206,6 +219,8 @@ class Function:
     max_threads: tuple[int, int, int] | None = None
     """`.maxntid`."""
     line: int = 0
+    error: PtxError | None = None
+    """What is wrong with it, if anything: then no kernel that calls it can be used."""
 
 
 @dataclass(slots=True)

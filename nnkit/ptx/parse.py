@@ -1,89 +1,72 @@
-"""Tokens to records: a recursive-descent parser for PTX, from NVRTC or written by hand."""
+"""Tokens to records: a recursive-descent parser for PTX, from NVRTC or written by hand.
 
-import re
+Text that cannot be read at all raises PtxSyntaxError. What is wrong inside one function, such as a name that
+nobody declares, is noted in that function's record, so that the others stay usable.
+"""
+
 from dataclasses import replace
 
-from nnkit.ptx.declarations import SPACES, variables
+from nnkit.ptx.declarations import SPACES, attribute, variables
 from nnkit.ptx.ir import (
     CARRY,
     SIZES,
-    Address,
     Function,
     Guard,
-    Immediate,
     Instruction,
-    Label,
-    Location,
     Module,
-    Negated,
     Operand,
-    Pair,
     PtxError,
+    PtxSyntaxError,
     Register,
-    Special,
     Symbol,
     Variable,
     Vector,
 )
-from nnkit.ptx.tokens import Cursor, Token, floating, integer, tokenise
+from nnkit.ptx.locations import Locations
+from nnkit.ptx.modifiers import split
+from nnkit.ptx.names import Names
+from nnkit.ptx.operands import Operands
+from nnkit.ptx.tokens import Token, tokenise
 
 LINKAGE = frozenset({".visible", ".extern", ".weak", ".common"})
-_NUMBERED = re.compile(r"(.*?)(\d+)$")
-_SPECIAL = re.compile(
-    r"%(n?tid|n?ctaid|cluster_n?ctaid|n?clusterid)(\.[xyz])?$"
-    r"|%(laneid|n?warpid|n?smid|gridid|clock(64|_hi)?|lanemask_(eq|le|lt|ge|gt)|globaltimer(_lo|_hi)?"
-    r"|dynamic_smem_size|total_smem_size|aggr_smem_size|is_explicit_cluster|cluster_n?ctarank|pm\d+(_64)?"
-    r"|envreg\d+|current_graph_exec|reserved_smem_offset_\w+)$"
-)
+_LIMITS = frozenset({".maxntid", ".reqntid", ".minnctapersm", ".maxnctapersm", ".maxnreg"})
+_LIMITS |= {".reqnctapercluster", ".maxclusterrank", ".explicitcluster", ".blocksareclusters"}
 
 
 def parse(text: str) -> Module:
-    """The module that the text describes. Raises PtxError, which names the line."""
-    return _Parser(tokenise(text), _file_names(text)).module()
+    """The module that the text describes. Raises PtxError, which names the line, if the whole is unusable."""
+    return _Parser(tokenise(text), Locations(text)).module()
 
 
-def _file_names(text: str) -> dict[int, str]:
-    """`.file` comes last in NVRTC's output, after the lines that refer to it."""
-    found = re.finditer(r'^\s*\.file\s+(\d+)\s+"((?:[^"\\]|\\.)*)"', text, re.MULTILINE)
-    return {int(match[1]): match[2] for match in found}
-
-
-class _Scope:
-    """The names declared between a pair of braces; an inner name hides an outer one."""
-
-    def __init__(self, number: int):
-        self.suffix = f"${number}" if number else ""
-        self.registers: dict[str, str] = {}
-        self.families: dict[str, tuple[str, int]] = {}
-        self.symbols: set[str] = set()
-
-
-class _Parser(Cursor):
-    def __init__(self, tokens: list[Token], files: dict[int, str]):
+class _Parser(Operands):
+    def __init__(self, tokens: list[Token], locations: Locations):
         super().__init__(tokens)
-        self.files = files
-        self.out = Module()
-        self.scopes: list[_Scope] = []
-        self.found: dict[str, tuple[Register, str] | None] = {}
-        """What a register's name means here, as long as no scope opens or closes and nothing is declared."""
-        self.scope_count = 0
-        self.location = Location()
+        self.locations = locations
 
     # -- the module -----------------------------------------------------------------------------------------
 
     def module(self) -> Module:
+        if not self.at(".version"):
+            raise PtxSyntaxError("this is not PTX: it does not begin with .version", self.now.line)
         while self.now.kind != "end":
             self.top_level()
-        if not self.out.version:
-            raise PtxError("this is not PTX: there is no .version")
+        if not self.out.target:
+            raise PtxSyntaxError("there is no .target")
         return self.out
 
     def top_level(self) -> None:
+        linkage = self.next().text if self.now.text in LINKAGE else ""
         token = self.next()
         text = token.text
-        if text in LINKAGE or text == ";":
-            return
-        if text == ".version":
+        if text in (".entry", ".func"):
+            self.function(is_entry=text == ".entry", line=token.line)
+        elif text in SPACES and text not in (".local", ".param"):
+            for variable in variables(self, text, linkage == ".extern"):
+                self.declare(variable, token.line)
+            self.expect(";")
+        elif linkage:
+            raise PtxSyntaxError(f"unexpected {text!r} behind {linkage}", token.line)
+        elif text == ".version":
             self.out.version = self.next().text
         elif text == ".target":
             self.out.target = self.word()
@@ -91,97 +74,120 @@ class _Parser(Cursor):
                 self.word()
         elif text == ".address_size":
             if self.number() != 64:
-                raise PtxError("only 64-bit addresses are supported", token.line)
-        elif text in (".file", ".pragma", ".alias"):
-            self.skip_statement(text)
+                raise PtxSyntaxError("only 64-bit addresses are supported", token.line)
+        elif text == ".file":
+            while self.now.line == token.line and self.now.kind != "end":
+                self.next()
+        elif text in (".pragma", ".alias"):
+            self.skip_to(";")
+            self.expect(";")
         elif text == ".section":
             self.skip_to("{")
             self.skip_braces()
-        elif text in (".entry", ".func"):
-            self.function(is_entry=text == ".entry", line=token.line)
-        elif text in SPACES:
-            for variable in variables(self, text):
-                self.out.variables[variable.name] = variable
         elif text == ".loc":
-            self.loc()
+            self.locations.read(self)
         else:
-            raise PtxError(f"unexpected {text!r}", token.line)
+            raise PtxSyntaxError(f"unexpected {text!r}", token.line)
 
-    def skip_statement(self, text: str) -> None:
-        line = self.now.line
-        if text == ".file":
-            while self.now.line == line and self.now.kind != "end":
-                self.next()
-        else:
-            self.skip_to(";")
-
-    def loc(self) -> None:
-        """.loc file line column [, function_name label [+ n], inlined_at file line column]"""
-        line = self.now.line
-        file, number = self.number(), self.number()
-        while self.now.line == line and self.now.kind != "end":
-            self.next()
-        # Line 0 says that the instruction belongs to no line; the last real one helps a reader more.
-        if number:
-            self.location = Location(self.files.get(file, ""), number)
+    def declare(self, variable: Variable, line: int) -> None:
+        """A variable of the module; external ones may be declared again."""
+        known = self.out.variables.get(variable.name)
+        if variable.name in self.out.functions or (known is not None and (known.size or variable.size)):
+            raise PtxError(f"{variable.name} is declared twice", line)
+        self.out.variables[variable.name] = variable
 
     # -- functions ------------------------------------------------------------------------------------------
 
     def function(self, is_entry: bool, line: int) -> None:
-        results = self.parameter_list() if not is_entry and self.at("(") else ()
-        while self.now.text.startswith("."):
-            self.word()
-        name = self.word()
-        made = Function(name, is_entry, results=results, line=line)
-        made.parameters = self.parameter_list() if self.at("(") else ()
+        made = Function("", is_entry, line=line)
+        while self.now.text in (".attribute", ".noreturn"):
+            if self.word() == ".attribute":
+                attribute(self)
+        if not is_entry and self.at("("):
+            made.results = self.parameter_list(made)
+        made.name = self.name()
+        if self.at("("):
+            made.parameters = self.parameter_list(made)
+        names = [v.name for v in (*made.results, *made.parameters)]
+        if len(set(names)) < len(names):
+            made.error = made.error or PtxError(f"a parameter of {made.name} is declared twice", line)
         while not self.at("{") and not self.at(";"):
-            directive = self.word() if self.now.kind == "word" else self.next().text
-            if directive == ".maxntid":
-                sizes = [self.number()]
-                while self.take(","):
-                    sizes.append(self.number())
-                x, y, z = (*sizes, 1, 1)[:3]
-                made.max_threads = (x, y, z)
-            elif self.now.kind == "end":
-                raise PtxError(f"function {name} has no body", line)
+            self.directive(made)
+        known = self.out.functions.get(made.name)
+        if made.name in self.out.variables or (
+            known and (known.is_entry != is_entry or (known.body is not None and self.at("{")))
+        ):
+            raise PtxError(f"{made.name} is declared twice", line)
+        if known is None:
+            # A function may call itself: it is known inside its own body.
+            self.out.functions[made.name] = made
         if not self.take(";"):
+            self.out.functions[made.name] = made
             self.body(made)
-        if made.body is not None or name not in self.out.functions:
-            self.out.functions[name] = made
 
-    def parameter_list(self) -> tuple[Variable, ...]:
+    def directive(self, function: Function) -> None:
+        """What stands between a function's parameters and its body."""
+        token = self.next()
+        if token.text in _LIMITS:
+            sizes = []
+            while self.now.kind == "integer":
+                sizes.append(self.number())
+                self.take(",")
+            if token.text == ".maxntid":
+                x, y, z = (*sizes, 1, 1, 1)[:3]
+                function.max_threads = (x, y, z)
+            if token.text[-4:] == "ntid" and (0 in sizes or not sizes):
+                function.error = function.error or PtxError(f"{token.text} must be above 0", token.line)
+        elif token.text == ".pragma":
+            self.skip_to(";")
+            self.expect(";")
+        elif token.text == ".noreturn" and not function.is_entry:
+            return
+        elif token.text in (".abi_preserve", ".abi_preserve_control"):
+            self.number()
+        else:
+            found = token.text or "the end of the text"
+            raise PtxSyntaxError(f"unexpected {found!r} before the body of {function.name}", token.line)
+
+    def parameter_list(self, function: Function) -> tuple[Variable, ...]:
         self.expect("(")
         found: list[Variable] = []
-        while not self.take(")"):
+        while not self.at(")"):
+            line = self.now.line
             space = self.word()
             if space not in (".param", ".reg"):
-                raise PtxError(f"expected a parameter, found {space!r}", self.now.line)
-            found += variables(self, ".param")
-            self.take(",")
+                raise PtxSyntaxError(f"expected a parameter, found {space!r}", line)
+            variable = variables(self, space)[0]
+            if function.is_entry and (space == ".reg" or not variable.size):
+                function.error = PtxError(f"{variable.name} can be no parameter of a kernel", line)
+            found.append(variable)
+            if not self.at(")"):
+                self.expect(",")
+                if self.at(")"):
+                    raise PtxSyntaxError("expected a parameter, found ')'", self.now.line)
+        self.expect(")")
         return tuple(found)
 
     def body(self, function: Function) -> None:
         function.body = []
-        self.scopes = []
-        self.scope_count = 0
-        self.open_scope()
+        given = (*function.results, *function.parameters)
+        self.names = Names(function, {v.name: v for v in given if v.space == "param"})
+        for variable in given:
+            if variable.space == "reg":
+                self.names.declare_registers(variable.name, variable.type, None, 0, function.line)
+                function.registers[variable.name] = variable.type
         self.expect("{")
-        while self.scopes:
+        while self.names.scope is not None:
             token = self.now
             if token.kind == "end":
-                raise PtxError(f"the body of {function.name} is not closed", function.line)
+                raise PtxSyntaxError(f"the body of {function.name} is not closed", function.line)
             if self.take("{"):
-                self.open_scope()
+                self.names.open()
             elif self.take("}"):
-                self.scopes.pop()
-                self.found.clear()
+                self.names.close()
             else:
                 self.statement(function)
-
-    def open_scope(self) -> None:
-        self.found.clear()
-        self.scopes.append(_Scope(self.scope_count))
-        self.scope_count += 1
+        self.names.resolve()
 
     def statement(self, function: Function) -> None:
         assert function.body is not None
@@ -189,58 +195,66 @@ class _Parser(Cursor):
         text = token.text
         if text == ".loc":
             self.next()
-            self.loc()
+            self.locations.read(self)
         elif text == ".reg":
             self.next()
             self.register_declaration()
         elif text in SPACES:
             self.next()
-            for variable in variables(self, text):
-                scope = self.scopes[-1]
-                scope.symbols.add(variable.name)
-                function.variables.append(replace(variable, name=variable.name + scope.suffix))
-            self.expect(";")
+            self.variable_declaration(function, text, token.line)
         elif text == ".pragma":
             self.skip_to(";")
             self.next()
-        elif text == ";":
-            self.next()
-        elif self.tokens[self.position + 1].text == ":" and token.kind == "word":
-            self.next()
-            self.next()
-            self.label(function, text)
+        elif token.kind == "word" and self.tokens[self.position + 1].text == ":":
+            self.position += 2
+            self.label(function, text, token.line)
         else:
             function.body.append(self.instruction(function))
 
-    def label(self, function: Function, name: str) -> None:
+    def variable_declaration(self, function: Function, space: str, line: int) -> None:
+        start = self.position
+        try:
+            found = variables(self, space)
+        except PtxSyntaxError:
+            raise
+        except PtxError as error:
+            self.names.refuse(str(error).partition(": ")[2], error.line)
+            self.position = start
+            self.skip_to(";")
+            found = []
+        for variable in found:
+            scope = self.names.take(variable.name, line)
+            scope.symbols[variable.name] = variable
+            function.variables.append(replace(variable, name=variable.name + scope.suffix))
+        self.expect(";")
+
+    def label(self, function: Function, name: str, line: int) -> None:
         assert function.body is not None
         if self.take(".branchtargets"):
             targets = [self.word()]
             while self.take(","):
                 targets.append(self.word())
             self.expect(";")
-            function.branch_targets[name] = tuple(targets)
+            self.names.declare_table(name, tuple(targets), line)
         elif self.at(".callprototype") or self.at(".calltargets"):
             self.skip_to(";")
-            self.next()
+            self.expect(";")
         else:
-            function.body.append(Label(name))
+            function.body.append(self.names.declare_label(name, line))
 
     def register_declaration(self) -> None:
-        kind = self.word()[1:]
+        line = self.now.line
+        kind, vector = self.word()[1:], 0
         if kind in ("v2", "v4"):
-            raise PtxError("vector registers are not supported", self.now.line)
+            kind, vector = self.word()[1:], int(kind[1])
         if kind not in SIZES:
-            raise PtxError(f"unknown register type .{kind}", self.now.line)
-        scope = self.scopes[-1]
-        self.found.clear()
+            raise PtxSyntaxError(f"unknown register type .{kind}", line)
         while True:
-            name = self.word()
+            name, count = self.name(), None
             if self.take("<"):
-                scope.families[name] = (kind, self.number())
+                count = self.number()
                 self.expect(">")
-            else:
-                scope.registers[name] = kind
+            self.names.declare_registers(name, kind, count, vector, line)
             if not self.take(","):
                 break
         self.expect(";")
@@ -252,144 +266,51 @@ class _Parser(Cursor):
         guard = None
         if self.take("@"):
             negated = self.take("!")
-            guard = Guard(self.register(function, self.word()), negated)
-        opcode, *modifiers = self.word().split(".")
+            guard = Guard(self.predicate(function, self.word()), negated)
+        name = self.word()
+        while self.now.kind == "word" and self.now.text[0] == ".":
+            name += self.next().text
+        opcode, modifiers = split(name)
         operands: list[Operand] = []
         if opcode == "call":
             operands = self.call_operands(function)
         elif not self.at(";"):
-            operands.append(self.operand(function))
+            is_jump = opcode in ("bra", "brx")
+            operands.append(self.operand(function, is_jump))
             while self.take(","):
-                operands.append(self.operand(function))
+                operands.append(self.operand(function, is_jump))
         self.expect(";")
         if "cc" in modifiers:
             function.registers[CARRY] = "pred"
-        return Instruction(opcode, tuple(modifiers), tuple(operands), guard, line, self.location)
+        made = Instruction(opcode, modifiers, tuple(operands), guard, line, self.locations.now, name)
+        if opcode in ("bra", "brx"):
+            self.names.jump(made)
+        return made
+
+    def predicate(self, function: Function, name: str) -> Register:
+        register = self.register(function, name)
+        if function.registers.get(register.name) != "pred":
+            self.names.refuse(f"{name} is no predicate", self.now.line)
+        return register
 
     def call_operands(self, function: Function) -> list[Operand]:
         """call (results), name, (arguments): two Vectors around a Symbol or a Register."""
         results = self.operand_list(function)
         if results.parts:
             self.expect(",")
-        token = self.now
-        target = self.operand(function)
-        if not isinstance(target, Symbol | Register):
-            raise PtxError(f"cannot call {token.text!r}", token.line)
+        line, name = self.now.line, self.word()
+        target: Operand = Symbol(name)
+        if name not in self.out.functions:
+            if self.names.lookup(name) is None:
+                self.names.refuse(f"function {name} is not declared", line)
+            else:
+                target = self.register(function, name)
         arguments = Vector(())
         if self.take(","):
-            arguments = self.operand_list(function)
-            self.skip_to(";")
+            if self.at("("):
+                arguments = self.operand_list(function)
+            else:
+                self.word()
+            if self.take(","):
+                self.word()
         return [results, target, arguments]
-
-    def operand_list(self, function: Function) -> Vector:
-        parts: list[Operand | None] = []
-        if self.take("("):
-            while not self.take(")"):
-                parts.append(self.operand(function))
-                self.take(",")
-        return Vector(tuple(parts))
-
-    def operand(self, function: Function) -> Operand:
-        token = self.now
-        if self.take("["):
-            return self.address(function)
-        if self.take("{"):
-            parts: list[Operand | None] = []
-            while not self.take("}"):
-                parts.append(None if self.take("_") else self.operand(function))
-                self.take(",")
-            return Vector(tuple(parts))
-        if self.take("!"):
-            return Negated(self.register(function, self.word()))
-        if token.kind == "integer" or token.text == "-":
-            return self.literal()
-        if token.kind == "float":
-            return floating(self.next().text)
-        name = self.word()
-        if name == "WARP_SZ":
-            return Immediate(32)
-        if name == "_" or self.is_register(name):
-            first = None if name == "_" else self.register(function, name)
-            if self.take("|"):
-                second = self.word()
-                return Pair(first, None if second == "_" else self.register(function, second))
-            if first is None:
-                return Pair(None, None)
-            return first
-        if name.startswith("%") and _SPECIAL.match(name):
-            return Special(name)
-        if name.startswith("%"):
-            raise PtxError(f"register {name} is not declared", token.line)
-        offset = 0
-        if self.at("+") or self.at("-"):
-            self.take("+")
-            offset = self.number()
-        return Symbol(self.symbol(name), offset)
-
-    def literal(self) -> Immediate:
-        negative = self.take("-")
-        token = self.next()
-        if token.kind == "float":
-            bits = floating(token.text)
-            return Immediate(bits.value ^ (negative << (bits.float_bits - 1)), bits.float_bits)
-        if token.kind != "integer":
-            raise PtxError(f"expected a number, found {token.text!r}", token.line)
-        return Immediate(-integer(token.text) if negative else integer(token.text))
-
-    def address(self, function: Function) -> Address | Vector:
-        token = self.now
-        base: Register | Symbol | Immediate
-        if token.kind == "integer" or token.text == "-":
-            base = Immediate(self.number())
-        else:
-            name = self.word()
-            base = self.register(function, name) if self.is_register(name) else Symbol(self.symbol(name))
-        offset = 0
-        while self.at("+") or self.at("-"):
-            self.take("+")
-            offset += self.number()
-        if self.take(","):
-            # Coordinates of a texture or a tensor: the instruction is refused where its name is looked up.
-            parts = Vector((base, self.operand(function)))
-            self.expect("]")
-            return parts
-        self.expect("]")
-        return Address(base, offset)
-
-    # -- names ----------------------------------------------------------------------------------------------
-
-    def symbol(self, name: str) -> str:
-        for scope in reversed(self.scopes):
-            if name in scope.symbols:
-                return name + scope.suffix
-        return name
-
-    def is_register(self, name: str) -> bool:
-        return self.lookup(name) is not None
-
-    def register(self, function: Function, name: str) -> Register:
-        found = self.lookup(name)
-        if found is None:
-            raise PtxError(f"register {name} is not declared", self.now.line)
-        register, kind = found
-        function.registers[register.name] = kind
-        return register
-
-    def lookup(self, name: str) -> tuple[Register, str] | None:
-        """The register of that name in the innermost scope that declares it, and its type."""
-        if name not in self.found:
-            declared = self.declared(name)
-            self.found[name] = declared and (Register(declared[0]), declared[1])
-        return self.found[name]
-
-    def declared(self, name: str) -> tuple[str, str] | None:
-        """The unique name and the type of a register in the innermost scope that declares it."""
-        numbered = _NUMBERED.match(name)
-        for scope in reversed(self.scopes):
-            if name in scope.registers:
-                return name + scope.suffix, scope.registers[name]
-            if numbered:
-                kind, count = scope.families.get(numbered[1], ("", 0))
-                if int(numbered[2]) < count:
-                    return name + scope.suffix, kind
-        return None

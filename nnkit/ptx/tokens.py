@@ -4,17 +4,17 @@ import re
 import struct
 from typing import NamedTuple
 
-from nnkit.ptx.ir import Immediate, PtxError
+from nnkit.ptx.ir import Immediate, PtxError, PtxSyntaxError
 
 _PATTERN = re.compile(
     r"""
     (?:[ \t\r\f\v]|//[^\n]*)*
     (?:(?P<newline>\n)
-  | (?P<word>[%$_.]?[A-Za-z_$%][\w$.:]*|[%_.$][\w$.]+|_)
-  | (?P<float>0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|\d+\.\d*(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
+  | (?P<word>[%$_.]?[A-Za-z_$%](?:[\w$.]|::)*|[%_$][\w$.]+|_)
+  | (?P<float>0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)
   | (?P<integer>0[xX][0-9a-fA-F]+U?|0[bB][01]+U?|\d+U?)
   | (?P<comment>/\*.*?\*/)
-  | (?P<mark>[{}()\[\],;:@!|+\-<>=*/])
+  | (?P<mark>[{}()\[\],;:@!|+\-<>=*/~?&^%])
   | (?P<string>"(?:[^"\\]|\\.)*")
   | (?P<end>\Z)
   | (?P<wrong>.))
@@ -42,12 +42,12 @@ def tokenise(text: str) -> list[Token]:
             line += 1
             continue
         piece = found.group(kind)
-        if kind == "word" and piece[-1] == ":":
-            # A label ends in a colon, which is a token of its own; "::" is part of a modifier.
-            add(Token("word", piece[:-1], line))
-            add(Token("mark", ":", line))
+        if kind == "word" and piece[0] == "." and "." in piece[1:]:
+            # Directives may stand without blanks between them: .reg.b32
+            for part in piece[1:].split("."):
+                add(Token(kind, f".{part}", line))
         elif kind == "wrong":
-            raise PtxError(f"unexpected character {piece!r}", line)
+            raise PtxSyntaxError(f"unexpected character {piece!r}", line)
         elif kind in ("comment", "string"):
             if kind == "string":
                 add(Token(kind, piece, line))
@@ -58,14 +58,19 @@ def tokenise(text: str) -> list[Token]:
     return tokens
 
 
-def integer(text: str) -> int:
+def integer(text: str, line: int = 0) -> int:
     """The value of an integer literal: decimal, hexadecimal, octal or binary, with or without U."""
     digits = text.rstrip("U")
     if len(digits) > 1 and digits[0] == "0" and digits[1].isdigit():
         if set(digits) & {"8", "9"}:
-            raise PtxError(f"{text!r} is no octal number")
-        return int(digits, 8)
-    return int(digits, 0)
+            raise PtxSyntaxError(f"{text!r} is no octal number", line)
+        value = int(digits, 8) if len(digits) < 30 else 1 << 64
+    else:
+        # Python refuses to read thousands of digits.
+        value = int(digits, 0) if len(digits) < 100 else 1 << 64
+    if value >> 64:
+        raise PtxError(f"the constant {text[:40]} does not fit 64 bits", line)
+    return value
 
 
 def floating(text: str) -> Immediate:
@@ -75,6 +80,21 @@ def floating(text: str) -> Immediate:
     if text[:2] in ("0d", "0D"):
         return Immediate(int(text[2:], 16), 64)
     return Immediate(struct.unpack("<Q", struct.pack("<d", float(text)))[0], 64)
+
+
+def as_float(bits: Immediate, size: int) -> int:
+    """The bit pattern of a float literal as a float of `size` bytes, rounded where it must be."""
+    if bits.float_bits == 8 * size:
+        return bits.value
+    if bits.float_bits == 32:
+        return int.from_bytes(
+            struct.pack("<d", struct.unpack("<f", struct.pack("<I", bits.value))[0]), "little"
+        )
+    value = struct.unpack("<d", struct.pack("<Q", bits.value))[0]
+    try:
+        return int.from_bytes(struct.pack("<f", value), "little")
+    except OverflowError:
+        return 0xFF800000 if value < 0 else 0x7F800000
 
 
 class Cursor:
@@ -108,25 +128,36 @@ class Cursor:
         return False
 
     def expect(self, text: str) -> None:
-        """Step past this text; raises PtxError where another stands."""
+        """Step past this text; raises PtxSyntaxError where another stands."""
         token = self.next()
-        if token.text != text:
-            raise PtxError(f"expected {text!r}, found {token.text or 'the end of the text'!r}", token.line)
+        if token.text != text or token.kind == "string":
+            raise PtxSyntaxError(
+                f"expected {text!r}, found {token.text or 'the end of the text'!r}", token.line
+            )
 
     def word(self) -> str:
-        """A name."""
+        """A name, a directive or an instruction with its modifiers."""
         token = self.next()
         if token.kind != "word":
-            raise PtxError(f"expected a name, found {token.text or 'the end of the text'!r}", token.line)
+            raise PtxSyntaxError(
+                f"expected a name, found {token.text or 'the end of the text'!r}", token.line
+            )
         return token.text
 
+    def name(self) -> str:
+        """A name that a declaration gives."""
+        token = self.now
+        text = self.word()
+        if text == "_" or "." in text or ":" in text:
+            raise PtxSyntaxError(f"expected a name, found {text!r}", token.line)
+        return text
+
     def number(self) -> int:
-        """A whole number, with its sign."""
-        negative = self.take("-")
+        """A whole number without a sign."""
         token = self.next()
         if token.kind != "integer":
-            raise PtxError(f"expected an integer, found {token.text!r}", token.line)
-        return -integer(token.text) if negative else integer(token.text)
+            raise PtxSyntaxError(f"expected an integer, found {token.text!r}", token.line)
+        return integer(token.text, token.line)
 
     def skip_to(self, *ends: str) -> None:
         """Step to one of these texts."""
@@ -140,5 +171,5 @@ class Cursor:
         while depth:
             token = self.next()
             if token.kind == "end":
-                raise PtxError("a brace is not closed", token.line)
+                raise PtxSyntaxError("a brace is not closed", token.line)
             depth += (token.text == "{") - (token.text == "}")

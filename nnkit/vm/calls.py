@@ -1,14 +1,18 @@
 """Everything that leaves the straight line of one warp: barriers, fences, traps, and calls into Python."""
 
 from nnkit.ptx.cfg import Block
-from nnkit.ptx.ir import Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
+from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
 from nnkit.vm import warp
 from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.layout import Context, Fault, Worker
 from nnkit.vm.shapes import VARYING, Shape
 from nnkit.vm.table import effect
 
-KNOWN_CALLS = ("vprintf", "__assertfail")
+KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "vprintf": ((4,), (8, 8)),
+    "__assertfail": ((), (8, 8, 4, 8, 8)),
+}
+"""What Python answers: the bytes of each result and of each argument."""
 
 effect(
     r"bar|barrier(\.cta)?\.(sync|arrive)(\.aligned)?",
@@ -25,12 +29,27 @@ effect(
 )
 
 
-def refuse_unknown(item: Instruction) -> None:
-    """Raise PtxError for a call of a function that neither the module nor the machine has."""
-    if item.opcode == "extcall" and isinstance(item.operands[0], Symbol):
-        name = item.operands[0].name
-        if name not in KNOWN_CALLS:
-            raise PtxError(f"function {name} is not supported by the virtual device", item.line)
+def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:
+    """Raise PtxError for a call of a function that neither the module nor the machine has.
+
+    And for one with other results or arguments than the function's own: they are read from a place that the
+    caller fills. A result that is not asked for is none.
+    """
+    if item.opcode != "extcall":
+        return
+    name, results, arguments = item.operands
+    assert isinstance(name, Symbol)
+    if name.name not in KNOWN_CALLS:
+        raise PtxError(f"function {name.name} is not supported by the virtual device", item.line)
+    sizes = [
+        tuple(SIZES[registers[part.name]] for part in operand.parts if isinstance(part, Register))
+        for operand in (results, arguments)
+        if isinstance(operand, Vector)
+    ]
+    gives, takes = KNOWN_CALLS[name.name]
+    if sizes[0] not in (gives, ()) or sizes[1] != takes:
+        wants = f"{len(takes)} arguments of {', '.join(map(str, takes))} bytes"
+        raise PtxError(f"function {name.name} is called with other arguments than its {wants}", item.line)
 
 
 def barrier_word(e: Emitter, item: Instruction) -> str:

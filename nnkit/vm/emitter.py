@@ -246,8 +246,9 @@ class Emitter:
     @staticmethod
     def _cut(lanes: Lanes, source: str, given: str, kind: str) -> str:
         """The low bits of a value."""
-        word = f"i{BITS[source]}"
-        return lanes.cast("trunc", word, lanes.cast("bitcast", source, given, word), kind)
+        word, part = f"i{BITS[source]}", f"i{BITS[kind]}"
+        low = lanes.cast("trunc", word, lanes.cast("bitcast", source, given, word), part)
+        return lanes.cast("bitcast", part, low, kind)
 
     def assign(self, target: Operand | None, value: Value, sign: bool = False) -> None:
         """Write a result to a register: same bits, or extended to the register's width."""

@@ -97,7 +97,9 @@ class LoadedModule:
             flags = READ_ONLY if variable.space == "const" else 0
             label = f"{variable.space} variable {variable.name}"
             allocation = machine.memory.allocate(variable.size, label, flags)
-            allocation.owner[:] = np.frombuffer(variable.initial or bytes(variable.size), np.uint8)
+            initial = variable.initial or b""
+            allocation.owner[: len(initial)] = np.frombuffer(initial, np.uint8)
+            allocation.owner[len(initial) :] = 0
             self.variables[variable.name] = allocation
         self.addresses = np.array([a.start for a in self.variables.values()] or [0], np.int64)
         try:
@@ -106,6 +108,7 @@ class LoadedModule:
             self.close()
             raise
         self.kernels = {name: LoadedKernel(self, name, traits) for name, traits in outline.kernels.items()}
+        self.refused = outline.refused
 
     def _relocate(self, outline: Outline) -> None:
         """Write the addresses that variables hold of each other."""

@@ -8,6 +8,7 @@ from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxErr
 from nnkit.vm import calls, table, warp
 from nnkit.vm.emitter import Memory
 from nnkit.vm.in_step import relies_on_step
+from nnkit.vm.widths import make_explicit
 
 STATIC_SHARED_BYTES = 48 * 1024
 """The most shared memory that a kernel's own variables may take; a launch can add more."""
@@ -59,10 +60,11 @@ def choose_width(traits: Traits, block: tuple[int, int, int]) -> int:
 def prepare(module: Module, kernel: str) -> Program:
     """Inline, refuse what is unknown, and lay out the variables. Raises PtxError."""
     function = inline(module, kernel)
+    make_explicit(function)
     items = [item for item in function.body or [] if isinstance(item, Instruction)]
     for item in items:
         table.refuse_unknown(item)
-        calls.refuse_unknown(item)
+        calls.refuse_unknown(item, function.registers)
     memory = _memory(module, function)
     _refuse_too_much(function, memory)
     traits = Traits(

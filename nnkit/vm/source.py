@@ -23,6 +23,8 @@ class Outline:
     """Those in global and constant memory, in the order of the table of their addresses."""
     functions: tuple[str, ...]
     kernels: dict[str, Traits]
+    refused: dict[str, str]
+    """Kernels that the machine cannot run, and why."""
 
 
 class Source:
@@ -34,14 +36,23 @@ class Source:
 
     @cached_property
     def outline(self) -> Outline:
-        """Its variables and kernels. Raises PtxError for what the machine does not know, in any kernel."""
+        """Its variables and kernels. Raises PtxError for text that is no PTX, or if no kernel can be used."""
         key = store.key("outline", self.ptx)
         kept = store.store.get(key)
         found = _unpack(kept) if kept is not None else None
         if found is None:
             variables = tuple(v for v in self.module.variables.values() if v.space in ("global", "const"))
-            kernels = {name: self.program(name).traits for name in self.module.kernels}
-            found = Outline(variables, tuple(self.module.functions), kernels)
+            kernels: dict[str, Traits] = {}
+            refused: dict[str, PtxError] = {}
+            for name in self.module.kernels:
+                try:
+                    kernels[name] = self.program(name).traits
+                except PtxError as error:
+                    refused[name] = error
+            if refused and not kernels:
+                raise next(iter(refused.values()))
+            reasons = {name: str(error) for name, error in refused.items()}
+            found = Outline(variables, tuple(self.module.functions), kernels, reasons)
             store.store.put(key, _pack(found))
         return found
 
@@ -53,6 +64,8 @@ class Source:
         gc.disable()
         try:
             return parse(self.ptx)
+        except RecursionError:
+            raise PtxError("the PTX is nested too deeply") from None
         finally:
             if collects:
                 gc.enable()
@@ -88,8 +101,9 @@ class Source:
         if not error.line or text.startswith("kernel "):
             return error
         bodies = [item for function in self.module.functions.values() for item in function.body or []]
-        found = [i.location for i in bodies if isinstance(i, Instruction) and i.line == error.line]
-        where = f" ({found[0]})" if found and found[0].line else ""
+        # A declaration has no place of its own: the instruction before it is near enough.
+        found = [i.location for i in bodies if isinstance(i, Instruction) and 0 < i.line <= error.line]
+        where = f" ({found[-1]})" if found and found[-1].line else ""
         made = PtxError(f"kernel {kernel}, PTX line {error.line}{where}: {text.partition(': ')[2]}")
         made.line = error.line
         return made
@@ -114,6 +128,7 @@ def _unpack(data: bytes) -> Outline | None:
             tuple(_variable(fields) for fields in document["variables"]),
             tuple(document["functions"]),
             {name: Traits(**fields) for name, fields in document["kernels"].items()},
+            dict(document["refused"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -73,4 +73,6 @@ def refuse_unknown(item: Instruction) -> None:
     if find(item) is None and not any(p.fullmatch(item.name) for p in EFFECTS.get(item.opcode, ())):
         known = item.opcode in PURE or item.opcode in EFFECTS
         what = "this form of it is" if known else "it is"
-        raise PtxError(f"instruction {item.name}: {what} not supported by the virtual device", item.line)
+        raise PtxError(
+            f"instruction {item.spelling or item.name}: {what} not supported by the virtual device", item.line
+        )

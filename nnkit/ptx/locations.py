@@ -1,0 +1,64 @@
+"""Which line of the source an instruction came from: `.file` and `.loc`, through inlined functions."""
+
+import re
+from typing import NamedTuple
+
+from nnkit.ptx.ir import Location
+from nnkit.ptx.tokens import Cursor
+
+_FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+
+Place = tuple[int, int, int]
+"""File number, line, column."""
+
+
+class _Frame(NamedTuple):
+    """A place and the place of the call that put it there, if it was inlined."""
+
+    place: Place
+    caller: "_Frame | None"
+
+
+class Locations:
+    """The lines that `.loc` tells, one after another."""
+
+    def __init__(self, text: str):
+        # `.file` comes last in NVRTC's output, after the lines that refer to it.
+        self.files = {int(match[1]): match[2] for match in _FILE.finditer(text)}
+        self.now = Location()
+        self.frames: dict[Place, _Frame] = {}
+        self.known: dict[_Frame, Location] = {}
+
+    def read(self, cursor: Cursor) -> None:
+        """.loc file line column [, function_name label [+ n], inlined_at file line column]"""
+        place = (cursor.number(), cursor.number(), cursor.number())
+        caller = None
+        while cursor.take(","):
+            if cursor.now.text == "function_name":
+                cursor.next()
+                cursor.word()
+                if cursor.take("+"):
+                    cursor.number()
+            else:
+                cursor.expect("inlined_at")
+                at = (cursor.number(), cursor.number(), cursor.number())
+                # The place of the call was told before, and how it was itself inlined.
+                caller = self.frames.get(at, _Frame(at, None))
+        if caller is not None and caller.place == place:
+            caller = None
+        frame = self.frames[place] = _Frame(place, caller)
+        # Line 0 says that the instruction belongs to no line; the last real one helps a reader more.
+        if place[1]:
+            if frame not in self.known:
+                self.known[frame] = self._location(frame)
+            self.now = self.known[frame]
+
+    def _location(self, frame: _Frame) -> Location:
+        """The innermost line in the kernel's own file; where the code stands, if that is elsewhere."""
+        frames = [frame]
+        while frames[-1].caller is not None and len(frames) < 100:
+            frames.append(frames[-1].caller)
+        home = frames[-1].place[0]
+        own = next(f for f in frames if f.place[0] == home)
+        inside = "" if own is frame else f"{self.files.get(frame.place[0], '')}:{frame.place[1]}"
+        return Location(self.files.get(home, ""), own.place[1], inside)
