@@ -87,6 +87,11 @@ class FakeDriver:
         del self.memory[address]
         return ()
 
+    def _cuPointerGetAttribute(self, attribute: Any, address: int) -> tuple[int]:
+        assert attribute.name == "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL"
+        ours = any(start <= int(address) < start + len(block) for start, block in self.memory.items())
+        return (0 if ours else 1,)
+
     def _cuMemGetInfo(self) -> tuple[int, int]:
         return 10**9, 80 * 10**9
 

@@ -4,6 +4,7 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -226,26 +227,47 @@ def test_other_libraries_see_the_array(fake_cuda: CudaDevice, fake_driver: FakeD
 class Lent:
     """Host memory lent through nnkit's capsules, which NumPy can read."""
 
-    def __init__(self, host: np.ndarray[Any, Any]):
+    def __init__(self, host: np.ndarray[Any, Any], version: tuple[int, int] | None = None):
         self.host = host
+        self.version = version
 
     def __dlpack__(self, **wishes: Any) -> Any:
         host = self.host
-        return dlpack.capsule(self, host.ctypes.data, host.shape, host.dtype, (dlpack.CPU, 0))
+        return dlpack.capsule(self, host.ctypes.data, host.shape, host.dtype, (dlpack.CPU, 0), self.version)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CPU, 0
 
 
+@pytest.mark.parametrize("version", [None, (1, 0), (1, 3)])
 @pytest.mark.parametrize("dtype", ["i1", "u2", "i8", "f2", "f4", "f8", "c8", "?"])
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3, 4)])
-def test_capsules_are_what_numpy_expects(dtype: str, shape: tuple[int, ...]) -> None:
+def test_capsules_are_what_numpy_expects(dtype: str, shape: tuple[int, ...], version: Any) -> None:
     host = np.ones(shape, dtype)
-    before = len(dlpack._exported)
-    seen = np.from_dlpack(Lent(host))
+    lent = Lent(host, version)
+    kept = weakref.ref(lent)
+    seen = np.from_dlpack(lent)
     assert (seen.shape, seen.dtype) == (host.shape, host.dtype)
     np.testing.assert_array_equal(seen, host)
-    assert len(dlpack._exported) == before + 1
+    del lent
+    gc.collect()
+    assert kept() is not None
     del seen
     gc.collect()
-    assert len(dlpack._exported) == before
+    assert kept() is None
+
+
+@pytest.mark.parametrize("version", [None, (1, 0)])
+def test_a_capsule_that_nobody_takes_is_given_back_amid_an_exception(version: Any) -> None:
+    lent = Lent(np.ones(3, np.float32), version)
+    kept = weakref.ref(lent)
+
+    def consume(lender: Lent) -> None:
+        capsule = lender.__dlpack__()
+        raise BufferError(f"not {type(capsule).__name__}")
+
+    with pytest.raises(BufferError, match="not PyCapsule"):
+        consume(lent)
+    del lent
+    gc.collect()
+    assert kept() is None

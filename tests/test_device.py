@@ -244,7 +244,7 @@ def test_launch_bounds_are_kept(kernel_device: Device) -> None:
         (1, 1),
         (1, np.float64(1)),
         (1, np.int32(1)),
-        (2, np.zeros(4, np.float32)),
+        (2, np.zeros(8, np.float32)[::2]),
         (2, CpuArray(np.zeros(4, np.float32))),
         (2, 1.0),
     ],

@@ -203,6 +203,13 @@ class Device(Protocol):
     def upload(self, host: npt.ArrayLike) -> Array:
         """A row-major copy of a host array on the device."""
 
+    def from_dlpack(self, lender: Any) -> Array:
+        """An array on the memory of another library's (NumPy, torch, JAX, CuPy): shared, not copied.
+
+        Copied is what lies elsewhere than the device's memory or is not row-major. Memory that its owner lets
+        nobody write stays so. Raises UsageError for what cannot be shared or copied.
+        """
+
     def compile(
         self,
         source: str | PathLike[str],

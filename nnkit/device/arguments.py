@@ -37,6 +37,15 @@ class _Refusal(Exception):
     """An argument does not fit; the text says why, where the type alone does not."""
 
 
+class _Borrowed:
+    """An argument that the device took from another library, as an array of its own."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any):
+        self.array = array
+
+
 class Packer:
     """Packs one kernel's arguments into one buffer, laid out as PTX says.
 
@@ -59,6 +68,11 @@ class Packer:
             self.size = offset + parameter.size
         self._struct = struct.Struct(layout)
         self._converters = [_converter(parameter) for parameter in self.parameters]
+        self.borrowed: dict[int, Any] = {}
+        """Arrays of other libraries among the last arguments, by place, as arrays of the device.
+
+        They must live as long as the launch.
+        """
         # The dtype that was last found right behind each pointer: dtypes of NumPy's own are single objects.
         self._dtypes: dict[int, np.dtype[Any] | None] = {}
         if elements is not None:
@@ -79,15 +93,21 @@ class Packer:
         Raises LaunchError that names kernel, parameter, what was given and what is expected.
         """
         values: list[Any] = []
+        if self.borrowed:
+            self.borrowed = {}
         if not isinstance(args, tuple | list) and (not isinstance(args, Sequence) or isinstance(args, str)):
             raise LaunchError(f"kernel {self.kernel}: args must be a tuple or a list, got {in_words(args)}")
         try:
             if len(args) != len(self._converters):
                 raise self._wrong_count(len(args))
             for convert, argument in zip(self._converters, args, strict=True):
-                values.append(convert(argument, device))
+                value = convert(argument, device)
+                if type(value) is _Borrowed:
+                    self.borrowed[len(values)] = value.array
+                    value = value.array.address
+                values.append(value)
             for place, dtype in self._dtypes.items():
-                argument = args[place]
+                argument = self.borrowed.get(place, args[place]) if self.borrowed else args[place]
                 if argument is not None and getattr(argument, "dtype", None) is not dtype:
                     self._check_dtype(place, args)
         except _Refusal as refusal:
@@ -97,8 +117,12 @@ class Packer:
 
     def _check_dtype(self, place: int, args: Sequence[Any]) -> None:
         """Raises LaunchError where the kernel reads the array as something else than it holds."""
-        arrays = {i: args[i] for i in self._dtypes if hasattr(args[i], "shape") and hasattr(args[i], "dtype")}
-        if place not in arrays or isinstance(args[place], np.generic):
+        arrays = {
+            i: self.borrowed.get(i, args[i])
+            for i in self._dtypes
+            if i in self.borrowed or hasattr(args[i], "address")
+        }
+        if place not in arrays:
             return
         assert self._elements is not None
         dtype = arrays[place].dtype
@@ -189,6 +213,12 @@ def _null_or_array(argument: Any, device: Any) -> Any:
     if hasattr(argument, "address") and owner is not None:
         name = getattr(owner, "name", type(owner).__name__)
         raise _Refusal(f"an array of another device ({name}): upload it to this one")
+    try:
+        borrowed = device.borrow(argument) if hasattr(device, "borrow") else None
+    except NnkitError as error:
+        raise _Refusal(str(error)) from None
+    if borrowed is not None:
+        return _Borrowed(borrowed)
     raise _Refusal(_why_no_scalar(argument))
 
 

@@ -97,11 +97,10 @@ class Lookable:
                 found = self.download()[key]
         except NnkitError:
             raise
-        except IndexError as error:
-            # Python ends an iteration at an IndexError; a caller meets one of nnkit's own.
-            raise _IndexRefusal(f"index {in_words(key)} of an array of shape {self.shape}: {error}") from None
         except Exception as error:
-            raise UsageError(f"index {in_words(key)}: {reason(error)}") from None
+            raise UsageError(
+                f"index {in_words(key)} of an array of shape {self.shape}: {reason(error)}"
+            ) from None
         if isinstance(found, np.ndarray):
             found.flags.writeable = False
         return found
@@ -123,10 +122,6 @@ class Lookable:
             return value in self.download()
         except Exception as error:
             raise UsageError(f"{in_words(value)} cannot be looked for: {reason(error)}") from None
-
-
-class _IndexRefusal(UsageError, IndexError):
-    """An index that is out of range: both of what a caller may expect."""
 
 
 class CpuArray(Lookable):
@@ -176,7 +171,10 @@ class CpuArray(Lookable):
 
     def write(self, host: npt.ArrayLike) -> None:
         """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        np.copyto(self.host, values_for(self, host))
+        values = values_for(self, host)
+        if not self.host.flags.writeable:
+            raise UsageError("the array's memory was lent to be read: write to a copy, array.copy()")
+        np.copyto(self.host, values)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The memory itself where NumPy asks for no other dtype and no copy."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nnkit import reference
 from nnkit.contracts import Module
+from nnkit.device import dlpack
 from nnkit.device.array import CpuArray
 from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.device.inputs import array_type, host_values
@@ -107,6 +108,10 @@ class CpuDevice:
             raise DeviceError(
                 f"no memory for an array of shape {lengths} {element}: use smaller ones"
             ) from None
+
+    def from_dlpack(self, lender: Any) -> CpuArray:
+        """An array on memory that another library lends, shared where it is row-major."""
+        return CpuArray(dlpack.host_array(lender))
 
     def compile(
         self,

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from nnkit.contracts import Operations
-from nnkit.device import cuda_driver
-from nnkit.device.cuda_array import CudaArray
+from nnkit.device import cuda_driver, dlpack, foreign
+from nnkit.device.cuda_array import CudaArray, Foreign
 from nnkit.device.cuda_driver import Context
 from nnkit.device.cuda_launch import CudaModule, native_arch
 from nnkit.device.cuda_memory import Pool, Staging
 from nnkit.device.cuda_stream import CudaEvent, CudaStream
 from nnkit.device.inputs import array_type, host_values, ptx_text
-from nnkit.errors import DeviceError
+from nnkit.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin
@@ -110,6 +110,46 @@ class CudaDevice:
         array = self.empty(values.shape, values.dtype)
         array.write(values)
         return array
+
+    def from_dlpack(self, lender: Any) -> CudaArray:
+        """An array on memory of this GPU that another library lends; other memory is copied.
+
+        What is lent to be read alone is copied, for nobody keeps a kernel from writing to it.
+        """
+        self.context.activate()
+        kind, ordinal = dlpack.device_of(lender)
+        if kind in dlpack.HOST:
+            return self.upload(dlpack.host_array(lender))
+        if (kind, ordinal) != (dlpack.CUDA, self.ordinal):
+            raise UsageError(
+                f"{type(lender).__name__} does not lie in the memory of {self.label}: copy it there"
+            )
+        tensor = dlpack.Tensor(lender, int(self.context.stream))
+        array = CudaArray(self, Foreign(tensor), tensor.address, tensor.shape, tensor.dtype)
+        return array.copy() if tensor.read_only else array
+
+    def borrow(self, argument: Any) -> CudaArray | None:
+        """A kernel's argument that is an array of another library, in its place; None if it is none.
+
+        Raises UsageError for one that no kernel can take.
+        """
+        if not foreign.lends(argument, foreign.GPU):
+            if foreign.lends(argument, foreign.DLPACK) and not foreign.lends(argument, foreign.HOST):
+                raise UsageError("which device.from_dlpack(array) brings to this device")
+            return None
+        memory = foreign.gpu_memory(argument)
+        if memory.read_only:
+            raise UsageError("which may only be read: give a copy, device.from_dlpack(array).copy()")
+        context = self.context
+        if math.prod(memory.shape):
+            ordinal = context.driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+            context.activate()
+            code, place = context.driver.cuPointerGetAttribute(ordinal, memory.address)
+            if code or place != self.ordinal:
+                raise UsageError(f"which does not lie in the memory of {self.label}: copy it there")
+        if memory.stream not in (0, int(context.stream)):
+            context.call("cuStreamSynchronize", memory.stream, doing="waiting for another library's stream")
+        return CudaArray(self, Foreign(argument), memory.address, memory.shape, memory.dtype)
 
     def compile(
         self,

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from nnkit.device.cuda import CudaDevice
 
 
+class Foreign:
+    """Memory that another library owns, for as long as the arrays on it live."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, owner: Any):
+        self.owner = owner
+
+
 class CudaArray(Lookable):
     """`nnkit.contracts.DeviceArray` on a GPU: row-major, contiguous; a view keeps the memory alive.
 
@@ -26,13 +35,23 @@ class CudaArray(Lookable):
     __slots__ = ("_address", "_block", "device", "dtype", "shape")
 
     def __init__(
-        self, device: "CudaDevice", block: Block, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        device: "CudaDevice",
+        block: "Block | Foreign",
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
     ):
         self.device = device
         self._block = block
         self._address = address
         self.shape = shape
         self.dtype = dtype
+
+    @property
+    def lender(self) -> Any:
+        """What keeps the memory: a block of the device's own, or another library's object."""
+        return self._block.owner if isinstance(self._block, Foreign) else self._block
 
     @property
     def address(self) -> int:
@@ -125,7 +144,8 @@ class CudaArray(Lookable):
         lent = self.copy() if copy else self
         if stream != -1:
             self.device.synchronize()
-        return dlpack.capsule(lent, lent.address, self.shape, self.dtype, self.__dlpack_device__())
+        place = self.__dlpack_device__()
+        return dlpack.capsule(lent, lent.address, self.shape, self.dtype, place, max_version)
 
     def __repr__(self) -> str:
         return f"CudaArray(shape={self.shape}, dtype={self.dtype}, device={self.device.label})"

@@ -151,6 +151,8 @@ class Context:
         self.stream = driver.CUstream(driver.CU_STREAM_LEGACY)
         self.pending: dict[str, None] = {}
         """The kernels launched since the last synchronisation, in order."""
+        self.lent: dict[int, Any] = {}
+        """Arrays of other libraries that those kernels may use: they stay until then."""
         self.unusable = ""
         """Why no call is possible any more; empty while all is well."""
         self.closed = False
@@ -191,11 +193,17 @@ class Context:
     def synchronize(self) -> None:
         """Wait for everything in the context; raises what a kernel did wrong."""
         self.call("cuCtxSynchronize", doing="waiting for the kernels")
+        self.all_done()
+
+    def all_done(self) -> None:
+        """Every launch so far is done."""
         self.pending.clear()
+        self.lent.clear()
 
     def close(self) -> None:
         """Release the context, even a broken one; a second call does nothing."""
         if not self.closed:
             self.closed = True
+            self.lent.clear()
             self.unusable = f"{self.name} is closed; open it again with open_device"
             self.driver.cuDevicePrimaryCtxRelease(self.device)

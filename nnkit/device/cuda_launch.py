@@ -177,6 +177,8 @@ class CudaKernel:
         if result[0]:
             context.check(result, f"launching kernel {self.name}")
         context.pending[self.name] = None
+        for array in self._packer.borrowed.values():
+            context.lent[id(array.lender)] = array
 
     def _queue(self, stream: Stream) -> Any:
         if not isinstance(stream, CudaStream) or stream.context is not self._context:

@@ -169,7 +169,7 @@ class Staging:
         for slot, part in under_way:
             self._finish(slot, part, doing)
         # The default stream waits for all others, so every launch before this copy is done.
-        self._context.pending.clear()
+        self._context.all_done()
 
     def close(self) -> None:
         """Free the pinned memory; errors are ignored."""

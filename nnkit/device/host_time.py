@@ -24,6 +24,8 @@ class HostEvent:
 
     def record(self, stream: Stream | None = None) -> None:
         """Take the time."""
+        if stream is not None and not isinstance(stream, HostStream):
+            raise UsageError("the stream is not one of this device; make it with device.stream()")
         self.seconds = perf_counter()
 
     def synchronize(self) -> None:

@@ -5,7 +5,6 @@ Its memory is the host's, so arrays are NumPy arrays underneath; a launch return
 
 import math
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,15 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.contracts import Dimensions, Operations, Stream
+from nnkit.device import dlpack, foreign
 from nnkit.device.arguments import Packer
-from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
+from nnkit.device.array import CpuArray
 from nnkit.device.demangle import demangle
 from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Limits, check_extents
+from nnkit.device.foreign import lends
 from nnkit.device.host_time import HostEvent, HostStream
-from nnkit.device.inputs import array_type, host_values, ptx_text, values_for
+from nnkit.device.inputs import array_type, host_values, ptx_text
 from nnkit.device.kernel_names import UNNAMED, KernelTable
 from nnkit.device.parameters import parameters, required_blocks, thread_limits
+from nnkit.device.virtual_array import Owner, VirtualArray
 from nnkit.errors import (
     CompileError,
     DeviceError,
@@ -38,7 +40,7 @@ from nnkit.vm import store
 from nnkit.vm.faults import KernelFault
 from nnkit.vm.layout import Fault
 from nnkit.vm.machine import LoadedKernel, LoadedModule, Machine
-from nnkit.vm.memory_table import Allocation, MemoryTable
+from nnkit.vm.memory_table import READ_ONLY
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin
@@ -52,100 +54,6 @@ SHARED_BYTES = 227 * 1024
 CACHE_BYTES = 256 * 1024 * 1024
 
 MEMORY_FAULTS = frozenset({Fault.MEMORY, Fault.MISALIGNED, Fault.READ_ONLY})
-
-
-class VirtualArray(Lookable):
-    """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
-
-    __slots__ = ("__weakref__", "_owner", "device", "host")
-
-    def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "_Owner"):
-        self.device = device
-        self.host = host
-        self._owner = owner
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The length of every axis."""
-        return self.host.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of an element."""
-        return self.host.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """The size in bytes."""
-        return self.host.nbytes
-
-    @property
-    def address(self) -> int:
-        """The address of the first element; raises DeviceError once the device is closed."""
-        if self.device.closed:
-            self.device.check_open()
-        return self._owner.allocation.start if not self.host.size else self.host.ctypes.data
-
-    def rows(self, start: int, stop: int) -> "VirtualArray":
-        """A view of rows start to stop, counted and clipped as in a slice."""
-        first, end = row_range(self, start, stop)
-        return VirtualArray(self.device, self.host[first:end], self._owner)
-
-    def reshape(self, shape: tuple[int, ...]) -> "VirtualArray":
-        """A view with another shape; raises UsageError if the numbers of elements differ."""
-        return VirtualArray(self.device, self.host.reshape(viewed_shape(self, shape)), self._owner)
-
-    def view(self, dtype: npt.DTypeLike) -> "VirtualArray":
-        """The same bytes as another type; raises UsageError where the last axis does not fit."""
-        shape, element = viewed_type(self, dtype)
-        return VirtualArray(self.device, self.host.view(element).reshape(shape), self._owner)
-
-    def copy(self) -> "VirtualArray":
-        """A new array with the same content."""
-        twin = self.device.empty(self.shape, self.dtype)
-        twin.host[...] = self.host
-        return twin
-
-    def download(self) -> npt.NDArray[Any]:
-        """A copy in memory of NumPy's own."""
-        self.device.check_open()
-        return self.host.copy()
-
-    def write(self, host: npt.ArrayLike) -> None:
-        """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        values = values_for(self, host)
-        self.device.check_open()
-        self.host[...] = values
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        """NumPy sees the memory itself: `np.asarray(array)` is no copy."""
-        return dict(self.host.__array_interface__)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """The memory itself where NumPy asks for no other dtype and no copy."""
-        return as_numpy(self.host, dtype, copy)
-
-    def __dlpack__(self, **wishes: Any) -> Any:
-        """A DLPack capsule of the memory itself."""
-        return self.host.__dlpack__(**wishes)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """DLPack's name of host memory."""
-        return self.host.__dlpack_device__()
-
-    def __repr__(self) -> str:
-        return f"VirtualArray(shape={self.shape}, dtype={self.dtype})"
-
-
-class _Owner:
-    """Frees an allocation when the last array on it is gone."""
-
-    __slots__ = ("__weakref__", "allocation")
-
-    def __init__(self, memory: MemoryTable, allocation: Allocation):
-        self.allocation = allocation
-        weakref.finalize(self, memory.free, allocation)
 
 
 class VirtualKernel:
@@ -178,7 +86,10 @@ class VirtualKernel:
         blocks, threads = check_extents(self.name, grid, block, shared_bytes, self._limits)
         with self._packing:
             packed = bytes(self._packer.pack(args, self._device))
+            # Arrays of other libraries are the device's for as long as this lives.
+            borrowed = self._packer.borrowed
         translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes))
+        del borrowed
 
 
 class VirtualModule:
@@ -270,7 +181,7 @@ class VirtualDevice:
                 f"no memory for an array of {size} bytes: use smaller arrays, or free some"
             ) from None
         host = allocation.owner.view(element).reshape(shape) if size else np.empty(shape, element)
-        return VirtualArray(self, host, _Owner(self.machine.memory, allocation))
+        return VirtualArray(self, host, Owner(self.machine.memory, allocation))
 
     def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> VirtualArray:
         """An array of zeros."""
@@ -284,6 +195,32 @@ class VirtualDevice:
         array = self.empty(values.shape, values.dtype)
         array.host[...] = values
         return array
+
+    def from_dlpack(self, lender: Any) -> VirtualArray:
+        """An array on memory that another library lends, shared where it is row-major; see the contract."""
+        self.check_open()
+        return self._adopted(dlpack.host_array(lender))
+
+    def borrow(self, argument: Any) -> VirtualArray | None:
+        """A kernel's argument that is an array of another library, in its place; None if it is none.
+
+        Raises UsageError for one that no kernel can take.
+        """
+        if lends(argument, foreign.HOST):
+            return self._adopted(foreign.host_memory(argument))
+        if lends(argument, foreign.GPU):
+            raise UsageError("which lies in the memory of a GPU: copy it to the host first")
+        if lends(argument, foreign.DLPACK) and not isinstance(argument, CpuArray):
+            raise UsageError("which device.from_dlpack(array) shares with this device")
+        return None
+
+    def _adopted(self, values: npt.NDArray[Any]) -> VirtualArray:
+        """An array on memory that is not the device's."""
+        flags = 0 if values.flags.writeable else READ_ONLY
+        label = f"an array of shape {values.shape} {values.dtype} in the program's own memory"
+        memory = self.machine.memory
+        allocation = memory.adopt(values.reshape(-1).view(np.uint8), label, flags)
+        return VirtualArray(self, values, Owner(memory, allocation))
 
     def compile(
         self,

@@ -52,7 +52,7 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
             size = site.size if site else 0
             return f"{place}: {what} at {where} is misaligned: the address must be a multiple of {size}"
         case Fault.READ_ONLY:
-            return f"{place}: {what} at {where} writes to constant memory"
+            return f"{place}: {what} at {where} writes to constant memory, or to a read-only array"
         case Fault.DIVERGENT_BARRIER:
             return (
                 f"{place}: a barrier that only some threads of a warp reach: move __syncthreads() out of the "

@@ -2,6 +2,7 @@
 
 import bisect
 import collections
+import ctypes
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ class MemoryTable:
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._allocations: list[Allocation] = []
+        self._adopted: list[Allocation] = []
         self._freed: list[Allocation] = []
         self._doomed: collections.deque[Allocation] = collections.deque()
         self._snapshot: Snapshot | None = None
@@ -76,6 +78,14 @@ class MemoryTable:
             self._drain()
         return made
 
+    def adopt(self, owner: npt.NDArray[np.uint8], label: str, flags: int = 0) -> Allocation:
+        """Memory that somebody else reserved, until it is freed here; it may overlap others."""
+        made = Allocation(owner.ctypes.data, owner.size, label, flags, owner)
+        with self._lock:
+            self._adopted.append(made)
+            self._snapshot = None
+        return made
+
     def free(self, allocation: Allocation) -> None:
         """Take it from the table; a second call does nothing."""
         self._doomed.append(allocation)
@@ -89,6 +99,10 @@ class MemoryTable:
         """Take what was freed from the table; the lock is held."""
         while self._doomed:
             allocation = self._doomed.popleft()
+            if any(known is allocation for known in self._adopted):
+                self._adopted = [known for known in self._adopted if known is not allocation]
+                self._snapshot = None
+                continue
             place = bisect.bisect_left(self._starts, allocation.start)
             if place < len(self._starts) and self._allocations[place] is allocation:
                 del self._starts[place], self._allocations[place]
@@ -107,8 +121,9 @@ class MemoryTable:
         with self._lock:
             self._drain()
             if self._snapshot is None:
-                rows: list[Any] = [(a.start, a.size, a.flags) for a in self._allocations] or [(0, 0, 0)]
-                self._snapshot = Snapshot(np.array(rows, np.int64), tuple(self._allocations))
+                allocations = _merged(self._allocations, self._adopted)
+                rows: list[Any] = [(a.start, a.size, a.flags) for a in allocations] or [(0, 0, 0)]
+                self._snapshot = Snapshot(np.array(rows, np.int64), tuple(allocations))
             return self._snapshot
 
     def holding(self, address: int, size: int) -> Allocation | None:
@@ -143,3 +158,39 @@ class MemoryTable:
         return (
             f"it reaches {address + size - best.end} bytes over the end of {best.label} of {best.size} bytes"
         )
+
+
+def _merged(own: list[Allocation], adopted: list[Allocation]) -> list[Allocation]:
+    """All of them, sorted, none overlapping another: several views of one memory count as one.
+
+    What lies in an allocation of the table's own is known already. Of overlapping ones that may be written
+    all may.
+    """
+    if not adopted:
+        return own
+    apart: list[Allocation] = []
+    for new in sorted(adopted, key=lambda each: (each.start, -each.size)):
+        last = apart[-1] if apart else None
+        if last is None or new.start >= last.end:
+            apart.append(new)
+            continue
+        size = max(last.end, new.end) - last.start
+        longer = last if last.size == size else _spanning(last, new)
+        apart[-1] = Allocation(last.start, size, longer.label, last.flags & new.flags, longer.owner)
+    starts = [allocation.start for allocation in own]
+    result = list(own)
+    for new in apart:
+        place = bisect.bisect(starts, new.start)
+        before = place and own[place - 1].end > new.start
+        behind = place < len(own) and own[place].start < new.end
+        if new.size and not before and not behind:
+            result.append(new)
+    return sorted(result, key=lambda each: each.start)
+
+
+def _spanning(first: Allocation, second: Allocation) -> Allocation:
+    """One allocation over two that overlap; they keep each other's memory alive."""
+    size = second.end - first.start
+    memory = (ctypes.c_uint8 * size).from_address(first.start)
+    memory.owners = (first.owner, second.owner)  # type: ignore[attr-defined]
+    return Allocation(first.start, size, first.label, first.flags, np.ctypeslib.as_array(memory))
