@@ -174,9 +174,9 @@ def test_active_lanes_alone_touch_memory(device: VirtualDevice, module: VirtualM
     for d in distances:
         launch(d, 0)
         assert out.download().tolist() == case.expected(d).tolist(), d
-    # The negative control: the same without the guard. Windows are filled up, here to a multiple of 16 bytes.
-    filled = -(-case.threads * np.dtype(type_).itemsize // 16) * 16 // np.dtype(type_).itemsize
-    end = {"global": case.threads, "const": case.threads, "dynamic": case.threads}.get(case.space, filled)
+    # The negative control: the same without the guard. Local memory is filled up to a multiple of 16 bytes.
+    size = np.dtype(type_).itemsize
+    end = -(-case.threads * size // 16) * 16 // size if case.space == "local" else case.threads
     for d in distances:
         _, index = case.lanes(d)
         outside = (index < 0) | (index >= end)

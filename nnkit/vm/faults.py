@@ -41,7 +41,7 @@ def describe(kind: Fault, place: Place, space: str, address: int, near: str, lim
     site = place.site
     what = f"{site.what} of {site.size} bytes" if site else "access"
     # A little before a window's start an address reads as one of 32 bits.
-    shown = address % (1 << 32 if limit >= 0 and address >= -1 << 31 else 1 << 64)
+    shown = address % (1 << 32 if limit >= 0 and -1 << 31 <= address < 0 else 1 << 64)
     where = f"{space} address {shown:#x}"
     match kind:
         case Fault.MEMORY:

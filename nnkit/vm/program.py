@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from nnkit.ptx.cfg import is_barrier
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxError, Symbol, Variable, Vector
-from nnkit.vm import calls, table, warp
+from nnkit.vm import calls, cuts, table, warp
 from nnkit.vm.emitter import Memory
 from nnkit.vm.in_step import relies_on_step
 from nnkit.vm.widths import make_explicit
@@ -65,6 +65,7 @@ def prepare(module: Module, kernel: str) -> Program:
     for item in items:
         table.refuse_unknown(item)
         calls.refuse_unknown(item, function.registers)
+    function = cuts.restore(function)
     memory = _memory(module, function)
     _refuse_too_much(function, memory)
     traits = Traits(

@@ -1,0 +1,161 @@
+"""Indices of 64 bits into shared and local memory that the compiler cuts to 32: reported where they wrap."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from vm_support import line_of, report
+
+from nnkit.device.virtual import VirtualDevice, VirtualModule
+from nnkit.errors import DeviceMemoryError
+
+START = "__shared__ int s[64]; int t = threadIdx.x; s[t] = t; __syncthreads();"
+LOADS = {
+    "plain": "s[i + t]",
+    "behind": "s[t + i]",
+    "row": "s[i * 8 + t % 8]",
+    "product": "s[i * (long long)j + t]",
+    "unsigned_index": "s[(unsigned long long)i + t]",
+    "negative": "s[t - i]",
+    "choice": "s[(j > 5 ? i : i + 1) + t]",
+    "guarded": "(t >= 8 ? s[t + i - 8] : -1)",
+    "bytes": "((volatile char*)s)[4 * i + 4 * t]",
+    "vector": "((int4*)s)[i + (t & 3)].x",
+    "pointer": "*(s + t + i)",
+    "inlined": "at(s, i + t)",
+}
+SOURCE = "__device__ __forceinline__ int at(const int* p, size_t i) { return p[i]; } // inlined\n" + "".join(
+    f"""
+extern "C" __global__ void {name}(long long i, int j, int* out) {{
+    {START}
+    out[t] = {what}; // {name if name != "inlined" else "at"}
+}}"""
+    for name, what in LOADS.items()
+)
+SOURCE += f"""
+extern "C" __global__ void store(long long i, int j, int* out) {{
+    {START}
+    s[i + t] = 7; // store
+    __syncthreads();
+    out[t] = s[t];
+}}
+extern "C" __global__ void atomic(long long i, int j, int* out) {{
+    {START}
+    atomicAdd(&s[i + t], 7); // atomic
+    __syncthreads();
+    out[t] = s[t];
+}}
+extern "C" __global__ void dynamic(long long i, int j, int* out) {{
+    extern __shared__ int pool[];
+    int t = threadIdx.x;
+    pool[t] = t;
+    __syncthreads();
+    out[t] = pool[i + t]; // dynamic
+}}
+extern "C" __global__ void loop(long long i, int j, int* out) {{
+    {START}
+    int sum = 0;
+    for (long long k = i; k < i + j; ++k)
+        sum += s[k * 2]; // loop
+    out[t] = sum;
+}}
+extern "C" __global__ void local(long long i, int j, int* out) {{
+    int s[64], t = threadIdx.x;
+    for (int k = 0; k < 64; ++k) s[k] = out[k] + k;
+    out[t] = s[i + t]; // local
+}}
+"""
+BAD = (1 << 30, -(1 << 30), 1 << 40, -(1 << 40), (1 << 62) - 1, 1 << 31, 1 << 32, (1 << 32) + 1)
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[VirtualDevice]:
+    made = VirtualDevice(threads=1)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def module(device: VirtualDevice) -> VirtualModule:
+    return device.compile(SOURCE, name="cuts.cu")
+
+
+@pytest.mark.parametrize("name", [*LOADS, "store", "atomic", "dynamic", "loop", "local"])
+def test_an_index_of_64_bits_is_not_cut(device: VirtualDevice, module: VirtualModule, name: str) -> None:
+    out = device.zeros((64,), np.int32)
+
+    def launch(i: int, j: int = 8) -> list[int]:
+        shared = 256 if name == "dynamic" else 0
+        module[name].launch(1, 64, (np.int64(i), np.int32(j), out), shared_bytes=shared)
+        return out.download().tolist()
+
+    t = np.arange(64)
+    right = {
+        "row": t % 8,
+        "guarded": np.where(t >= 8, t - 8, -1),
+        "vector": 4 * (t & 3),
+        "store": t * 0 + 7,
+        "atomic": t + 7,
+        "loop": t * 0 + 56,
+    }
+    assert launch(0) == right.get(name, t).tolist()
+    for i in BAD:
+        with pytest.raises(DeviceMemoryError) as caught:
+            launch(i)
+        assert report(caught.value).line == line_of(SOURCE, name), i
+    if name == "plain":
+        with pytest.raises(DeviceMemoryError, match="4294967040 bytes behind the end: shared memory has 256"):
+            launch(1 << 30)
+        with pytest.raises(DeviceMemoryError, match=r"address 0x40000000000 is .* behind the end"):
+            launch(1 << 40)
+        with pytest.raises(DeviceMemoryError, match="4294967296 bytes before the start"):
+            launch(-(1 << 30))
+
+
+MEANT = f"""
+extern "C" __global__ void hashed(unsigned long long key, const unsigned long long* x, int* out) {{
+    {START}
+    out[t] = s[(unsigned)key % 50] + 64 * s[(unsigned)x[t] % 50];
+}}
+extern "C" __global__ void packed(unsigned long long key, const unsigned long long* x, int* out) {{
+    {START}
+    unsigned long long pair = ((unsigned long long)(t + 5) << 32) | (t ^ 1);
+    out[t] = s[(unsigned)pair] + 64 * s[(unsigned)x[t]];
+}}
+extern "C" __global__ void difference(unsigned long long key, const unsigned long long* x, int* out) {{
+    {START}
+    out[t] = s[(unsigned)key - (unsigned)(key - t)];
+}}
+extern "C" __global__ void random(unsigned long long key, const unsigned long long* x, int* out) {{
+    {START}
+    key = key * 6364136223846793005ULL + 1442695040888963407ULL + t;
+    out[t] = s[(unsigned)key & 63] + 64 * s[key >> 58];
+}}
+extern "C" __global__ void short_loop(unsigned long long key, const unsigned long long* x, int* out) {{
+    {START}
+    int sum = 0;
+    for (size_t k = t; k < 64; k += 16)
+        sum += s[k];
+    for (size_t k = 64; k-- > 60;)
+        sum += s[k];
+    out[t] = sum;
+}}
+"""
+
+
+def test_a_program_may_cut_what_it_means_to_cut(device: VirtualDevice) -> None:
+    module = device.compile(MEANT, name="meant.cu")
+    out, t, key = device.zeros((64,), np.int32), np.arange(64), 0xFEDCBA9876543210
+    high = t.astype(np.uint64) << np.uint64(33)
+    x = device.upload(high + (t[::-1]).astype(np.uint64))
+    new = [(key * 6364136223846793005 + 1442695040888963407 + int(n)) % (1 << 64) for n in t]
+    right = {
+        "hashed": (key & 0xFFFFFFFF) % 50 + 64 * ((63 - t) % 50),
+        "packed": (t ^ 1) + 64 * (63 - t),
+        "difference": t,
+        "random": np.array([(n & 63) + 64 * (n >> 58) for n in new]),
+        "short_loop": np.array([sum(range(n, 64, 16)) + 60 + 61 + 62 + 63 for n in t]),
+    }
+    for name, expected in right.items():
+        module[name].launch(1, 64, (np.uint64(key), x, out))
+        assert out.download().tolist() == expected.tolist(), name
