@@ -80,6 +80,12 @@ class Registry:
         """The names of the healthy backends of one kind."""
         return [entry.name for entry in self.entries if entry.kind == kind and not entry.error]
 
+    def __repr__(self) -> str:
+        parts = [f"{kind} {', '.join(self.names(kind)) or 'none'}" for kind in KINDS]
+        if broken := [entry.name for entry in self.entries if entry.error]:
+            parts.append(f"broken {', '.join(broken)}")
+        return f"<registry: {'; '.join(parts)}>"
+
     def _find(self, kind: str, name: str, option: str) -> Any:
         matches = [entry for entry in self.entries if entry.kind in (kind, "plugin") and entry.name == name]
         for entry in matches:

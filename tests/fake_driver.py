@@ -35,6 +35,7 @@ class FakeDriver:
         self.memory: dict[int, Any] = {}
         self.launches: list[dict[str, Any]] = []
         self.log = b""
+        self.variables: dict[str, Any] = {}
         self.handles = iter(range(1, 1 << 30))
 
     def __getattr__(self, name: str) -> Any:
@@ -126,6 +127,10 @@ class FakeDriver:
 
     def _cuModuleGetFunction(self, module: Any, name: bytes) -> tuple[Any]:
         return (real.CUfunction(next(self.handles)),)
+
+    def _cuModuleGetGlobal(self, module: Any, name: bytes) -> tuple[Any, int]:
+        memory = self.variables[name.decode()]
+        return real.CUdeviceptr(ctypes.addressof(memory)), ctypes.sizeof(memory)
 
     def _cuFuncGetAttribute(self, attribute: Any, function: Any) -> tuple[int]:
         return ({"CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK": 512}.get(attribute.name, 1024),)

@@ -1,6 +1,6 @@
 """Arrays, the operations of a training step, kernels, devices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Protocol
 
@@ -177,6 +177,14 @@ class Module(Protocol):
 
         A template is named with its arguments, "fill<float, 3>": it is compiled when first asked for. Raises
         UsageError for a name that is not there, with a near match, or that several kernels have.
+        """
+
+    @property
+    def variables(self) -> Mapping[str, DeviceArray]:
+        """Its `__constant__`, `__device__` and `__managed__` variables as arrays, by the names of the source.
+
+        Each shares the variable's memory and keeps the module alive. Shape and dtype are those of the
+        declaration; where the source does not say them plainly they are bytes, for `view`.
         """
 
 

@@ -33,6 +33,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples of {' x '.join(map(str, self.image_shape))} images>"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -41,6 +44,10 @@ class Dataset:
     train: Samples
     test: Samples
     fingerprint: str
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.train.image_shape))
+        return f"<dataset of {shape} images: {len(self.train)} to train, {len(self.test)} to test>"
 
     @property
     def pixels(self) -> int:

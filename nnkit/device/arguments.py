@@ -87,6 +87,11 @@ class Packer:
         )
         self.pointers = ctypes.addressof(self._pointers)
 
+    def __repr__(self) -> str:
+        """The kernel and what each of its parameters is."""
+        kinds = ", ".join(_noun(parameter).removeprefix("a ") for parameter in self.parameters)
+        return self.kernel if self.kernel.endswith(")") else f"{self.kernel}({kinds})"
+
     def pack(self, args: Sequence[Any], device: Any) -> "ctypes.Array[ctypes.c_char]":
         """Write the arguments of a launch on that device to `buffer`.
 

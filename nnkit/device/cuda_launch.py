@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nnkit.contracts import Dimensions, Stream
 from nnkit.device.arguments import Packer
+from nnkit.device.cuda_array import CudaArray, Foreign
 from nnkit.device.cuda_stream import CudaStream
 from nnkit.device.demangle import demangle
 from nnkit.device.elements import ElementTypes
 from nnkit.device.extents import Extent, Limits, check_extents
 from nnkit.device.kernel_names import KernelTable, variables
 from nnkit.device.parameters import parameters, required_blocks
-from nnkit.errors import CompileError, LaunchError, UsageError
+from nnkit.device.variables import Variables, VariableTable, described
+from nnkit.errors import CompileError, DeviceError, LaunchError, UsageError
+from nnkit.ptx.ir import PtxError, Variable
+from nnkit.ptx.parse import parse
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin
@@ -81,6 +88,29 @@ class CudaModule:
         """The kernel of that name; see `nnkit.contracts.Module`."""
         return self._kernels[name]
 
+    @cached_property
+    def _table(self) -> VariableTable:
+        try:
+            declared = parse(self._ptx).variables.values()
+        except PtxError as error:
+            # What the driver's assembler takes may still be more than is understood here.
+            raise CompileError(f"the module's variables cannot be told: {error}") from None
+        return VariableTable(declared, self._origin.text if self._origin else None)
+
+    @property
+    def variables(self) -> "Variables[CudaArray]":
+        """Its variables as arrays; see `nnkit.contracts.Module`."""
+
+        def make(variable: Variable, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> CudaArray:
+            doing = f"looking up variable {variable.name}"
+            call = self.device.context.call
+            address, size = call("cuModuleGetGlobal", self._handle, variable.name.encode(), doing=doing)
+            if size != variable.size:
+                raise DeviceError(f"{doing}: the driver says that it has {size} bytes, not {variable.size}")
+            return CudaArray(self.device, Foreign(self), int(address), shape, dtype)
+
+        return Variables(self._table, make)
+
     def _make(self, name: str) -> "CudaKernel":
         function = self.device.context.call(
             "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
@@ -88,6 +118,9 @@ class CudaModule:
         declared, text = self._parameters[name], self._origin.text if self._origin else None
         packer = Packer(demangle(name), declared, ElementTypes(name, declared, self._ptx, text))
         return CudaKernel(self.device, name, function, packer, self._required.get(name))
+
+    def __repr__(self) -> str:
+        return described(self, self.device.label)
 
     def _instantiate(self, expression: str) -> "tuple[str, Callable[[str], CudaKernel]]":
         """More kernels of the same source, in an image of their own."""
@@ -151,6 +184,9 @@ class CudaKernel:
         )
         self._shared_bytes = UNASKED_SHARED_BYTES - static
         """How much dynamic shared memory a launch may have at present."""
+
+    def __repr__(self) -> str:
+        return f"<kernel {self._packer!r} on {self._context.name}>"
 
     def launch(
         self,

@@ -26,7 +26,8 @@ from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.device.inputs import array_type, host_values, ptx_text
 from nnkit.device.kernel_names import UNNAMED, KernelTable
 from nnkit.device.parameters import parameters, required_blocks, thread_limits
-from nnkit.device.virtual_array import Owner, VirtualArray
+from nnkit.device.variables import Variables, VariableTable, described
+from nnkit.device.virtual_array import OfModule, Owner, VirtualArray
 from nnkit.errors import (
     CompileError,
     DeviceError,
@@ -35,7 +36,7 @@ from nnkit.errors import (
     LaunchError,
     UsageError,
 )
-from nnkit.ptx.ir import PtxError
+from nnkit.ptx.ir import PtxError, Variable
 from nnkit.vm import store
 from nnkit.vm.faults import KernelFault
 from nnkit.vm.layout import Fault
@@ -67,6 +68,9 @@ class VirtualKernel:
         # Its buffer is one for all launches, and several threads may launch.
         self._packing = threading.Lock()
         self._limits = replace(limits, shared_bytes=SHARED_BYTES - kernel.traits.static_shared)
+
+    def __repr__(self) -> str:
+        return f"<kernel {self._packer!r} on virtual>"
 
     def launch(
         self,
@@ -125,6 +129,25 @@ class VirtualModule:
     def __getitem__(self, name: str) -> VirtualKernel:
         """The kernel of that name; see `nnkit.contracts.Module`."""
         return self._kernels[name]
+
+    @cached_property
+    def _table(self) -> VariableTable:
+        text = self._origin.text if self._origin else None
+        return VariableTable(self._loaded.source.outline.variables, text)
+
+    @property
+    def variables(self) -> Variables[VirtualArray]:
+        """Its variables as arrays; see `nnkit.contracts.Module`."""
+
+        def make(variable: Variable, shape: tuple[int, ...], dtype: np.dtype[Any]) -> VirtualArray:
+            allocation = self._loaded.variables[variable.name]
+            host = allocation.owner.view(dtype).reshape(shape)
+            return VirtualArray(self._device, host, OfModule(allocation, self))
+
+        return Variables(self._table, make)
+
+    def __repr__(self) -> str:
+        return described(self, "virtual")
 
     def _instantiate(self, expression: str) -> tuple[str, Callable[[str], VirtualKernel]]:
         """More kernels of the same source; they use the same variables."""

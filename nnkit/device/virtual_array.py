@@ -20,7 +20,7 @@ class VirtualArray(Lookable):
 
     __slots__ = ("__weakref__", "_owner", "device", "host")
 
-    def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "Owner"):
+    def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "Owner | OfModule"):
         self.device = device
         self.host = host
         self._owner = owner
@@ -99,6 +99,16 @@ class VirtualArray(Lookable):
 
     def __repr__(self) -> str:
         return f"VirtualArray(shape={self.shape}, dtype={self.dtype})"
+
+
+class OfModule:
+    """The memory of a module's variable, which lives as long as the module."""
+
+    __slots__ = ("allocation", "module")
+
+    def __init__(self, allocation: Allocation, module: Any):
+        self.allocation = allocation
+        self.module = module
 
 
 class Owner:
