@@ -347,3 +347,27 @@ def test_a_sum_over_many_blocks(threads: int) -> None:
     kernel.launch(-(-9999 // threads), threads, (given, out, 9999))
     assert out.host[0] == values.sum()
     device.close()
+
+
+def test_shuffles_by_constants() -> None:
+    """What is known when the kernel is compiled becomes a fixed permutation."""
+    cases = [
+        (mode, distance, clamp)
+        for mode in ("up", "down", "bfly", "idx")
+        for clamp in (0x1F, 0, 0x181F, 0x1800, 0x0C0F, 0x1507)
+        for distance in (0, 1, 5, 16, 31, 35)
+    ]
+    lines = [
+        f'asm volatile("{{ .reg .pred p; shfl.sync.{mode}.b32 %0|p, %2, {distance}, {clamp}, -1;'
+        f' selp.b32 %1, 1, 0, p; }}" : "=r"(r), "=r"(q) : "r"(t));'
+        f" out[{2 * number} * 32 + t] = r; out[{2 * number + 1} * 32 + t] = q;"
+        for number, (mode, distance, clamp) in enumerate(cases)
+    ]
+    source = f'extern "C" __global__ void k(int* out) {{ int t = threadIdx.x, r, q; {" ".join(lines)} }}'
+    device = VirtualDevice(threads=1)
+    out = device.zeros((len(cases), 2, 32), np.int32)
+    device.compile(source, name="constants.cu")["k"].launch(1, 32, (out,))
+    for found, (mode, distance, clamp) in zip(out.host, cases, strict=True):
+        wanted = [shuffled(mode, lane, distance, clamp) for lane in range(32)]
+        assert found.T.tolist() == [list(map(int, pair)) for pair in wanted], (mode, distance, clamp)
+    device.close()

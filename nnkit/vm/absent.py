@@ -223,8 +223,9 @@ def _get(e: Emitter, name: str) -> str:
 
 
 def _set(e: Emitter, name: str, mask: str) -> None:
-    """For the active lanes; the others keep what they have."""
-    if e.mask:
-        kept = e.one.binary("and", "i32", _get(e, name), e.one.binary("xor", "i32", e.mask, ALL))
-        mask = e.one.binary("or", "i32", kept, e.one.binary("and", "i32", mask, e.mask))
+    """For the active lanes; others that wait elsewhere keep what they have."""
+    if e.region.pending[e.block.number]:
+        here = e.mask or ALL
+        kept = e.one.binary("and", "i32", _get(e, name), e.one.binary("xor", "i32", here, ALL))
+        mask = e.one.binary("or", "i32", kept, e.one.binary("and", "i32", mask, here))
     e.text.line(f"store i32 {mask}, ptr {_slot(name)}")

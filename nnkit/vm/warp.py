@@ -144,8 +144,37 @@ def _shfl(e: Emitter, item: Instruction) -> None:
     target, source, by, clamp, *members = item.operands
     mask, masks = _members(e, item, members[0] if members else None)
     value = e.vector(e.operand(source, "b32"))
-    b = e.vector(e.operand(by, "u32"))
-    c = e.vector(e.operand(clamp, "u32"))
+    mode = next(m for m in item.modifiers if m in ("up", "down", "bfly", "idx"))
+    distance, bounds = e.operand(by, "u32"), e.operand(clamp, "u32")
+    b, c = distance.shape.constant, bounds.shape.constant
+    if b is not None and c is not None:
+        known = [_source_lane(mode, lane, b, c) for lane in range(WIDTH)]
+        picks = ", ".join(f"i32 {lane}" for lane, _ in known)
+        lanes, inside = f"<{picks}>", "<" + ", ".join(f"i1 {int(within)}" for _, within in known) + ">"
+        full = e.all.type("i32")
+        found = e.text.op(f"shufflevector {full} {value}, {full} poison, {full} {lanes}")
+    else:
+        lanes, inside = _source_lanes(e, mode, e.vector(distance), e.vector(bounds))
+        found = permuted(e, value, lanes)
+    absent.shuffled(e, item, lanes, mask, masks)
+    first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
+    e.assign(first, Value(VARYING, "i32", vector=found))
+    if second is not None:
+        e.assign(second, Value(VARYING, "i1", vector=inside))
+
+
+def _source_lane(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
+    """The lane that a lane reads, and whether it lies in the segment."""
+    b, segment, bound = b & 31, c >> 8 & 31, c & 31
+    low = lane & segment
+    high = low | bound & ~segment
+    j = {"up": lane - b, "down": lane + b, "bfly": lane ^ b, "idx": low | b & ~segment}[mode]
+    inside = j >= high if mode == "up" else j <= high
+    return (j & 31 if inside else lane), inside
+
+
+def _source_lanes(e: Emitter, mode: str, b: str, c: str) -> tuple[str, str]:
+    """The same as vectors."""
     x, i32 = e.all, "i32"
     lane = _lane_numbers(e)
     b = x.binary("and", i32, b, x.constant(i32, 31))
@@ -154,7 +183,6 @@ def _shfl(e: Emitter, item: Instruction) -> None:
     inverse = x.binary("xor", i32, segment, x.constant(i32, 31))
     low = x.binary("and", i32, lane, segment)
     high = x.binary("or", i32, low, x.binary("and", i32, bound, inverse))
-    mode = next(m for m in item.modifiers if m in ("up", "down", "bfly", "idx"))
     if mode == "up":
         j = x.binary("sub", i32, lane, b)
         inside = x.compare("sge", i32, j, high)
@@ -166,13 +194,7 @@ def _shfl(e: Emitter, item: Instruction) -> None:
         else:
             j = x.binary("or", i32, low, x.binary("and", i32, b, inverse))
         inside = x.compare("sle", i32, j, high)
-    j = x.binary("and", i32, x.select(inside, i32, j, lane), x.constant(i32, 31))
-    found = permuted(e, value, j)
-    absent.shuffled(e, item, j, mask, masks)
-    first, second = (target.first, target.second) if isinstance(target, Pair) else (target, None)
-    e.assign(first, Value(VARYING, i32, vector=found))
-    if second is not None:
-        e.assign(second, Value(VARYING, "i1", vector=inside))
+    return x.binary("and", i32, x.select(inside, i32, j, lane), x.constant(i32, 31)), inside
 
 
 def _ballot(e: Emitter, predicate: Operand) -> str:
