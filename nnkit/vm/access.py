@@ -85,7 +85,7 @@ def plan(e: Emitter, block: Block) -> None:
             version = versions.get(access.base.name, 0) if isinstance(access.base, Register) else 0
             # A generic address is looked at alone: an offset can lead into another window.
             alone = id(item) if access.space == "generic" else 0
-            key = (access.space, access.base, version, access.offset // FAR, alone)
+            key = (access.space, access.base, version, (access.offset + FAR // 2) // FAR, alone)
             group = groups.setdefault(key, Group())
             group.members.append(access)
             e.guards[id(item)] = group
