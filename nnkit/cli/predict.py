@@ -10,17 +10,21 @@ from nnkit.cli import options
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from nnkit.data import Samples
 
 
 def predict(
     source: Annotated[
-        str, typer.Argument(metavar="IMAGE|INDEX", help="A PNG file, or the index of a test image.")
+        str, typer.Argument(metavar="IMAGE|INDEX", help="A PNG or JPEG file, or the index of a test image.")
     ],
     checkpoint: options.CheckpointPath,
     data: options.Data = None,
     backend: options.Backend = "numpy",
     device: options.Device = "auto",
+    show: Annotated[bool, typer.Option("--show", help="Print the image as the network sees it.")] = False,
     json: options.Json = False,
 ) -> None:
     """Print the probability of each digit for one image."""
@@ -35,12 +39,27 @@ def predict(
     digit = int(row.argmax())
     if json:
         probabilities = [float(p) for p in row]
-        options.print_json({"digit": digit, "probabilities": probabilities, "label": label, "source": source})
+        document = {"digit": digit, "probabilities": probabilities, "label": label, "source": source}
+        if show:
+            document["image"] = sample.images[0].reshape(sample.image_shape).tolist()
+        options.print_json(document)
         return
+    if show:
+        print(in_characters(sample.images[0].reshape(sample.image_shape)))
     for candidate, probability in enumerate(row):
         bar = "#" * round(40 * float(probability))
         print(f"{candidate}  {probability:8.4%}  {bar}".rstrip())
     print(f"it is a {digit}" + (f"; its label says {label}" if label is not None else ""))
+
+
+SHADES = " .:-=+*#%@"
+"""From black to white: more of a character's cell is filled, in any font and without colours."""
+
+
+def in_characters(image: "npt.NDArray[np.uint8]") -> str:
+    """The image (rows, columns) of bytes, two characters a pixel: a cell is about twice as high as wide."""
+    rows = (image.astype(int) * len(SHADES) // 256).tolist()
+    return "\n".join("".join(2 * SHADES[shade] for shade in row).rstrip() for row in rows)
 
 
 def _sample(source: str, directory: Path | None) -> tuple["Samples", int | None]:

@@ -1,68 +1,96 @@
-"""A picture file as a sample: turned into what the images of MNIST are, white strokes centred on black."""
+"""A picture file as a sample: depth, orientation and transparency count, then it is made like MNIST's."""
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.data.strokes import FAINTEST, SIDE, WORKING, centred, strokes
 from nnkit.errors import DataError, reason
 
-SIDE = 28
-STROKES = 20
-"""MNIST fits the digit into 20 x 20 pixels and puts its centre of mass into the middle of 28 x 28."""
-
-FAINTEST = 32
-"""The least contrast, of 255, that counts as a stroke."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_PIXELS = 64_000_000
 
+FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+"""What is read: pictures made of pixels. Others, such as PostScript, are programs for other programs."""
+
+DEPTHS = (1.0, 255.0, 65535.0)
+"""What white may be in files whose numbers have no fixed range."""
+
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:
-    """The picture as (1, 784) bytes. A 28 x 28 picture on black is taken as it is. Raises DataError."""
-    from PIL import Image
+    """The picture as (1, 784) bytes, white strokes on black. A 28 x 28 picture on black is taken as it is.
 
+    Raises DataError for what is no picture, is damaged, too large, or shows nothing.
+    """
     try:
-        # Pillow's warning comes before our own, stricter check can answer.
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            opened = Image.open(path)
-        with opened as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{path} is too large ({picture.width} x {picture.height}): scale it down")
-            # On white, where it is transparent: strokes are drawn dark on a page.
-            rgba = picture.convert("RGBA")
-            page = Image.new("RGBA", rgba.size, "white")
-            page.alpha_composite(rgba)
-            grey = page.convert("L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings(action="ignore"):
+            grey = _read(path)
+    except DataError:
+        raise
+    except Exception as error:
+        # Damaged files trip the decoders in more ways than can be listed.
         raise DataError(f"cannot read the picture {path}: {reason(error)}: give a PNG file") from None
-    pixels = np.asarray(grey)
+    if not grey.size:
+        raise DataError(f"the picture {path} has no pixels: give one with a digit")
+    pixels = np.rint(grey * 255).astype(np.uint8)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    page_grey = float(np.median(border))
-    contrast = pixels - page_grey if page_grey <= 127 else page_grey - pixels
-    if contrast.max() < FAINTEST:
+    if pixels.shape == (SIDE, SIDE) and np.median(border) == 0 and pixels.max() >= 255 * FAINTEST:
+        return pixels.reshape(1, -1)
+    seen = strokes(grey)
+    if seen is None:
         raise DataError(f"{path} shows nothing: it needs a digit that stands out from its background")
-    if pixels.shape == (SIDE, SIDE) and page_grey == 0:
-        return pixels.reshape(1, -1).copy()
-    strokes = np.clip(contrast * (255 / contrast.max()), 0, 255).astype(np.uint8)
-    return _centred(strokes).reshape(1, -1)
+    return centred(seen).reshape(1, -1)
 
 
-def _centred(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """White strokes on black, cropped, scaled into 20 x 20 and centred by mass in 28 x 28."""
+def _read(path: Path) -> npt.NDArray[np.float64]:
+    """The picture's brightness (rows, columns): 0 is black, 1 is white."""
+    from PIL import Image, ImageOps
+
+    Image.init()
+    known = tuple(name for name in FORMATS if name in Image.OPEN)
+    # What comes through a pipe or from a device may never end.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"cannot read the picture {path}: it is no file: give a PNG file")
+    with Image.open(path, formats=known) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise DataError(f"{path} is too large ({picture.width} x {picture.height}): scale it down")
+        return _brightness(ImageOps.exif_transpose(picture))
+
+
+def _brightness(picture: "Image") -> npt.NDArray[np.float64]:
     from PIL import Image
 
-    inked = np.argwhere(pixels > 64)
-    (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
-    digit = Image.fromarray(pixels[top:bottom, left:right])
-    scale = STROKES / max(digit.size)
-    size = max(1, round(digit.width * scale)), max(1, round(digit.height * scale))
-    small = np.asarray(digit.resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
-    rows, columns = np.indices(small.shape)
-    mass = max(small.sum(), 1.0)
-    canvas = np.zeros((SIDE, SIDE), np.uint8)
-    middle = (SIDE - 1) / 2
-    y = int(np.clip(round(middle - (rows * small).sum() / mass), 0, SIDE - small.shape[0]))
-    x = int(np.clip(round(middle - (columns * small).sum() / mass), 0, SIDE - small.shape[1]))
-    canvas[y : y + small.shape[0], x : x + small.shape[1]] = small.round()
-    return canvas
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        clear = picture.info.get("transparency")
+        numbers = np.asarray(picture).astype(np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("it has pixels that are no numbers")
+        # 16 bits have a range of their own; who knows what 1 means in the others.
+        grey = numbers / 65535 if picture.mode.startswith("I;16") else _to_unit(numbers)
+        return np.where(numbers == clear, 1.0, grey) if isinstance(clear, int) else grey
+    if picture.mode == "LAB":
+        return np.asarray(picture.getchannel(0)) / 255.0
+    # On white, where it is transparent: strokes are drawn dark on a page.
+    rgba = picture.convert("RGB").convert("RGBA") if picture.mode == "CMYK" else picture.convert("RGBA")
+    # Large ones are scaled down before they are numbers, which take more room.
+    rgba = rgba.reduce(max(1, max(rgba.size) // (4 * WORKING)))
+    page = Image.new("RGBA", rgba.size, "white")
+    page.alpha_composite(rgba)
+    return np.asarray(page.convert("L")) / 255.0
+
+
+def _to_unit(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Into [0, 1] by the smallest depth that holds them all; else from their least to their largest."""
+    if not numbers.size:
+        return numbers
+    low, high = float(numbers.min()), float(numbers.max())
+    if low >= 0:
+        for white in DEPTHS:
+            if high <= white:
+                return numbers / white
+    return (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
