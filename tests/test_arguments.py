@@ -224,6 +224,109 @@ def test_arguments_that_fit(declared: str, argument: Any, packed: bytes) -> None
     assert bytes(packer(declared).pack((argument,), DEVICE)) == packed
 
 
+class Line(ctypes.Structure):
+    """What C has for RECORD."""
+
+    _fields_ = (("x", ctypes.c_double), ("n", ctypes.c_int32))
+
+
+class BigLine(ctypes.BigEndianStructure):
+    """The same, the other way round."""
+
+    _fields_ = (("x", ctypes.c_double), ("n", ctypes.c_int32))
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "packed"),
+    [
+        (".u32", np.array(7, np.int32), b"\7" + bytes(3)),
+        (".u32", np.array(7, ">i4"), b"\7" + bytes(3)),
+        (".f32", np.array(1, np.float32), b"\0\0\x80\x3f"),
+        (".f32", np.array(1, ">f4"), b"\0\0\x80\x3f"),
+        (".f64", np.array(1, ">f8"), bytes(6) + b"\xf0\x3f"),
+        (".b32", np.array(1, ">f4"), b"\0\0\x80\x3f"),
+        (".u8", np.array(True), b"\1"),
+        (".s32", ctypes.c_int(-1), b"\xff" * 4),
+        (".u64", ctypes.c_size_t(5), b"\5" + bytes(7)),
+        (".u64", ctypes.c_void_p(None), bytes(8)),
+        (".u64 .ptr", ctypes.c_void_p(None), bytes(8)),
+        (".f32", ctypes.c_float(1), b"\0\0\x80\x3f"),
+        (".f64", ctypes.c_double(1), bytes(6) + b"\xf0\x3f"),
+        (".u8", ctypes.c_bool(True), b"\1"),
+    ],
+)
+def test_numbers_in_other_clothes(declared: str, argument: Any, packed: bytes) -> None:
+    pack = packer(".u64", declared, ".u32")
+    for _ in range(2):
+        got = bytes(pack.pack((ARRAY, argument, 3), DEVICE))
+        at = pack.offsets[1]
+        assert got[at : at + len(packed)] == packed
+        assert got[pack.offsets[2] :] == b"\3\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        Line(0.5, -3),
+        np.array((0.5, -3, 0), [("x", "f8"), ("n", "i4"), ("pad", "i4")])[()],
+        np.array((0.5, -3, 0), [("x", ">f8"), ("n", ">i4"), ("pad", "i4")])[()],
+        np.array((0.5, -3, 0), [("x", ">f8"), ("n", ">i4"), ("pad", "i4")]),
+        np.array((0.5, -3), np.dtype([("x", "f8"), ("n", "i4")], align=True)),
+        memoryview(bytes(Line(0.5, -3))),
+        (ctypes.c_char * 16).from_buffer_copy(bytes(Line(0.5, -3))),
+    ],
+)
+def test_structs_in_other_clothes(argument: Any) -> None:
+    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    assert bytes(pack.pack((argument,), DEVICE))[:12] == bytes(Line(0.5, -3))[:12]
+
+
+@pytest.mark.parametrize(
+    ("declared", "argument", "words"),
+    [
+        (".u32", np.array(7, np.int64), ("np.int64(7)", "np.int32")),
+        (".u32", np.zeros(1, np.int32), ("shape (1,)",)),
+        (".f32", np.array(1.0), ("float64",)),
+        (".u64", np.array(7), ("array[()]", "array.reshape(1)")),
+        (".u64", ctypes.pointer(ctypes.c_float(1)), ("memory of the host",)),
+        (".u32", ctypes.c_double(1), ("np.float64(1.0)",)),
+        (".u32", Line(0.5, 3), ("Line",)),
+    ],
+)
+def test_other_clothes_that_do_not_fit(declared: str, argument: Any, words: tuple[str, ...]) -> None:
+    message = refusal(packer(declared), argument)
+    for word in words:
+        assert word in message
+
+
+def test_structs_whose_bytes_are_not_those_of_c() -> None:
+    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    assert "another byte order" in refusal(pack, BigLine(0.5, 3))
+    assert "align=True" in refusal(pack, np.array((0.5, -3), [("x", "f8"), ("n", "i4")])[()])
+    assert "tobytes()" in refusal(pack, np.zeros(2))
+
+
+class Rude:
+    """An object that fails whatever it is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"do not ask for {name}")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("declared", [".u64", ".u64 .ptr", ".u32", ".f32", ".b32", ".u8"])
+def test_an_object_that_fails_when_asked(declared: str) -> None:
+    assert "a Rude" in refusal(packer(declared), Rude())
+
+
+@pytest.mark.parametrize("args", [{5: "x"}, "x", {1}, 5, None, iter([1]), np.zeros(1), b"x"])
+def test_arguments_that_are_no_list(args: Any) -> None:
+    with pytest.raises(LaunchError, match="args must be a tuple or a list"):
+        packer(".u32").pack(args, DEVICE)
+
+
 @pytest.mark.parametrize(
     ("size", "argument"),
     [(16, RECORD), (16, RECORD[()]), (16, bytearray(16)), (2, np.float16(1)), (8, np.complex64(1j))],

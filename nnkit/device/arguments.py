@@ -15,7 +15,7 @@ from nnkit.device.array import CpuArray
 from nnkit.device.elements import ElementTypes
 from nnkit.device.inputs import in_words
 from nnkit.device.parameters import Parameter, parameters
-from nnkit.errors import LaunchError, NnkitError
+from nnkit.errors import LaunchError, NnkitError, reason
 
 __all__ = ["Packer", "Parameter", "parameters"]
 
@@ -100,7 +100,9 @@ class Packer:
         values: list[Any] = []
         if self.borrowed:
             self.borrowed = {}
-        if not isinstance(args, tuple | list) and (not isinstance(args, Sequence) or isinstance(args, str)):
+        if not isinstance(args, tuple | list) and (
+            not isinstance(args, Sequence) or isinstance(args, str | bytes | bytearray)
+        ):
             raise LaunchError(f"kernel {self.kernel}: args must be a tuple or a list, got {in_words(args)}")
         try:
             if len(args) != len(self._converters):
@@ -116,7 +118,17 @@ class Packer:
                 if argument is not None and getattr(argument, "dtype", None) is not dtype:
                     self._check_dtype(place, args)
         except _Refusal as refusal:
-            raise self._refused(len(values), args[len(values)], str(refusal)) from None
+            place = len(values)
+            plain = plain_value(args[place], pointer=self.parameters[place].kind == "pointer")
+            if plain is not args[place]:
+                return self.pack((*args[:place], plain, *args[place + 1 :]), device)
+            raise self._refused(place, args[place], str(refusal)) from None
+        except (NnkitError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            # An object of any kind may do anything when it is asked what it is.
+            why = f"which raises {type(error).__name__}: {reason(error)}"
+            raise self._refused(len(values), args[len(values)], why) from None
         self._struct.pack_into(self.buffer, 0, *values)
         return self.buffer
 
@@ -180,7 +192,7 @@ def _expected(parameter: Parameter) -> str:
         "integer": integer,
         "float": f"np.float{bits} or a float",
         "bits": integer + (f", np.float{bits} or a float" if bits > 8 else ""),
-        "struct": f"{parameter.size} bytes, as bytes or a NumPy structured scalar",
+        "struct": f"{parameter.size} bytes, as bytes, a NumPy structured scalar or a ctypes structure",
     }[parameter.kind]
 
 
@@ -190,6 +202,8 @@ def _why_no_scalar(argument: Any) -> str:
         return "which lies in host memory: upload it first with device.upload(array)"
     if hasattr(argument, "address") and hasattr(argument, "rows"):
         return "an array"
+    if isinstance(argument, ctypes._Pointer):
+        return "which points to memory of the host: upload what it points to"
     return ""
 
 
@@ -238,6 +252,8 @@ def _pointer_or_integer(argument: Any, device: Any) -> Any:
         raise _Refusal(str(error)) from None
     if isinstance(argument, np.integer | int) and type(argument) is not bool:
         return _integer_64(argument, device)
+    if isinstance(argument, np.ndarray) and not argument.ndim:
+        raise _Refusal("a number or memory? Give array[()] for the number, array.reshape(1) for the memory")
     return _null_or_array(argument, device)
 
 
@@ -309,16 +325,48 @@ def _struct(size: int) -> Converter:
         if isinstance(argument, bytes | bytearray):
             content = bytes(argument)
         elif _is_record(argument):
-            content = argument.tobytes()
+            # In the machine's byte order, whatever that of the fields is.
+            content = np.asarray(argument).astype(argument.dtype.newbyteorder("=")).tobytes()
+        elif isinstance(argument, ctypes.Structure | ctypes.Union | ctypes.Array):
+            if isinstance(argument, ctypes.BigEndianStructure | ctypes.BigEndianUnion):
+                raise _Refusal("whose fields are in another byte order: make it a ctypes.Structure")
+            content = bytes(argument)
+        elif isinstance(argument, np.ndarray):
+            raise _Refusal("an array: give array.tobytes() if its bytes are the struct")
         else:
-            raise _Refusal("" if isinstance(argument, np.ndarray) else _why_no_scalar(argument))
+            raise _Refusal(_why_no_scalar(argument))
         if len(content) != size:
+            padding = " (C pads structs: np.dtype(..., align=True) does, too)" if _is_record(argument) else ""
             raise _Refusal(
-                "" if isinstance(argument, bytes | bytearray) else f"which has {len(content)} bytes"
+                "" if isinstance(argument, bytes | bytearray) else f"which has {len(content)} bytes{padding}"
             )
         return content
 
     return convert
+
+
+def plain_value(argument: Any, pointer: bool = False) -> Any:
+    """NumPy's number for one in an array without axes or in a ctypes object; the argument if it is none.
+
+    With `pointer` an array stays one, for it may be meant as memory.
+    """
+    if (
+        isinstance(argument, np.ndarray)
+        and not argument.ndim
+        and not argument.dtype.hasobject
+        and not pointer
+    ):
+        return argument.astype(argument.dtype.newbyteorder("="))[()]
+    if isinstance(argument, ctypes.c_void_p):
+        return argument.value
+    if isinstance(argument, ctypes._SimpleCData):
+        try:
+            return np.dtype(type(argument)).type(argument.value)
+        except (TypeError, ValueError):
+            return argument
+    if isinstance(argument, memoryview):
+        return argument.tobytes()
+    return argument
 
 
 def _is_record(argument: Any) -> bool:
