@@ -60,10 +60,18 @@ def load_dataset(directory: Path | str | None = None) -> Dataset:
 
     Raises DataError with the file and what is wrong with it.
     """
-    folder = SHIPPED if directory is None else Path(directory)
-    if not folder.is_dir():
+    try:
+        folder = SHIPPED if directory is None else Path(directory)
+        there = folder.is_dir()
+    except (TypeError, ValueError):
         raise DataError(
-            f"--data {folder}: no such directory: give one that holds the four IDX files of a data set"
+            f"--data: give the path of a directory with the four IDX files of a data set, not a "
+            f"{type(directory).__name__}"
+        ) from None
+    if not there:
+        shown = folder if str(folder).isprintable() else repr(str(folder))
+        raise DataError(
+            f"--data {shown}: no such directory: give one that holds the four IDX files of a data set"
         )
     digest = hashlib.sha256()
     train = _load_samples(folder, "train", digest, shipped=directory is None)

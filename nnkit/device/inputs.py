@@ -37,7 +37,7 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     """A shape, given as a whole number or several; raises UsageError."""
     try:
         lengths = tuple(map(index, shape)) if isinstance(shape, tuple | list) else (index(shape),)
-    except TypeError:
+    except Exception:
         try:
             lengths = tuple(map(index, shape))
         except Exception:

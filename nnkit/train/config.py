@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from nnkit.contracts import ACTIVATIONS
@@ -28,6 +29,8 @@ class TrainConfig:
     comm: str = "none"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _of_type(field.name, getattr(self, field.name), field.default)
         if not self.hidden or not all(1 <= width <= MAX_NEURONS for width in self.hidden):
             raise UsageError(
                 f"--hidden {_joined(self.hidden)}: give each hidden layer 1 to {MAX_NEURONS} neurons"
@@ -90,6 +93,29 @@ def parse_hidden(text: str) -> tuple[int, ...]:
         raise UsageError(
             f"--hidden {text}: give the neurons of each hidden layer, for example 100 or 300,100"
         ) from None
+
+
+def _of_type(name: str, value: Any, default: Any) -> None:
+    """Raises UsageError unless a value is of the default's type; NumPy's numbers are numbers, too."""
+    if isinstance(default, tuple):
+        right = isinstance(value, tuple | list) and all(_is_number(width, Integral) for width in value)
+        expected = "a tuple of whole numbers"
+    elif isinstance(default, str):
+        right, expected = isinstance(value, str), "text"
+    elif isinstance(default, int):
+        right, expected = _is_number(value, Integral), "a whole number"
+    else:
+        right, expected = _is_number(value, Real), "a number"
+    if not right:
+        option = name.replace("_", "-")
+        raise UsageError(f"--{option}: give {expected}, not a value of type {type(value).__name__}")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    try:
+        return isinstance(value, kind) and not isinstance(value, bool) and float(value) is not None
+    except OverflowError:
+        return False
 
 
 def _joined(sizes: tuple[int, ...]) -> str:
