@@ -111,7 +111,7 @@ def _of_type(name: str, value: Any, default: Any) -> None:
         raise UsageError(f"--{option}: give {expected}, not a value of type {type(value).__name__}")
 
 
-def _is_number(value: Any, kind: type) -> bool:
+def _is_number(value: Any, kind: Any) -> bool:
     try:
         return isinstance(value, kind) and not isinstance(value, bool) and float(value) is not None
     except OverflowError:
