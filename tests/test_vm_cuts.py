@@ -159,3 +159,54 @@ def test_a_program_may_cut_what_it_means_to_cut(device: VirtualDevice) -> None:
     for name, expected in right.items():
         module[name].launch(1, 64, (np.uint64(key), x, out))
         assert out.download().tolist() == expected.tolist(), name
+
+
+IN_RANGE = {
+    "(i + t) % 64": lambda i, j, t: (i + t) % 64,
+    "(i + t) & 63": lambda i, j, t: (i + t) & 63,
+    "(unsigned long long)(i + t) % 50": lambda i, j, t: (i + t) % 50,
+    "i - i / 64 * 64": lambda i, j, t: i % 64,
+    "i - (i & -64LL)": lambda i, j, t: i % 64,
+    "(unsigned)i % 50": lambda i, j, t: (i % (1 << 32)) % 50,
+    "((i >> 56) + t) & 63": lambda i, j, t: ((i >> 56) + t) & 63,
+    "i * j + t - i * j": lambda i, j, t: t,
+    "i + t - (i + 3) + 3": lambda i, j, t: t,
+    "max(i, -i) - (i < 0 ? -i : i) + t": lambda i, j, t: t,
+    "(i & 15) + ((t - 20) >> 1) + 12": lambda i, j, t: (i & 15) + ((t - 20) >> 1) + 12,
+    "(i & 15) + j * (t >> 2) + 45": lambda i, j, t: (i & 15) + j * (t >> 2) + 45,
+    "(unsigned)(i >> 60 & 3) + t / 2": lambda i, j, t: (i >> 60 & 3) + t // 2,
+    "(t & 1 ? i : -i) * (t & 1 ? 1 : -1) - i + t": lambda i, j, t: t,
+    "umul64hi(i, 64ULL << 1) % 64": lambda i, j, t: ((i * 128) >> 64) % 64,
+}
+
+
+def test_what_does_not_leave_the_array_is_not_accused(device: VirtualDevice) -> None:
+    """However large the parameter is, and whatever the compiler makes of the arithmetic around it."""
+    source = "".join(
+        f"""
+extern "C" __global__ void k{number}(long long i, int j, int* out) {{
+    {START}
+    out[t] = s[{what.replace("umul64hi", "__umul64hi")}];
+}}"""
+        for number, what in enumerate(IN_RANGE)
+    )
+    module = device.compile(source, name="range.cu")
+    out = device.zeros((64,), np.int32)
+    for i in (0, 5, 1 << 30, (1 << 32) + 7, 1 << 40, (1 << 61) + 9):
+        for number, (what, right) in enumerate(IN_RANGE.items()):
+            module[f"k{number}"].launch(1, 64, (np.int64(i), np.int32(-3), out))
+            assert out.download().tolist() == [right(i, -3, t) for t in range(64)], (what, i)
+
+
+def test_a_small_index_with_negative_parts(device: VirtualDevice) -> None:
+    source = f"""
+extern "C" __global__ void k(long long i, int j, int* out) {{
+    {START}
+    out[t] = s[i + ((t - 20) >> 1) + 10] + s[(i * j + t + 90) / 4] + s[j * t / 2 + i + 63 + j];
+}}"""
+    k = device.compile(source, name="small.cu")["k"]
+    out = device.zeros((64,), np.int32)
+    for i in (0, 1):
+        k.launch(1, 64, (np.int64(i), np.int32(-1), out))
+        right = [i + ((t - 20) >> 1) + 10 + (90 - i + t) // 4 + (62 + i + int(-t / 2)) for t in range(64)]
+        assert out.download().tolist() == right
