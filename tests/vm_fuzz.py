@@ -47,11 +47,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Way:
-    """How a program is run: lanes of a vector, threads, and where its memory ends."""
+    """How a program is run: lanes of a vector, threads, which ends of memory are guarded to the byte."""
 
     width: int | None
     threads: int
-    where: str
+    ends: tuple[str, ...]
+    poison: bool
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Trial:
 
 
 def way_of(name: str, where: str = "") -> Way:
-    """A random one, the same for a seed whatever was left out."""
+    """A random one, the same for a seed whatever was left out; both ends in turn unless one is given."""
     rng = random.Random(f"way {name.partition('-')[0]}")
-    way = Way(rng.choice(WIDTHS), rng.choice((1, 1, 2)), rng.choice(("end", "end", "start")))
-    return Way(way.width, way.threads, where or way.where)
+    ends = (where,) if where else ("end", "start")
+    return Way(rng.choice(WIDTHS), rng.choice((1, 1, 2)), ends, rng.random() < 0.3)
 
 
 # -- the worker ---------------------------------------------------------------------------------------------
@@ -88,12 +89,11 @@ def neighbours(names: list[str], where: str = "") -> Iterator[Trial]:
 
 def _programs(names: list[str]) -> list[Any]:
     from vm_neighbour_kernels import program
-    from vm_stages import STAGES
 
     found = []
     for name in names:
         seed, *left_out = map(int, name.split("-"))
-        found.append(program(random.Random(seed), f"k{seed}", STAGES, frozenset(left_out)))
+        found.append(program(random.Random(seed), f"k{seed}", frozenset(left_out)))
     return found
 
 
@@ -110,7 +110,11 @@ def _neighbour(p: Any, way: Way, module: str, library: Any) -> str:
     expected = p.expected()
     if library is not None and (said := _twins(p, library, expected)):
         return said
-    with _device(way) as device:
+    return "".join(_launched(p, way, end, module, expected) for end in way.ends)
+
+
+def _launched(p: Any, way: Way, end: str, module: str, expected: Any) -> str:
+    with _device(way, end) as device:
         arrays = [
             device.upload(p.element.array(p.filled("global"))),
             device.zeros(expected.shape, p.element.dtype),
@@ -154,8 +158,12 @@ def bounds(names: list[str], where: str = "") -> Iterator[Trial]:
 
 
 def _bound(p: Any, way: Way, module: str) -> str:
-    with _device(way) as device:
-        return _strayed(device, module, p, stray=False) or _strayed(device, module, p, stray=True)
+    for end in way.ends:
+        with _device(way, end) as device:
+            for stray in (False, True):
+                if said := _strayed(device, module, p, stray):
+                    return said
+    return ""
 
 
 def _strayed(device: Any, module: str, p: Any, stray: bool) -> str:
@@ -199,7 +207,7 @@ def expressions(names: list[str], where: str = "") -> Iterator[Trial]:
 def _expression(seed: int, block: tuple[int, int, int], n: int, way: Way) -> str:
     from vm_differential import check
 
-    with _device(way):
+    with _device(way, way.ends[seed % len(way.ends)]):
         check(seed, block, n)
     return ""
 
@@ -228,7 +236,7 @@ def _load(device: Any, module: str) -> Any:
 
 
 @contextmanager
-def _device(way: Way) -> Iterator[Any]:
+def _device(way: Way, end: str) -> Iterator[Any]:
     """A device in guarded memory, whose threads share even small grids."""
     from vm_guard import guarded
 
@@ -236,8 +244,9 @@ def _device(way: Way) -> Iterator[Any]:
     from nnkit.vm import launch
 
     launch.WORTH_A_THREAD = 0.0
-    with guarded(way.where):
+    with guarded(end):
         device = VirtualDevice(width=way.width, threads=way.threads)
+        device.machine.poison = way.poison
         yield device
         device.close()
 

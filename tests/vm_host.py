@@ -44,6 +44,10 @@ ucontext_t host_scheduler, *host_current;
 #define DYNAMIC(E, name) E* name = (E*)host_dynamic
 void __syncthreads() { swapcontext(host_current, &host_scheduler); }
 void __syncwarp() {}
+template <class T> T atomicAdd(T* p, T v) { T old = *p; *p = old + v; return old; }
+template <class T> T atomicMax(T* p, T v) { T old = *p; *p = old < v ? v : old; return old; }
+template <class T> T atomicMin(T* p, T v) { T old = *p; *p = v < old ? v : old; return old; }
+template <class T> T atomicExch(T* p, T v) { T old = *p; *p = v; return old; }
 std::function<void()> host_body;
 void host_thread() { host_body(); }
 void host_run(unsigned grid, dim3 block, const std::function<void()>& body) {

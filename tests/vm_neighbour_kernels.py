@@ -1,10 +1,12 @@
 """Whole programs of guarded neighbours: arrays in any space, and a few random statements."""
 
 import random
-from collections.abc import Callable, Sequence
 
+import vm_masks
 from vm_elements import CUDA, ELEMENTS, Element
+from vm_masks import LOADS
 from vm_neighbours import BLOCKS, RESULTS, SHARED, SPACES, WRITABLE, Array, Maker, Program
+from vm_stages import STAGES
 
 
 def _array(rng: random.Random, space: str, element: Element, threads: int, grid: int) -> Array:
@@ -19,10 +21,9 @@ def _array(rng: random.Random, space: str, element: Element, threads: int, grid:
 def program(
     rng: random.Random,
     name: str,
-    stages: "Sequence[Callable[[Maker, Array], None]]" = (),
     left_out: frozenset[int] = frozenset(),
 ) -> Program:
-    """A random program; `stages` are further statements that need an array in shared memory.
+    """A random program of neighbours, masks, and stages, which need an array in shared memory.
 
     `left_out` are the numbers of statements that are not in it: all others stay as they are.
     """
@@ -34,22 +35,16 @@ def program(
     for number in range(rng.randrange(2, 5)):
         array = rng.choice(arrays)
         before = len(maker.cuda), len(maker.python)
-        choice = rng.randrange(12)
+        choice = rng.randrange(16)
         shared = [a for a in arrays if a.space in SHARED]
-        if choice < 4:
-            maker.neighbour(array)
-        elif choice == 4:
-            maker.window(array)
-        elif choice == 5:
-            maker.walk(array)
-        elif choice == 6:
-            maker.stencil(array)
+        if choice < 7:
+            rng.choice(LOADS)(maker, array)
         elif choice < 9 and array.space in WRITABLE:
             maker.store(array)
-        elif choice < 11 and stages and shared:
-            rng.choice(stages)(maker, rng.choice(shared))
-        elif choice == 11 and rng.random() < 0.3:
-            maker.leave()
+        elif choice < 11 and shared:
+            rng.choice(STAGES)(maker, rng.choice(shared))
+        elif choice > 10:
+            vm_masks.statement(maker, arrays)
         else:
             maker.neighbour(array)
         if number in left_out:
@@ -58,14 +53,23 @@ def program(
     if written and rng.random() < 0.8:
         maker.barrier()
         for array in written:
-            maker.dump(array)
+            _dump(maker, array)
     return _finished(rng, name, maker)
+
+
+def _dump(m: Maker, array: Array) -> None:
+    """What lies in an array at last, spread over the results."""
+    i = m.name("i")
+    m.write(1, f"for (int {i} = t; {i} < {array.length}; {i} += T) r2 = sum(r2, {array.name}[{i}]);")
+    m.write(1, "", f"for {i} in range(t, {array.length}, T): r2 = sum(r2, {array.name}[{i}])")
 
 
 def _finished(rng: random.Random, name: str, maker: Maker) -> Program:
     own, element, arrays = maker.element.name, maker.element, maker.arrays
     spaces = {a.space: a for a in arrays}
     head, fill = [], []
+    # What is only read may be promised not to change.
+    promise = rng.choice(("", " __restrict__"))
     alone = rng.random() < 0.15
     made = Program(name, element, maker.block, maker.grid, maker.n, arrays, "", "")
     value = "{}((5 * i + {}) % 23 - 11)"
@@ -98,7 +102,7 @@ def _finished(rng: random.Random, name: str, maker: Maker) -> Program:
                 else f"#define constant {name}_constant"
             )
         elif array.space == "global":
-            fill.append(f"const {own}* whole = in;")
+            fill.append(f"const {own}*{promise} whole = in;")
     given = ""
     if "param" in spaces:
         head.append(f"struct {name}_given {{ {own} cells[{spaces['param'].length}]; }};")
@@ -108,7 +112,8 @@ def _finished(rng: random.Random, name: str, maker: Maker) -> Program:
     cuda = [
         *head,
         f"#define DONE {{ {own}* o = out + {RESULTS} * (size_t)g; o[0] = r0; o[1] = r1; o[2] = r2; }}",
-        f'extern "C" __global__ void {name}(const {own}* in, {own}* out, {own}* all, int n{given}) {{',
+        f'extern "C" __global__ void {name}(',
+        f"    const {own}*{promise} in, {own}* out, {own}* all, int n{given}) {{",
         "  const int x = threadIdx.x, y = threadIdx.y, z = threadIdx.z, b = blockIdx.x;",
         "  const int T = blockDim.x * blockDim.y * blockDim.z;",
         "  const int t = x + blockDim.x * (y + blockDim.y * z), g = b * T + t;",

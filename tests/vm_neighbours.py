@@ -187,8 +187,9 @@ class Maker:
             choices += [("(blockDim.x - 1 - threadIdx.x)", "(T - 1 - t)", True)]
         if not injective:
             choices += [
-                *(("x", "x", False), ("y", "y", False), ("(t / 2)", "(t // 2)", False)),
-                *(("(t % 8)", "(t % 8)", False), ("(t ^ 1)", "(t ^ 1)", False), ("t * 3", "(t * 3)", False)),
+                *(("n", "n", False), ("(int)blockIdx.x", "b", False), ("x", "x", False)),
+                *(("y", "y", False), ("(t / 2)", "(t // 2)", False), ("(t % 8)", "(t % 8)", False)),
+                *(("(t ^ 1)", "(t ^ 1)", False), ("t * 3", "(t * 3)", False)),
             ]
         return rng.choice(choices)
 
@@ -240,6 +241,8 @@ class Maker:
         if self.rng.random() < 0.1:
             pointer = "given.cells" if array.space == "param" else array.name
             return f"peek({pointer}, {index})"
+        if self.rng.random() < 0.07 and array.space in SHARED and self.element.count == 1:
+            return f"((volatile {self.element.name}*){array.name})[{index}]"
         return self.place(array, index, wraps)
 
     def condition(self) -> tuple[str, str]:
@@ -382,16 +385,3 @@ class Maker:
             self.write(1, "", f"if {other} and {i.inside}: {array.name}[{i.python}] = {value}")
         if shared:
             self.barrier()
-
-    def leave(self) -> None:
-        """Some threads end here."""
-        test, other = self.condition()
-        self.write(
-            1, f"if ({test} && t > 5) {{ DONE; return; }}", f"if {other} and t > 5: return [r0, r1, r2]"
-        )
-
-    def dump(self, array: Array) -> None:
-        """What lies in an array at last, spread over the results."""
-        i, name = self.name("i"), "given.cells" if array.space == "param" else array.name
-        self.write(1, f"for (int {i} = t; {i} < {array.length}; {i} += T) r2 = sum(r2, {name}[{i}]);")
-        self.write(1, "", f"for {i} in range(t, {array.length}, T): r2 = sum(r2, {array.name}[{i}])")
