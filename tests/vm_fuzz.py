@@ -212,7 +212,34 @@ def _expression(seed: int, block: tuple[int, int, int], n: int, way: Way) -> str
     return ""
 
 
-KINDS = {"neighbours": neighbours, "twins": twins, "bounds": bounds, "expressions": expressions}
+def addresses(names: list[str], where: str = "") -> Iterator[Trial]:
+    """Guarded accesses in PTX, by every way to compute an address."""
+    from vm_addresses import HEAD, program
+
+    for name in names:
+        p, way = program(random.Random(f"addresses {name}"), f"k{name}"), way_of(name, where)
+        text = f"{way}, block {p.block}, grid {p.grid}, {p.space}\n{HEAD}{p.text}"
+        yield Trial(name, text, partial(_addressed, p, way, HEAD + p.text))
+
+
+def _addressed(p: Any, way: Way, module: str) -> str:
+    said = ""
+    for end in way.ends:
+        with _device(way, end) as device:
+            out = device.zeros(p.expected.shape, np.uint8)
+            args = (out, device.upload(p.content), *([p.content.tobytes()] if p.space == "param" else []))
+            _load(device, module)[p.name].launch(p.grid, p.block, args, shared_bytes=p.dynamic_bytes)
+            said = said or _difference(out.download(), p.expected)
+    return said
+
+
+KINDS = {
+    "neighbours": neighbours,
+    "addresses": addresses,
+    "twins": twins,
+    "bounds": bounds,
+    "expressions": expressions,
+}
 
 
 def _module(head: str, kernels: list[str]) -> str:

@@ -30,7 +30,10 @@ def program(
     element = ELEMENTS[rng.choice(list(ELEMENTS))]
     block, grid = rng.choice(BLOCKS), rng.randrange(1, 4)
     threads = block[0] * block[1] * block[2]
-    arrays = [_array(rng, s, element, threads, grid) for s in rng.sample(SPACES, rng.randrange(1, 4))]
+    arrays = [
+        _array(rng, s, element, threads, grid)
+        for s in dict.fromkeys(rng.choices((*SPACES, "first", "dynamic"), k=rng.randrange(1, 4)))
+    ]
     maker = Maker(rng, element, block, grid, rng.choice((1, 2, 5, threads - 1 or 1)), arrays)
     for number in range(rng.randrange(2, 5)):
         array = rng.choice(arrays)

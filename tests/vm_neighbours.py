@@ -176,8 +176,7 @@ class Maker:
                 choices += [("(blockIdx.x * blockDim.x + threadIdx.x)", "g", True)] * 3
             return rng.choice(choices)
         choices = [
-            ("t", "t", False),
-            ("t", "t", False),
+            *[("t", "t", False)] * 4,
             ("(T - 1 - t)", "(T - 1 - t)", False),
             ("2 * t", "(2 * t)", False),
             ("(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z))", "t", True),
