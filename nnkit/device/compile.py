@@ -11,12 +11,20 @@ from typing import Any
 
 from nnkit.device import host_headers
 from nnkit.device.cache import DiskCache, digest
-from nnkit.device.headers import cuda_folders, included_files, option_values, own_folder, wheel_versions
+from nnkit.device.headers import (
+    cuda_folders,
+    included_files,
+    library_versions,
+    option_values,
+    own_folder,
+    wheel_versions,
+    where_to_get,
+)
 from nnkit.device.inputs import in_words
-from nnkit.device.nvrtc import Compiled, bundled_folders
+from nnkit.device.nvrtc import Compiled
 from nnkit.device.nvrtc import load as _nvrtc
-from nnkit.device.nvrtc import run as _run
 from nnkit.device.nvrtc import version_of as _version_of
+from nnkit.device.ordinary import Compilation
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
 
 CACHE_BYTES = 64 << 20
@@ -27,7 +35,7 @@ _ARCH = re.compile(r"(compute|sm)_\d+[af]?")
 _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
 _PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
-_NO_HEADER = "open source file"
+_NO_HEADER = re.compile(r'open source file "([^"]*)"')
 
 
 def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
@@ -186,8 +194,8 @@ def _key(
         return None
     # Without the wheel NVRTC comes from somewhere else, and only it knows its version.
     compiler = "" if wheel_versions()[0] else _version_of(_nvrtc())
-    own = (_FORMAT, host_headers.version())
-    parts = (own, name, place, arch, options, searched, folders, wheel_versions(), compiler, list(files))
+    own, versions = (_FORMAT, host_headers.version()), (wheel_versions(), library_versions())
+    parts = (own, name, place, arch, options, searched, folders, versions, compiler, list(files))
     return digest(repr(parts), repr(list(names)), text, *files.values())
 
 
@@ -218,15 +226,10 @@ def _compile(
 ) -> Compiled:
     nvrtc = _nvrtc()
     own, *searched = _searched(name, options)
-    headers = host_headers.beside(text, own, searched)
     flags = [f"-arch={arch}", *options, *(f"-I{folder}" for folder in folders)]
     if not _LINE_OPTIONS.intersection(options):
         flags.append("-lineinfo")
-    status, compiled = _run(nvrtc, text, name, flags, headers, names)
-    if status.name == "NVRTC_ERROR_COMPILATION" and _NO_HEADER in compiled.log:
-        # The libraries <cuda/...>, <cub/...> are in no wheel that nnkit needs, but NVRTC brings them along.
-        flags += (f"-I{folder}" for folder in bundled_folders(nvrtc))
-        status, compiled = _run(nvrtc, text, name, flags, headers, names)
+    status, compiled, hint = Compilation(nvrtc, text, name, flags, names, own, searched).run()
     if status.name == "NVRTC_SUCCESS":
         if not compiled.ptx:
             raise UsageError(f"{name}: NVRTC made no PTX: leave out options for other output, such as -dlto")
@@ -234,7 +237,7 @@ def _compile(
     if status.name == "NVRTC_ERROR_INVALID_OPTION":
         raise UsageError(_wrong_option(nvrtc, compiled.log, arch))
     if status.name == "NVRTC_ERROR_COMPILATION":
-        raise CompileError(f"{_first_error(compiled, name)}\n{compiled.log}")
+        raise CompileError(f"{_first_error(compiled, name)}{hint}\n{compiled.log}")
     raise DeviceError(f"NVRTC cannot compile {name}: {status.name}: {reason(RuntimeError(compiled.log))}")
 
 
@@ -252,7 +255,8 @@ def _wrong_option(nvrtc: Any, log: str, arch: str) -> str:
 def _first_error(compiled: Compiled, name: str) -> str:
     """One line: where and what."""
     if error := _ERROR.search(compiled.log):
-        hint = ": give its folder as -IFOLDER" if _NO_HEADER in error[3] else ""
+        missing = _NO_HEADER.search(error[3])
+        hint = f": {where_to_get(missing[1])}" if missing else ""
         more = len(_ERROR.findall(compiled.log)) - 1
         others = f" (and {more} more error{'s' if more > 1 else ''})" if more else ""
         return f"{error[1]}:{error[2]}: error: {error[3]}{hint}{others}"

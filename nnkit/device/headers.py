@@ -10,6 +10,14 @@ from pathlib import Path
 WHEELS = ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-cccl")
 """The wheels that hold NVRTC and CUDA's headers."""
 
+LIBRARIES = {
+    "nvidia-curand": re.compile(r"curand\w*\.h"),
+    "nvidia-cuda-cccl": re.compile(r"(?:cub|thrust|cuda|nv)/.*"),
+    "nvidia-cuda-runtime": re.compile(r"cuda\w*\.h|cooperative_groups.*|vector_types\.h|math_constants\.h"),
+    "nvidia-cuda-crt": re.compile(r"crt/.*|mma\.h"),
+}
+"""The wheels that hold the headers of these names."""
+
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b[ \t]*(.*)$|\b__has_include[ \t]*\(([^)]*)", re.MULTILINE)
 _NAME = re.compile(r'"([^"\n]+)"|<([^>\n]+)>')
 
@@ -41,6 +49,20 @@ def own_folder() -> str:
 def wheel_versions() -> tuple[str, ...]:
     """The version of each of `WHEELS`, empty for one that is not installed; needs no CUDA library."""
     return tuple(map(_wheel_version, WHEELS))
+
+
+@cache
+def library_versions() -> tuple[str, ...]:
+    """The version of each wheel of `LIBRARIES`, empty for one that is not installed."""
+    return tuple(map(_wheel_version, LIBRARIES))
+
+
+def where_to_get(header: str) -> str:
+    """What to do where a header is missing."""
+    for wheel, names in LIBRARIES.items():
+        if names.fullmatch(header):
+            return f"pip install {wheel}"
+    return "give its folder as -IFOLDER"
 
 
 def option_values(options: Sequence[str], short: str, long: str) -> Iterator[str]:

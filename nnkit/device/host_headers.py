@@ -12,6 +12,7 @@ from functools import cache
 
 from nnkit.device.c_headers import ASSERT, C_HEADERS
 from nnkit.device.cache import digest
+from nnkit.device.host_libraries import CUB, HOST_THRUST, THRUST, stand_ins
 
 AS_NVCC = "nnkit/as_nvcc.h"
 """What nvcc includes before every file, by its name among the headers."""
@@ -70,7 +71,7 @@ template <class A, class B> NNKIT_BOTH pair<A, B> make_pair(A a, B b) { return p
 _TRAITS = """
 namespace std {
 template <class T, T v> struct integral_constant {
-    static constexpr T value = v; typedef T value_type; typedef integral_constant type;
+    enum : T { value = v }; typedef T value_type; typedef integral_constant type;
     __host__ __device__ constexpr operator T() const { return v; }
     __host__ __device__ constexpr T operator()() const { return v; }
 };
@@ -173,7 +174,7 @@ template <class T> constexpr bool is_trivially_copyable_v = is_trivially_copyabl
 
 def _numeric_limits() -> Iterator[str]:
     yield "namespace std {\ntemplate <class T> struct numeric_limits"
-    yield " { static constexpr bool is_specialized = false; };\n"
+    yield " { enum : bool { is_specialized = false }; };\n"
     for name, (least, most, digits) in _WHOLE.items():
         values = dict.fromkeys(("epsilon", "denorm_min", "infinity", "quiet_NaN", "round_error"), "0")
         signed = least not in ("0", "false")
@@ -196,9 +197,10 @@ def _limits_of(name: str, values: dict[str, str], digits: int, signed: bool, who
     flags = {"is_specialized": True, "is_signed": signed, "is_integer": whole, "is_exact": whole}
     flags |= {"has_infinity": not whole, "has_quiet_NaN": not whole}
     spelled = ", ".join(f"{flag} = {str(value).lower()}" for flag, value in flags.items())
+    # Enumerators: as variables they would be the module's own where everything is for the device.
     return (
-        f"template <> struct numeric_limits<{name}> {{\n{functions} static constexpr bool {spelled};\n"
-        f" static constexpr int digits = {digits}, radix = 2;\n}};\n"
+        f"template <> struct numeric_limits<{name}> {{\n{functions} enum : bool {{ {spelled} }};\n"
+        f" enum : int {{ digits = {digits}, radix = 2 }};\n}};\n"
     )
 
 
@@ -291,6 +293,9 @@ def headers() -> dict[str, str]:
         texts[name] = f"namespace std {{ {declared} }}\n"
     for name, others in _ALSO.items():
         texts[name] = "".join(f"#include <{other}>\n" for other in others) + texts.get(name, "")
+    texts |= {f"thrust/{name}.h": THRUST for name in HOST_THRUST.split()}
+    # NVRTC refuses <cub/cub.cuh> as a whole; this is what kernels use of it.
+    texts["cub/cub.cuh"] = "".join(f"#include <cub/{name}.cuh>\n" for name in CUB.split())
     guarded = {name: f"#pragma once\n{text}" for name, text in texts.items()}
     # These may be included again with NDEBUG set otherwise.
     return guarded | dict.fromkeys(("assert.h", "cassert"), ASSERT)
@@ -303,7 +308,7 @@ def _using(names: list[str]) -> str:
 @cache
 def version() -> str:
     """Changes whenever a header does."""
-    return digest(*headers(), *headers().values())
+    return digest(*headers(), *headers().values(), *stand_ins())
 
 
 def beside(text: str, own: str, folders: Iterable[str]) -> dict[str, str]:

@@ -20,6 +20,8 @@ class Compiled:
     """The compiler's warnings; empty if it had none."""
     lowered: dict[str, str] = field(default_factory=dict)
     """The names in the PTX of the name expressions that were asked for."""
+    host_code_left_out: bool = False
+    """Whether it compiles only without its host code."""
 
 
 def load() -> Any:
