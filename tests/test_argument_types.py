@@ -26,7 +26,10 @@ def kernel(parameters: str, body: str, before: str = "") -> str:
 
 def launch(device: VirtualDevice, source: str, dtypes: list[Any], arch: str = "compute_90") -> None:
     """Run k with 8 threads on arrays of those dtypes, zeros of 256 bytes."""
-    arrays = [device.zeros((256 // np.dtype(dtype).itemsize,), dtype) for dtype in dtypes]
+    arrays = [
+        np.int32(8) if dtype is None else device.zeros((256 // np.dtype(dtype).itemsize,), dtype)
+        for dtype in dtypes
+    ]
     device.compile(source, name="k.cu", arch=arch)["k"].launch(1, 8, arrays)
 
 
@@ -108,6 +111,7 @@ PASSED = {
     "a structured dtype": (kernel(FLOATS, TWICE), ["f4,f4", [("a", "f4"), ("b", "i4")]]),
     "bytes as memory": (kernel(FLOATS, TWICE), ["u1", "i1"]),
     "raw memory": (kernel(FLOATS, TWICE), ["V4", "S4"]),
+    "integers that are moved": (kernel("float *x, int n", "float t = x[i]; x[i + 8] = t;"), ["i4", None]),
     "a copy of integers": (kernel(FLOATS, "y[i] = x[i];"), ["i4", "i4"]),
     "a copy of doubles by halves": (kernel(FLOATS, "y[i] = x[i];"), ["f8", "f8"]),
     "a copy of bytes": (kernel("const unsigned char *x, unsigned char *y", "y[i] = x[i];"), ["f4", "f4"]),
@@ -231,6 +235,17 @@ def test_a_view_says_that_the_bytes_are_meant(virtual: VirtualDevice) -> None:
         twice.launch(1, 8, (bits, out))
     twice.launch(1, 8, (bits.view("f4"), out))
     assert out.download().tolist() == [2] * 8
+
+
+def test_a_copy_is_judged_by_both_its_arrays(virtual: VirtualDevice) -> None:
+    copy = virtual.compile(kernel(FLOATS, "y[i] = x[i];"), name="k.cu")["k"]
+    f4, i4, f8 = (virtual.zeros((64,), dtype) for dtype in ("f4", "i4", "f8"))
+    for _ in range(2):
+        for same in (f4, i4, f8):
+            copy.launch(1, 8, (same, same))
+        for x, y in ((f8, f4), (i4, f4), (f4, f8), (f8, i4)):
+            with pytest.raises(LaunchError, match="float32"):
+                copy.launch(1, 8, (x, y))
 
 
 def test_each_launch_is_judged(virtual: VirtualDevice) -> None:

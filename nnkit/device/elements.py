@@ -67,10 +67,10 @@ class ElementTypes:
         self._declared: list[str | None] = []
         self._reinterprets = True
 
-    def refusal(self, place: int, dtype: np.dtype[Any], others: Sequence[np.dtype[Any]] = ()) -> str:
+    def refusal(self, place: int, dtype: np.dtype[Any], others: Sequence[np.dtype[Any]] | None = None) -> str:
         """Why an array of that dtype is none for the parameter; "" if it may be one.
 
-        `others` are the dtypes of the launch's other arrays.
+        `others` are the dtypes of the launch's other arrays; None stands for any that there may be.
         """
         element = self._elements()[place]
         if element is None or _is_bytes(dtype):
@@ -80,8 +80,9 @@ class ElementTypes:
             return ""
         declared = self._declared[place] if self._declared else None
         certain = _SIZES.get(declared or "") == element.size
-        if not element.calculated and (not certain or dtype in others):
-            # A kernel that copies floats copies anything of their size, from one array to another.
+        moved_alike = others is not None and (not others or dtype in others)
+        if not element.calculated and (not certain or moved_alike):
+            # A kernel that copies floats copies anything of their size, within an array or to another.
             return ""
         if self._source is None:
             certain = dtype.kind in "fc"
