@@ -108,11 +108,10 @@ class Packer:
             if len(args) != len(self._converters):
                 raise self._wrong_count(len(args))
             for convert, argument in zip(self._converters, args, strict=True):
-                value = convert(argument, device)
-                if type(value) is _Borrowed:
-                    self.borrowed[len(values)] = value.array
-                    value = value.array.address
-                values.append(value)
+                values.append(convert(argument, device))
+            if _Borrowed in map(type, values):
+                self.borrowed = {i: value.array for i, value in enumerate(values) if type(value) is _Borrowed}
+                values = [value.array.address if type(value) is _Borrowed else value for value in values]
             for place, dtype in self._dtypes.items():
                 argument = self.borrowed.get(place, args[place]) if self.borrowed else args[place]
                 if argument is not None and getattr(argument, "dtype", None) is not dtype:

@@ -3,7 +3,6 @@
 import weakref
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
@@ -18,22 +17,21 @@ if TYPE_CHECKING:
 class VirtualArray(Lookable):
     """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
 
-    __slots__ = ("__weakref__", "_owner", "device", "host")
+    __slots__ = ("__weakref__", "_address", "_owner", "device", "dtype", "host")
 
     def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "Owner | OfModule"):
         self.device = device
         self.host = host
+        self.dtype = host.dtype
+        """The type of an element."""
         self._owner = owner
+        # Found when it is first asked for: NumPy takes its time to tell, and launches ask again and again.
+        self._address = -1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of every axis."""
         return self.host.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The type of an element."""
-        return self.host.dtype
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +43,9 @@ class VirtualArray(Lookable):
         """The address of the first element; raises DeviceError once the device is closed."""
         if self.device.closed:
             self.device.check_open()
-        return self._owner.allocation.start if not self.host.size else self.host.ctypes.data
+        if self._address < 0:
+            self._address = self.host.ctypes.data if self.host.size else self._owner.allocation.start
+        return self._address
 
     def rows(self, start: int, stop: int) -> "VirtualArray":
         """A view of rows start to stop, counted and clipped as in a slice."""
