@@ -1,12 +1,15 @@
 """Arrays whose elements are not what the kernel reads: refused where that is certain, and nowhere else."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_driver import PTX
 
 from nnkit.device import open_device
 from nnkit.device.compile import compile_cuda
+from nnkit.device.cuda import CudaDevice
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import LaunchError
 from nnkit.ptx.inline import inline
@@ -225,6 +228,20 @@ def test_ptx_alone_is_judged_by_what_no_cast_explains(virtual: VirtualDevice) ->
     loaded.launch(1, 8, (i4, f4))
     with pytest.raises(LaunchError, match=r"argument 1 of 2 .*float64.*float32"):
         loaded.launch(1, 8, (f8, f4))
+
+
+def test_a_gpu_is_asked_the_same(fake_cuda: CudaDevice) -> None:
+    twice = fake_cuda.load_ptx(compile_cuda(kernel(FLOATS, TWICE)).ptx)["k"]
+    f4, f8 = fake_cuda.zeros(64, "f4"), fake_cuda.zeros(64, "f8")
+    twice.launch(1, 8, (f4, f4))
+    with pytest.raises(LaunchError, match=r"argument 1 of 2 .*float64.*float32"):
+        twice.launch(1, 8, (f8, f4))
+    # What is taken from another library is judged, too.
+    foreign = SimpleNamespace(__cuda_array_interface__=f8.__cuda_array_interface__)
+    with pytest.raises(LaunchError, match=r"argument 2 of 2 .*float32"):
+        twice.launch(1, 8, (f4, foreign))
+    # And PTX that is not understood judges nothing.
+    fake_cuda.load_ptx(PTX.replace("ret;", "unknown.instruction %x;"))["nothing"].launch(1, 1)
 
 
 def test_a_view_says_that_the_bytes_are_meant(virtual: VirtualDevice) -> None:

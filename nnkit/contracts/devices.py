@@ -158,10 +158,12 @@ class Kernel(Protocol):
     ) -> None:
         """Run it over grid x block threads.
 
-        `args` holds one value for each parameter: an array of this device for a pointer, a NumPy scalar of
-        the parameter's size and kind, a Python int or float, or bytes for a struct passed by value. Raises
-        LaunchError for a wrong argument or extent, DeviceMemoryError for a wrong access (on `cuda`, at the
-        next synchronisation).
+        `args` holds one value for each parameter: for a pointer an array of this device, or another library's
+        in the device's memory, or None; for a number a NumPy scalar of the parameter's size and kind, or a
+        Python int or float that fits; for a struct passed by value a NumPy record, a ctypes structure or
+        bytes. Raises LaunchError for a wrong argument or extent, also for an array that the kernel certainly
+        reads as something else, and DeviceMemoryError for a wrong access (on `cuda`, at the next
+        synchronisation).
         """
 
 
