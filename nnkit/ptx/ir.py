@@ -221,6 +221,8 @@ class Function:
     line: int = 0
     error: PtxError | None = None
     """What is wrong with it, if anything: then no kernel that calls it can be used."""
+    checked: bool = False
+    """Whether somebody has looked at its instructions and noted in `error` what he found."""
 
 
 @dataclass(slots=True)

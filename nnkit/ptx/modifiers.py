@@ -34,6 +34,8 @@ _ORDERED_BY |= dict.fromkeys(
 def split(name: str) -> tuple[str, tuple[str, ...]]:
     """The opcode and its modifiers in their usual order."""
     opcode, *modifiers = name.split(".")
+    if opcode in ("cvta", "isspacep"):
+        modifiers = [modifier.removesuffix("::cta") for modifier in modifiers]
     ranks = _ORDERED_BY.get(opcode)
     if ranks is None or len(modifiers) < 2:
         return opcode, tuple(modifiers)

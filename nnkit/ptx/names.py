@@ -151,6 +151,9 @@ class Names:
         """A jump, whose label may come later."""
         assert self.scope is not None
         self.jumps.append((item, self.scope))
+        table = item.operands[1] if item.opcode == "brx" and len(item.operands) == 2 else None
+        if isinstance(table, Symbol) and self._home(table.name, self.scope, "tables") is None:
+            self.refuse(f"brx.idx without its .branchtargets {table.name}, which stand before it", item.line)
 
     def resolve(self) -> None:
         """Give all jumps the unique names of their labels; refuse those that lead nowhere."""
@@ -161,7 +164,7 @@ class Names:
             table = item.operands[1] if len(item.operands) == 2 else None
             home = self._home(table.name, scope, "tables") if isinstance(table, Symbol) else None
             if home is None or not isinstance(table, Symbol):
-                self.refuse("brx.idx without its .branchtargets, which must stand before it", item.line)
+                self.refuse("brx.idx needs an index and its .branchtargets", item.line)
                 continue
             unique = table.name + home.suffix
             names = [self._target(Symbol(name), home, item.line) for name in home.tables[table.name]]

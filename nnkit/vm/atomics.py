@@ -12,17 +12,20 @@ from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.shapes import VARYING
 from nnkit.vm.table import effect
 
+# The order of the modifiers is that of `nnkit.ptx.modifiers`.
 _ORDER = r"(\.(relaxed|acquire|release|acq_rel))?(\.(cta|cluster|gpu|sys))?"
-_HOW = rf"{_ORDER}(\.global|\.shared(::cta)?)?"
-# The order may also stand behind the operation: cuda::atomic_ref writes it so.
-for _opcode in ("atom", "red"):
+_ORDER_OF_RED = r"(\.(relaxed|release))?(\.(cta|cluster|gpu|sys))?"
+_SPACE = r"(\.global|\.shared(::cta)?)?"
+for _opcode, _operands, _how in (("atom", ">t_ [] t", _ORDER), ("red", "[] t", _ORDER_OF_RED)):
     effect(
-        rf"{_opcode}{_HOW}\.(and|or|xor){_ORDER}\.b(32|64)",
-        rf"{_opcode}{_HOW}\.add{_ORDER}(\.noftz)?\.([us](32|64)|f32|f64)",
-        rf"{_opcode}{_HOW}\.(inc|dec){_ORDER}\.u32",
-        rf"{_opcode}{_HOW}\.(min|max){_ORDER}\.[us](32|64)",
+        _operands,
+        rf"{_opcode}{_how}{_SPACE}\.(and|or|xor)\.b(32|64)",
+        rf"{_opcode}{_how}{_SPACE}\.add(\.noftz)?\.([us]32|u64|f32|f64)",
+        rf"{_opcode}{_how}{_SPACE}\.(inc|dec)\.u32",
+        rf"{_opcode}{_how}{_SPACE}\.(min|max)\.[us](32|64)",
     )
-effect(rf"atom{_HOW}\.(exch|cas){_ORDER}\.b(16|32|64)")
+effect(">t_ [] t", rf"atom{_ORDER}{_SPACE}\.exch\.b(32|64)")
+effect(">t_ [] t t", rf"atom{_ORDER}{_SPACE}\.cas\.b(16|32|64)")
 
 _DIRECT = {"and": "and", "or": "or", "xor": "xor", "exch": "xchg", "inc": "uinc_wrap", "dec": "udec_wrap"}
 OPERATIONS = frozenset([*_DIRECT, "add", "min", "max", "cas"])

@@ -106,7 +106,7 @@ def _szext(x: Lanes, item: Instruction, a: str, count: str) -> str:
     return x.select(none, "i32", x.constant("i32", 0), x.cast("trunc", "i64", down, "i32"))
 
 
-@pure(r"lop3\.b32", "t t t u32")
+@pure(r"lop3\.b32", "t t t u32", operands=">t t t t #b32")
 def _lop3(x: Lanes, item: Instruction, a: str, b: str, c: str, table: str) -> str:
     """Any function of three bits: bit (a b c) of the table, which LLVM reduces where it is constant."""
     result = x.constant("i32", 0)

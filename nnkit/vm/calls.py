@@ -14,19 +14,25 @@ KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """What Python answers: the bytes of each result and of each argument."""
 
+effect("u32<16", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
+effect("u32<16 u32:32", r"bar|barrier(\.cta)?\.(sync|arrive)", r"barrier(\.cta)?\.(sync|arrive)\.aligned")
+for _kind, _vote in (("u32", "popc"), ("pred", "(and|or)")):
+    effect(f">{_kind} u32<16 pred", rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}")
+    effect(f">{_kind} u32<16 u32:32 pred", rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}")
 effect(
-    r"bar|barrier(\.cta)?\.(sync|arrive)(\.aligned)?",
-    r"bar|barrier(\.cta)?\.red(\.aligned)?\.popc\.u32",
-    r"bar|barrier(\.cta)?\.red(\.aligned)?\.(and|or)\.pred",
+    "",
     r"membar\.(cta|gl|sys)",
-    r"fence(\.(sc|acq_rel|acquire|release))?(\.(cta|cluster|gpu|sys))?",
+    r"fence(\.(sc|acq_rel|acquire|release))?\.(cta|cluster|gpu|sys)",
     r"fence\.proxy\.\w+(\.\w+)*",
-    r"trap|brkpt|exit|ret|pmevent|extcall",
-    r"nanosleep\.u32",
-    r"bra(\.uni)?",
-    r"brx\.idx(\.uni)?",
-    r"call(\.uni)?",
+    r"trap|brkpt|exit|ret",
 )
+effect("#u32<16", r"pmevent")
+effect("#u32", r"pmevent\.mask")
+effect("u32", r"nanosleep\.u32")
+effect("label", r"bra(\.uni)?")
+effect("u32 label", r"brx\.idx(\.uni)?")
+# The arguments of calls are compared with what the function has, where it is put in their place.
+effect("any", r"call(\.uni)?", r"extcall")
 
 
 def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:

@@ -13,12 +13,8 @@ from nnkit.vm.shapes import VARYING, Shape
 from nnkit.vm.table import effect
 
 TYPE = r"\.[us](32|64)"
-effect(
-    rf"add|sub\.cc{TYPE}",
-    rf"addc|subc(\.cc)?{TYPE}",
-    rf"mad\.(lo|hi)\.cc{TYPE}",
-    rf"madc\.(lo|hi)(\.cc)?{TYPE}",
-)
+effect(">t t t", rf"add|sub\.cc{TYPE}", rf"addc|subc(\.cc)?{TYPE}")
+effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", rf"madc\.(lo|hi)(\.cc)?{TYPE}")
 
 
 def is_extended(item: Instruction) -> bool:

@@ -207,6 +207,8 @@ class Emitter:
         """An immediate: an integer, or the bits of a float."""
         if kind in ("float", "double"):
             return Value(self.uniform(), kind, scalar=float_literal(kind, value, bits))
+        if kind == "i1":
+            value = int(value != 0)
         if bits and bits != BITS[kind]:
             raise PtxError(f"a {bits}-bit float constant where {kind} is expected")
         return Value(shapes.constant(value, BITS[kind]), kind, scalar=self.one.constant(kind, value))

@@ -9,7 +9,9 @@ from nnkit.vm.builder import BITS, Lanes
 from nnkit.vm.table import pure
 
 ROUND = r"(\.r[nzmp])?"
-FLOAT = r"(\.ftz)?(\.sat)?\.(f32|f64)"
+FLOAT = r"((\.ftz)?(\.sat)?\.f32|\.f64)"
+ROUNDED = r"\.r[nzmp]"
+UNCLAMPED = r"((\.ftz)?\.f32|\.f64)"
 
 MODES = {"rz": 0, "rp": 2, "rm": 3}
 """LLVM's numbers for llvm.set.rounding; 1 is to nearest."""
@@ -64,10 +66,9 @@ def mode(item: Instruction) -> str:
 
 
 @pure(rf"add|sub|mul{ROUND}{FLOAT}", "t t")
-@pure(rf"div{ROUND}(\.ftz)?\.(f32|f64)", "t t")
-@pure(rf"fma{ROUND}{FLOAT}", "t t t")
-@pure(rf"mad{ROUND}{FLOAT}", "t t t")
-@pure(rf"sqrt{ROUND}(\.ftz)?\.(f32|f64)", "t")
+@pure(rf"div{ROUNDED}{UNCLAMPED}", "t t")
+@pure(rf"fma|mad{ROUNDED}{FLOAT}", "t t t")
+@pure(rf"sqrt{ROUNDED}{UNCLAMPED}", "t")
 def _arithmetic(x: Lanes, item: Instruction, *given: str) -> str:
     kind = base(item)
     given = tuple(flushed(x, item, kind, value) for value in given)
@@ -75,7 +76,7 @@ def _arithmetic(x: Lanes, item: Instruction, *given: str) -> str:
     return finished(x, item, kind, rounded(x, name, kind, mode(item), *given))
 
 
-@pure(rf"rcp{ROUND}(\.ftz)?\.(f32|f64)", "t")
+@pure(rf"rcp{ROUNDED}(\.ftz)?\.(f32|f64)", "t")
 def _reciprocal(x: Lanes, item: Instruction, a: str) -> str:
     kind = base(item)
     a = flushed(x, item, kind, a)
@@ -170,12 +171,12 @@ def define_switched(x: Lanes, function: str, result: str, types: list[str], call
     )
 
 
-@pure(r"abs(\.ftz)?\.(f32|f64)", "t")
+@pure(rf"abs{UNCLAMPED}", "t")
 def _abs(x: Lanes, item: Instruction, a: str) -> str:
     return finished(x, item, base(item), x.call("fabs", base(item), a))
 
 
-@pure(r"neg(\.ftz)?\.(f32|f64)", "t")
+@pure(rf"neg{UNCLAMPED}", "t")
 def _neg(x: Lanes, item: Instruction, a: str) -> str:
     negative = x.op(f"fneg {x.type(base(item))} {a}")
     return finished(x, item, base(item), negative)
@@ -187,7 +188,7 @@ def _copysign(x: Lanes, item: Instruction, sign: str, magnitude: str) -> str:
 
 
 @pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t")
-@pure(r"min|max(\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.(f32|f64)", "t t")
+@pure(r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t")
 def _min(x: Lanes, item: Instruction, *given: str) -> str:
     """The other operand where one is NaN (NaN with .NaN); -0 is smaller than +0."""
     kind = base(item)

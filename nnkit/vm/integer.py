@@ -21,8 +21,7 @@ def is_signed(item: Instruction) -> bool:
     return item.type[0] == "s"
 
 
-@pure(rf"add\.({INT}|u8|s8)", "t t")
-@pure(rf"sub\.{INT}", "t t")
+@pure(rf"add|sub\.{INT}", "t t")
 def _add(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.binary(item.opcode, base(item), a, b)
 
@@ -148,14 +147,15 @@ def _neg(x: Lanes, item: Instruction, a: str) -> str:
     return x.binary("sub", base(item), x.constant(base(item), 0), a)
 
 
-@pure(rf"min|max(\.relu)?\.{INT}(\.relu)?", "t t")
+@pure(rf"min|max\.{INT}", "t t")
+@pure(r"min|max\.relu\.s32", "t t")
 def _min(x: Lanes, item: Instruction, a: str, b: str) -> str:
     kind = base(item)
     found = x.call(f"{'s' if is_signed(item) else 'u'}{item.opcode}", kind, a, b)
     return x.call("smax", kind, found, x.constant(kind, 0)) if "relu" in item.modifiers else found
 
 
-@pure(r"and|or|xor\.(pred|b(8|16|32|64))", "t t")
+@pure(r"and|or|xor\.(pred|b(16|32|64))", "t t")
 def _logic(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.binary(item.opcode, _bit_base(item), a, b)
 

@@ -5,8 +5,26 @@ from nnkit.vm.builder import LLVM_TYPES, Lanes
 from nnkit.vm.floating import flushed
 from nnkit.vm.table import pure
 
-COMPARISON = r"\.(eq|ne|lt|le|gt|ge|lo|ls|hi|hs|equ|neu|ltu|leu|gtu|geu|num|nan)"
+EITHER = r"\.(eq|ne|lt|le|gt|ge"
+_BITS, _SIGNED, _UNSIGNED = r"\.(eq|ne)", EITHER + ")", EITHER + "|lo|ls|hi|hs)"
+_FLOAT = EITHER + "|equ|neu|ltu|leu|gtu|geu|num|nan)"
 ANY = r"\.([bus](16|32|64)|f32|f64)"
+
+
+def comparisons(opcode: str, between: str, behind: str = "") -> str:
+    """All comparisons with the types that they are for; `between` and `behind` hold what else is there."""
+    forms = (
+        rf"{_BITS}{between}{behind}\.b(16|32|64)",
+        rf"{_SIGNED}{between}{behind}\.s(16|32|64)",
+        rf"{_UNSIGNED}{between}{behind}\.u(16|32|64)",
+        rf"{_FLOAT}{between}(\.ftz)?{behind}\.f32",
+        rf"{_FLOAT}{between}{behind}\.f64",
+    )
+    return f"{opcode}({'|'.join(forms)})"
+
+
+_COMBINED = r"\.(and|or|xor)"
+_TO = r"\.(u32|s32|f32)"
 
 _ORDERED = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _UNORDERED = {f"{name}u": f"u{name}" for name in ("eq", "ne", "lt", "le", "gt", "ge")}
@@ -28,19 +46,19 @@ def compared(x: Lanes, item: Instruction, type_: str, a: str, b: str) -> str:
     return x.compare(f"{'s' if type_[0] == 's' else 'u'}{name}", kind, a, b)
 
 
-@pure(rf"setp{COMPARISON}(\.ftz)?{ANY}", "t t", "pred")
+@pure(comparisons("setp", ""), "t t", "pred", ">pred|_ t t")
 def _setp(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return compared(x, item, item.type, a, b)
 
 
-@pure(rf"setp{COMPARISON}\.(and|or|xor)(\.ftz)?{ANY}", "t t pred", "pred")
+@pure(comparisons("setp", _COMBINED), "t t pred", "pred", ">pred|_ t t pred")
 def _setp_combined(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     operation = next(m for m in item.modifiers if m in ("and", "or", "xor"))
     return x.binary(operation, "i1", compared(x, item, item.type, a, b), p)
 
 
-@pure(rf"set{COMPARISON}(\.ftz)?\.(u32|s32|f32){ANY}", "t t", "d")
-@pure(rf"set{COMPARISON}\.(and|or|xor)(\.ftz)?\.(u32|s32|f32){ANY}", "t t pred", "d")
+@pure(comparisons("set", "", _TO), "t t", "d")
+@pure(comparisons("set", _COMBINED, _TO), "t t pred", "d")
 def _set(x: Lanes, item: Instruction, a: str, b: str, p: str = "") -> str:
     found = compared(x, item, item.type, a, b)
     if p:
@@ -57,7 +75,8 @@ def _selp(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     return x.select(p, LLVM_TYPES[item.type], a, b)
 
 
-@pure(rf"slct(\.ftz)?{ANY}\.(s32|f32)", "d d t", "d")
+@pure(rf"slct{ANY}\.s32", "d d t", "d")
+@pure(rf"slct(\.ftz)?{ANY}\.f32", "d d t", "d")
 def _slct(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     """a where c >= 0, which NaN is not."""
     kind = LLVM_TYPES[item.type]
@@ -70,6 +89,6 @@ def _slct(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return x.select(positive, to, a, b)
 
 
-@pure(r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t")
+@pure(r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t", operands=">t{ t{@%")
 def _mov(x: Lanes, item: Instruction, a: str) -> str:
     return a

@@ -17,14 +17,33 @@ from nnkit.vm.table import effect
 LONGEST_PERMUTATION = 256
 """Bytes that a load may span to be made of plain loads and a permutation."""
 
-_ORDER = r"(\.(weak|volatile|relaxed|acquire|release|mmio))?(\.(cta|cluster|gpu|sys))?"
-_CACHE = r"(\.(ca|cg|cs|lu|cv|wb|wt))?(\.nc)?(\.L[12]::\w+)*"
+_SCOPE = r"\.(cta|cluster|gpu|sys)"
+_HINT = (
+    r"(\.L1::(evict_(normal|unchanged|first|last)|no_allocate)|\.L2::(evict_\w+|cache_hint|(64|128|256)B))*"
+)
 _SHAPE = r"(\.v[248])?\.([bus](8|16|32|64)|f32|f64)"
+_LOADED, _STORED = r"(\.ca|\.cg|\.cs|\.lu|\.cv)?", r"(\.wb|\.cg|\.cs|\.wt)?"
+_SHARED = r"(\.global|\.shared(::cta)?)?"
+"""Spaces that other threads see: there an access may have an order."""
 effect(
-    rf"ld{_ORDER}(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_CACHE}{_SHAPE}",
+    ">~t* []",
+    rf"ld(\.weak)?(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_LOADED}{_HINT}{_SHAPE}",
+    rf"ld(\.weak)?\.global{_LOADED}\.nc{_HINT}{_SHAPE}",
+    rf"ld\.volatile(\.global|\.shared(::cta)?|\.const|\.local)?{_HINT}{_SHAPE}",
+    rf"ld(\.mmio)?\.(relaxed|acquire){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
     rf"ldu(\.global)?{_SHAPE}",
-    rf"st{_ORDER}(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_CACHE}{_SHAPE}",
-    r"prefetch|prefetchu(\.(global|local))?\.L[12](::evict_\w+)?",
+)
+effect(
+    "[] ~t*",
+    rf"st(\.weak)?(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_STORED}{_HINT}{_SHAPE}",
+    rf"st\.volatile(\.global|\.shared(::cta)?|\.local)?{_HINT}{_SHAPE}",
+    rf"st(\.mmio)?\.(relaxed|release){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
+)
+effect(
+    "[]",
+    r"prefetch(\.(global|local))?\.L[12]",
+    r"prefetch\.global\.L2::evict_(last|normal)",
+    r"prefetchu\.L1",
 )
 
 

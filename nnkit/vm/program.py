@@ -59,11 +59,15 @@ def choose_width(traits: Traits, block: tuple[int, int, int]) -> int:
 
 def prepare(module: Module, kernel: str) -> Program:
     """Inline, refuse what is unknown, and lay out the variables. Raises PtxError."""
+    for name in _called(module, kernel):
+        called = module.functions[name]
+        if not called.checked:
+            called.checked = True
+            table.check(module, called)
     function = inline(module, kernel)
     make_explicit(function)
     items = [item for item in function.body or [] if isinstance(item, Instruction)]
     for item in items:
-        table.refuse_unknown(item)
         calls.refuse_unknown(item, function.registers)
     function = cuts.restore(function)
     memory = _memory(module, function)
@@ -78,6 +82,22 @@ def prepare(module: Module, kernel: str) -> Program:
         has_doubles="f64" in function.registers.values(),
     )
     return Program(function, memory, traits)
+
+
+def _called(module: Module, kernel: str) -> list[str]:
+    """The kernel, and every function of the module that it may come to."""
+    found = [kernel]
+    for name in found:
+        for item in module.functions[name].body or ():
+            if isinstance(item, Instruction) and item.opcode == "call":
+                target = item.operands[1]
+                if (
+                    isinstance(target, Symbol)
+                    and target.name in module.functions
+                    and target.name not in found
+                ):
+                    found.append(target.name)
+    return found
 
 
 def _memory(module: Module, function: Function) -> Memory:

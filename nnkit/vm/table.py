@@ -1,78 +1,117 @@
-"""The table of opcodes: which forms of which instruction the machine knows, and who emits them.
+"""The table of opcodes: which forms of which instruction the machine knows, their operands, their emitters.
 
 An emitter of a pure operation is written once for scalars and vectors: it gets `Lanes`, the instruction and
-the sources as LLVM values, and returns the result. Its types are given in letters: "t" the instruction's type
-(its last one), "d" its first one, "w" twice as wide as "t"; or by name.
+the sources as LLVM values, and returns the result. Operands are described by the words of
+`nnkit.ptx.signature`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from nnkit.ptx.ir import SIZES, Instruction, PtxError
+from nnkit.ptx import signature
+from nnkit.ptx.ir import Function, Instruction, Module, PtxError
+from nnkit.ptx.signature import type_of
 
 Emit = Callable[..., str]
 
 
 @dataclass(frozen=True)
-class Pure:
-    """An operation without side effects: result from sources, the same for every lane."""
+class Form:
+    """A form of an instruction, by its name; `operands` is its signature."""
 
     pattern: re.Pattern[str]
+    operands: str
+
+    @property
+    def count(self) -> int:
+        """How many operands it has."""
+        return len(self.operands.split())
+
+
+@dataclass(frozen=True)
+class Pure(Form):
+    """An operation without side effects: result from sources, the same for every lane."""
+
     result: str
     given: tuple[str, ...]
     emit: Emit
 
     def types(self, item: Instruction) -> tuple[str, tuple[str, ...]]:
         """The PTX types of the result and of the sources."""
-        return _type(self.result, item), tuple(_type(letter, item) for letter in self.given)
+        return type_of(self.result, item), tuple(type_of(letter, item) for letter in self.given)
 
 
-PURE: dict[str, list[Pure]] = {}
-EFFECTS: dict[str, list[re.Pattern[str]]] = {}
+FORMS: dict[str, list[Form]] = {}
+
+_FOUND: dict[tuple[str, int], Form | None] = {}
+"""The form of every name with so many operands that was looked up."""
 
 
-def _type(letter: str, item: Instruction) -> str:
-    if letter == "t":
-        return item.type
-    if letter == "d":
-        return next(m for m in item.modifiers if m in SIZES)
-    if letter == "w":
-        return f"{item.type[0]}{16 * SIZES[item.type]}"
-    return letter
+def pure(pattern: str, given: str, result: str = "t", operands: str | None = None) -> Callable[[Emit], Emit]:
+    """Register an emitter for every instruction whose whole name matches the pattern.
 
-
-def pure(pattern: str, given: str, result: str = "t") -> Callable[[Emit], Emit]:
-    """Register an emitter for every instruction whose whole name matches the pattern."""
+    `given` and `result` hold the types; `operands` the whole signature where more than these may stand.
+    """
+    words = operands or f">{result} {given}"
 
     def register(emit: Emit) -> Emit:
-        for opcode in re.match(r"[\w|]+", pattern)[0].split("|"):  # type: ignore[index]
-            full = re.compile(re.sub(r"^[\w|]+", opcode, pattern))
-            PURE.setdefault(opcode, []).append(Pure(full, result, tuple(given.split()), emit))
+        for opcode, full in _opcodes(pattern):
+            FORMS.setdefault(opcode, []).append(Pure(full, words, result, tuple(given.split()), emit))
         return emit
 
     return register
 
 
-def effect(*patterns: str) -> None:
-    """Register forms with side effects, which the emitter handles by opcode."""
+def effect(operands: str, *patterns: str) -> None:
+    """Register forms with side effects, which have these operands and which the emitter handles by opcode."""
     for pattern in patterns:
-        for opcode in re.match(r"[\w|]+", pattern)[0].split("|"):  # type: ignore[index]
-            EFFECTS.setdefault(opcode, []).append(re.compile(re.sub(r"^[\w|]+", opcode, pattern)))
+        for opcode, full in _opcodes(pattern):
+            FORMS.setdefault(opcode, []).append(Form(full, operands))
+
+
+def _opcodes(pattern: str) -> list[tuple[str, re.Pattern[str]]]:
+    """Every opcode before the first modifier, with the pattern of its names."""
+    opcodes = re.match(r"[\w|]+", pattern)[0].split("|")  # type: ignore[index]
+    return [(opcode, re.compile(re.sub(r"^[\w|]+", opcode, pattern))) for opcode in opcodes]
+
+
+def form_of(item: Instruction) -> Form | None:
+    """The form of an instruction: by its name, and by the number of its operands where that decides."""
+    key = (item.name, len(item.operands))
+    if key not in _FOUND:
+        entries = [form for form in FORMS.get(item.opcode, ()) if form.pattern.fullmatch(item.name)]
+        exact = [form for form in entries if form.count == len(item.operands)]
+        _FOUND[key] = next(iter(exact or entries), None)
+    return _FOUND[key]
 
 
 def find(item: Instruction) -> Pure | None:
-    """The pure operation for an instruction, if it is one: by its name and the number of its operands."""
-    name, given = item.name, len(item.operands) - 1
-    entries = PURE.get(item.opcode, ())
-    return next((e for e in entries if len(e.given) == given and e.pattern.fullmatch(name)), None)
+    """The pure operation for an instruction, if it is one."""
+    form = form_of(item)
+    return form if isinstance(form, Pure) and form.count == len(item.operands) else None
 
 
-def refuse_unknown(item: Instruction) -> None:
-    """Raise PtxError for an instruction or a form of it that nobody emits."""
-    if find(item) is None and not any(p.fullmatch(item.name) for p in EFFECTS.get(item.opcode, ())):
-        known = item.opcode in PURE or item.opcode in EFFECTS
-        what = "this form of it is" if known else "it is"
-        raise PtxError(
-            f"instruction {item.spelling or item.name}: {what} not supported by the virtual device", item.line
-        )
+def check(module: Module, function: Function) -> None:
+    """Note in the function the first instruction that is wrong, or that nobody emits."""
+    spaces = {name: variable.space for name, variable in module.variables.items()}
+    spaces |= {v.name: v.space for v in (*function.results, *function.variables)}
+    spaces |= {v.name: "input" for v in function.parameters}
+    for item in function.body or ():
+        if function.error is not None and function.error.line <= getattr(item, "line", 0):
+            return
+        if isinstance(item, Instruction):
+            words = _refusal(item, function.registers, spaces)
+            if words:
+                function.error = PtxError(words, item.line)
+                return
+
+
+def _refusal(item: Instruction, registers: Mapping[str, str], spaces: Mapping[str, str]) -> str:
+    name = item.spelling or item.name
+    form = form_of(item)
+    if form is None:
+        what = "this form of it is" if item.opcode in FORMS else "it is"
+        return f"instruction {name}: {what} not supported by the virtual device"
+    words = signature.complaint(item, form.operands, registers, spaces)
+    return f"instruction {name}: {words}" if words else ""

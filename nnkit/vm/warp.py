@@ -16,17 +16,19 @@ WIDTH = 32
 DIFFERENT_MASKS = "with different masks in one warp"
 OPCODES = frozenset(["shfl", "vote", "match", "redux", "activemask", "elect"])
 
-effect(
-    r"shfl(\.sync)?\.(up|down|bfly|idx)\.b32",
-    r"vote(\.sync)?\.(all|any|uni)\.pred",
-    r"vote(\.sync)?\.ballot\.b32",
-    r"match\.(all|any)\.sync\.b(32|64)",
-    r"redux\.sync\.(add|min|max)\.[us]32",
-    r"redux\.sync\.(and|or|xor)\.b32",
-    r"activemask\.b32",
-    r"elect\.sync",
-    r"bar|barrier\.warp\.sync",
-)
+effect(">b32| b32 b32 b32 b32", r"shfl\.sync\.(up|down|bfly|idx)\.b32")
+effect(">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred")
+effect(">b32 pred b32", r"vote\.sync\.ballot\.b32")
+# Without .sync: for targets before compute capability 7.0.
+effect(">b32| b32 b32 b32", r"shfl\.(up|down|bfly|idx)\.b32")
+effect(">pred pred", r"vote\.(all|any|uni)\.pred")
+effect(">b32 pred", r"vote\.ballot\.b32")
+effect(">b32| t b32", r"match\.all\.sync\.b(32|64)")
+effect(">b32 t b32", r"match\.any\.sync\.b(32|64)")
+effect(">t t b32", r"redux\.sync\.(add|min|max)\.[us]32", r"redux\.sync\.(and|or|xor)\.b32")
+effect(">b32", r"activemask\.b32")
+effect(">b32|_ b32", r"elect\.sync")
+effect("b32", r"bar|barrier\.warp\.sync")
 
 
 def is_warp_level(item: Instruction) -> bool:
