@@ -83,7 +83,9 @@ class Names:
 
     def declare_registers(self, name: str, kind: str, count: int | None, vector: int, line: int) -> None:
         """.reg: one register, `count` numbered ones, or a vector of `vector` elements."""
-        scope = self.take(name, line)
+        assert self.scope is not None
+        # %r and %r<9> do not get in each other's way: the second is %r0, %r1 and so on.
+        scope = self.scope if count is not None else self.take(name, line)
         if vector:
             scope.vectors[name] = vector
             for part in PARTS[:vector]:
@@ -94,6 +96,7 @@ class Names:
                 for found in map(_NUMBERED.match, scope.registers)
             ):
                 self.refuse(f"register {name}<{count}> is declared twice", line)
+            self.found.clear()
             scope.families[name] = (kind, count)
         else:
             scope.registers[name] = kind

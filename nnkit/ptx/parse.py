@@ -280,7 +280,7 @@ class _Parser(Operands):
             while self.take(","):
                 operands.append(self.operand(function, is_jump))
         self.expect(";")
-        if "cc" in modifiers:
+        if "cc" in modifiers or opcode in ("addc", "subc", "madc"):
             function.registers[CARRY] = "pred"
         made = Instruction(opcode, modifiers, tuple(operands), guard, line, self.locations.now, name)
         if opcode in ("bra", "brx"):

@@ -221,8 +221,8 @@ def _wrong_address(item: Instruction, kind: Kind) -> str:
     base = str(kind[1])
     names = [m.partition("::")[0] for m in item.modifiers]
     space = next((m for m in names if m in SPACES), "generic")
-    if base == "@input" and item.opcode == "st":
-        return "is a parameter that the function is given: it cannot be written"
+    if base == "@input" and (item.opcode == "st" or space == "generic"):
+        return "is a parameter that the function is given: ld.param alone can read it"
     if base[0] == "@":
         base = base.replace("input", "param")
         other = base[1:] not in ("", space) and space != "generic"
@@ -231,8 +231,9 @@ def _wrong_address(item: Instruction, kind: Kind) -> str:
         return "" if space in ("local", "shared", "param") else "must be a register or a name"
     if _family(base) == "float" or base == "pred":
         return f"is an address in a register of type .{base}"
-    if space in _WIDE_ADDRESSES and SIZES[base] < 8:
-        return f"is an address of {8 * SIZES[base]} bits, where 64 are needed"
+    least = 8 if space in _WIDE_ADDRESSES else 4
+    if SIZES[base] < least:
+        return f"is an address of {8 * SIZES[base]} bits, where {8 * least} are needed"
     return ""
 
 
@@ -263,7 +264,12 @@ def _wrong_group(item: Instruction, slot: Slot, kind: tuple[object, ...], wanted
         if part == "_" and slot.result:
             continue
         # Vectors are taken more freely: integers for floats.
-        if slot.vector and _family(wanted) == "float" and fits(part, f"b{8 * SIZES[wanted]}", slot.relaxed):
+        if (
+            slot.vector
+            and _family(wanted) == "float"
+            and part in SIZES
+            and fits(part, f"b{8 * SIZES[wanted]}")
+        ):
             continue
         if words := _wrong_single(slot, part, wanted):
             return f"has a part that {words}"

@@ -17,6 +17,7 @@ from nnkit.ptx.ir import (
     Location,
     Negated,
     Operand,
+    Pair,
     PtxError,
     Register,
     Special,
@@ -254,6 +255,8 @@ class Emitter:
 
     def assign(self, target: Operand | None, value: Value, sign: bool = False) -> None:
         """Write a result to a register: same bits, or extended to the register's width."""
+        if isinstance(target, Pair):
+            target = target.first
         if target is None:
             return
         if not isinstance(target, Register):
