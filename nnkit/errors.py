@@ -1,9 +1,11 @@
 """Every error that nnkit raises on purpose: one line that says what, where and what to do.
 
-The command line prints that line and exits with `exit_status`; a library user catches `NnkitError`.
+The command line prints that line and exits with `exit_status`; a library user catches `NnkitError`. The line
+of a kernel's source that is meant is shown below, as a note of the exception (PEP 678).
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 STOPPED = 130
@@ -95,6 +97,21 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"there is no {kind} {name!r}; known: {', '.join(names) or 'none'}.{hint}")
+
+
+def lines_of(error: NnkitError) -> list[str]:
+    """The error as people read it: its line, then the line of source that it means, where that is known.
+
+    A CompileError's comes out of the compiler's log, another error's stands in its notes.
+    """
+    first, *log = str(error).splitlines() or [""]
+    notes = [line for note in getattr(error, "__notes__", ()) for line in note.splitlines()]
+    if notes or not isinstance(error, CompileError):
+        return [" ".join(str(error).split()) if not isinstance(error, CompileError) else first, *notes]
+    for place, code, caret in zip(log, log[1:], log[2:], strict=False):
+        if re.match(r".+\(\d+\): .*error", place) and caret.strip() == "^":
+            return [first, code, caret]
+    return [first]
 
 
 def reason(error: BaseException) -> str:

@@ -49,7 +49,7 @@ def run(code: str, names: dict[str, Any], out: io.StringIO) -> str:
     try:
         exec(code, names)
     except Exception as error:
-        print(f"{type(error).__name__}: {error}", file=out)
+        print(f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=out)
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from typer.exceptions import Exit, TyperException
 
 from nnkit import __version__
 from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
-from nnkit.errors import STOPPED, CompileError, NnkitError, UsageError, reason
+from nnkit.errors import STOPPED, NnkitError, UsageError, lines_of, reason
 
 
 class Commands(TyperGroup):
@@ -81,11 +82,10 @@ def _run(arguments: list[str] | None) -> int:
         status = app(given, prog_name="nnkit", standalone_mode=False, obj=given)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except CompileError as error:
-        # The first line says what and where; who wants the whole log catches the exception.
-        return _fail(str(error).partition("\n")[0], error.exit_status)
     except NnkitError as error:
-        return _fail(str(error), error.exit_status)
+        # Of a compiler's log the first error; who wants the whole catches the exception.
+        message, *source = lines_of(error)
+        return _fail(message, error.exit_status, source)
     except TyperException as error:
         if not (message := error.format_message()):
             return 2  # `nnkit` alone: the help has been shown.
@@ -114,6 +114,6 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"nnkit: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, status: int, source: Sequence[str] = ()) -> int:
+    print("\n".join([f"nnkit: {' '.join(message.split())}", *source]), file=sys.stderr)
     return status

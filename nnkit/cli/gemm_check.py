@@ -42,7 +42,7 @@ def gemm_check(
     chosen = Registry.discover().gemm(backend)
     opened, _ = open_device_for(chosen.devices, device)
     check_serves(chosen, opened.name, dtype)
-    cases = check_gemm(chosen, opened, m, n, k, dtype, seed)
+    cases = check_gemm(chosen, opened, m, n, k, dtype, seed, EDGES)
     worst = max(cases, key=lambda case: case.of_bound)
     failed = sum(bool(case.failures) for case in cases)
     sizes = {(m, n, k), *EDGES}

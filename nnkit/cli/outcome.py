@@ -12,7 +12,7 @@ from typer.exceptions import Exit
 
 from nnkit.cli.options import note
 from nnkit.comm.world import leave_status
-from nnkit.errors import STOPPED, CommonError, NnkitError, RankLostError, reason
+from nnkit.errors import STOPPED, CommonError, NnkitError, RankLostError, lines_of, reason
 
 if TYPE_CHECKING:
     from nnkit.contracts import Transport
@@ -81,7 +81,7 @@ def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
             error.exit_status,
         )
     if isinstance(error, NnkitError):
-        return f"nnkit: rank {rank}: {error}", error.exit_status
+        return f"nnkit: rank {rank}: " + "\n".join(lines_of(error)), error.exit_status
     if isinstance(error, KeyboardInterrupt):
         return f"nnkit: rank {rank}: stopped", STOPPED
     if isinstance(error, MemoryError):

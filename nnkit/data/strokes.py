@@ -20,7 +20,7 @@ FAINTEST = 1 / 8
 WORKING = 320
 """The longer side of the picture in which strokes are looked for; larger ones are scaled down."""
 
-COARSE = 48
+COARSE = 32
 """The same for the question whether strokes are dark or light."""
 
 WIDEST = 1 / 3
@@ -92,7 +92,7 @@ def closing(grey: Grey, window: int) -> Grey:
     return padded
 
 
-def _slide(values: Grey, window: int, axis: int, most: Any) -> Grey:
+def _slide(values: npt.NDArray[Any], window: int, axis: int, most: Any) -> npt.NDArray[Any]:
     """The extreme of each window along an axis; the result is shorter by window - 1."""
     values = np.moveaxis(values, axis, 0)
     span = 1
@@ -152,15 +152,10 @@ def _without_dirt(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 def label(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     """Numbers from 1 for spots of pixels that touch, at corners too; 0 elsewhere."""
-    rows, columns = mask.shape
     numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
-        around = np.pad(numbers, 1)
-        largest = numbers
-        for y in range(3):
-            for x in range(3):
-                largest = np.maximum(largest, around[y : y + rows, x : x + columns])
-        largest = np.where(mask, largest, 0)
+        around = _slide(_slide(np.pad(numbers, 1), 3, 0, np.maximum), 3, 1, np.maximum)
+        largest = np.where(mask, around, 0)
         # Follow the chain: a pixel's number is that of a pixel in its spot, which may know a larger one.
         largest = np.where(mask, np.concatenate([[0], largest.ravel()])[largest], 0)
         if np.array_equal(largest, numbers):

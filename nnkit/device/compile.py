@@ -5,12 +5,13 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from typing import Any
 
 from nnkit.device import host_headers
 from nnkit.device.cache import DiskCache, digest
+from nnkit.device.excerpts import as_given
 from nnkit.device.headers import (
     cuda_folders,
     included_files,
@@ -111,11 +112,12 @@ def compile_cuda(
     key = _key(text, name, options, arch, folders, names)
     cache = DiskCache("ptx", CACHE_BYTES)
     if key is not None and (found := cache.get(key)) is not None:
-        return _unpacked(found)
-    compiled = _compile(text, name, options, arch, folders, names)
-    if key is not None:
-        cache.put(key, _packed(compiled))
-    return compiled
+        compiled = _unpacked(found)
+    else:
+        compiled = _compile(text, name, options, arch, folders, names)
+        if key is not None:
+            cache.put(key, _packed(compiled))
+    return replace(compiled, ptx=as_given(compiled.ptx, name))
 
 
 @dataclass(frozen=True)

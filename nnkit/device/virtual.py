@@ -20,6 +20,7 @@ from nnkit.device.arguments import Packer
 from nnkit.device.array import CpuArray
 from nnkit.device.demangle import demangle
 from nnkit.device.elements import ElementTypes
+from nnkit.device.excerpts import with_source
 from nnkit.device.extents import Limits, check_extents
 from nnkit.device.foreign import lends
 from nnkit.device.host_time import HostEvent, HostStream
@@ -34,6 +35,7 @@ from nnkit.errors import (
     DeviceMemoryError,
     KernelError,
     LaunchError,
+    NnkitError,
     UsageError,
 )
 from nnkit.ptx.ir import PtxError, Variable
@@ -60,8 +62,16 @@ MEMORY_FAULTS = frozenset({Fault.MEMORY, Fault.MISALIGNED, Fault.READ_ONLY})
 class VirtualKernel:
     """`nnkit.contracts.Kernel` on the PTX machine."""
 
-    def __init__(self, device: "VirtualDevice", kernel: LoadedKernel, packer: Packer, limits: Limits):
+    def __init__(
+        self,
+        device: "VirtualDevice",
+        kernel: LoadedKernel,
+        packer: Packer,
+        limits: Limits,
+        origin: "Origin | None" = None,
+    ):
         self.name = kernel.name
+        self._origin = origin
         self._device = device
         self._kernel = kernel
         self._packer = packer
@@ -92,7 +102,7 @@ class VirtualKernel:
             packed = bytes(self._packer.pack(args, self._device))
             # Arrays of other libraries are the device's for as long as this lives.
             borrowed = self._packer.borrowed
-        translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes))
+        translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes), self._origin)
         del borrowed
 
 
@@ -108,11 +118,11 @@ class VirtualModule:
 
         def make(name: str) -> VirtualKernel:
             if name in loaded.refused:
-                raise CompileError(loaded.refused[name])
+                raise _explained(CompileError(loaded.refused[name]), origin)
             elements = ElementTypes(name, declared[name], ptx, text, lambda: loaded.source.module)
             packer = Packer(demangle(name), declared[name], elements)
             limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
-            return VirtualKernel(device, loaded.kernels[name], packer, limits)
+            return VirtualKernel(device, loaded.kernels[name], packer, limits, origin)
 
         self._kernels = KernelTable(
             (*declared, *loaded.refused),
@@ -299,7 +309,7 @@ class VirtualDevice:
         # Two sources may give the same PTX, and yet declare other types.
         module = self._modules.get((ptx, origin))
         if module is None:
-            loaded = translate(lambda: self.machine.load(ptx))
+            loaded = translate(lambda: self.machine.load(ptx), origin)
             module = self._modules[ptx, origin] = VirtualModule(self, loaded, origin)
         return module
 
@@ -310,19 +320,23 @@ class VirtualDevice:
 Result = TypeVar("Result")
 
 
-def translate(action: Callable[[], Result]) -> Result:
-    """Run the action; the machine's errors become nnkit's."""
+def translate(action: Callable[[], Result], origin: "Origin | None" = None) -> Result:
+    """Run the action; the machine's errors become nnkit's, with the lines of the source that they name."""
     try:
         return action()
     except PtxError as error:
-        raise CompileError(str(error)) from error.__cause__
+        raise _explained(CompileError(str(error)), origin) from error.__cause__
     except KernelFault as fault:
         kind = DeviceMemoryError if fault.kind in MEMORY_FAULTS else KernelError
-        raise kind(str(fault)) from None
+        raise _explained(kind(str(fault)), origin) from None
     except MemoryError:
         raise DeviceError(
             "no memory left for the kernel: its variables, or its threads: use fewer, in NNKIT_THREADS"
         ) from None
+
+
+def _explained(error: NnkitError, origin: "Origin | None") -> NnkitError:
+    return error if origin is None else with_source(error, origin.name, origin.text)
 
 
 def _use_cache() -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nnkit import reference
 from nnkit.contracts import Device, GemmBackend, OwnArray
-from nnkit.errors import DeviceError, NnkitError
+from nnkit.errors import DeviceError, NnkitError, lines_of
 from nnkit.verify.bounds import gemm_bound, unit_roundoff, within
 from nnkit.verify.places import describe_places
 from nnkit.verify.sizes import EDGES, Size, volume
@@ -180,7 +180,7 @@ def _try(
     faults: list[Fault] = []
 
     def fault(kind: str, what: str, error: BaseException | None = None) -> None:
-        notes = tuple(line for note in getattr(error, "__notes__", ()) for line in note.splitlines())
+        notes = tuple(lines_of(error)[1:]) if isinstance(error, NnkitError) else ()
         faults.append(Fault(kind, operands.size, what, notes))
 
     try:
