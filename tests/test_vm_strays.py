@@ -10,9 +10,15 @@ from vm_stress import examples
 
 
 def test_a_thread_out_of_bounds_is_named() -> None:
-    begun, failures = run("bounds", numbers(0, examples(10)))
+    begun, failures = run("bounds", numbers(0, examples(8)))
     assert not failures, "\n\n".join(map(str, failures))
-    assert begun == examples(10)
+    assert begun == examples(8)
+
+
+def test_a_guard_that_lets_one_thread_too_many_through() -> None:
+    begun, failures = run("edges", numbers(0, examples(5)))
+    assert not failures, "\n\n".join(map(str, failures))
+    assert begun == examples(5)
 
 
 def test_without_checks_the_guard_ends_the_process(tmp_path: Path) -> None:

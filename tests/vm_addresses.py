@@ -41,6 +41,8 @@ class Program:
     lines: list[str] = field(default_factory=list)
     results: list[Bytes] = field(default_factory=list)
     """One (threads, SLOT) for each load: the same in every block."""
+    stray: tuple[int, int] | None = None
+    """The thread that reaches one cell too far, and where that cell lies from the array on, in bytes."""
 
     @property
     def threads(self) -> int:
@@ -51,6 +53,16 @@ class Program:
     def dynamic_bytes(self) -> int:
         """Of shared memory that the launch must give."""
         return self.size if self.space == "dynamic" else 0
+
+    def misreported(self, error: str, start: int) -> str:
+        """What an error does not say of the stray access, or ""; the array begins at the address `start`."""
+        assert self.stray
+        thread, away = self.stray
+        x, y, _ = self.block
+        place = f"block (0, 0, 0), thread {(thread % x, thread // x % y, thread // (x * y))}: "
+        wide = 1 << (64 if self.space in ("global", "variable", "const") else 32)
+        words = f" address {(start + away) % wide:#x} is out of bounds: "
+        return "" if place in error and words in error else f"not {place}...{words}but {error}"
 
     @property
     def expected(self) -> Bytes:
@@ -156,27 +168,8 @@ class Maker:
             and scale in (1, -1, 2, 3)
             and rng.random() < 0.4
         )
-        registers = {1: "%h", 2: "%h", 4: "%w", 8: "%x"}[size]
-        names = [f"{registers}{4 + k}" for k in range(count)]
-        suffix = f"{'.v' + str(count) if count > 1 else ''}.{kind}"
-        operand = f"{{{', '.join(names)}}}" if count > 1 else names[0]
-        space = "" if place.startswith("[%d8") else f".{self.keyword}"
-        order = rng.choice(("", "", "", ".volatile")) if space not in (".param", ".const") else ""
         found = np.zeros((p.threads, SLOT), np.uint8)
-        if store and p.space != "local":
-            self.line("bar.sync 0;")
-        for k, name in enumerate(names):
-            value = f"mad.lo.s32 %k7, %t, 37, {k}; "
-            widen = {1: "cvt.u16.u32", 2: "cvt.u16.u32", 4: "mov.u32", 8: "cvt.u64.u32"}[size]
-            self.line(f"{value}{widen} {name}, %k7;")
-        numbers = [[(37 * t + k) % (1 << 8 * size) for k in range(count)] for t in range(p.threads)]
-        mine = np.array(numbers, f"<u{size}").view(np.uint8).reshape(p.threads, cell)
-        what = (
-            f"st{order}{space}{suffix} {place}, {operand};"
-            if store
-            else f"ld{order}{space}{suffix} {operand}, {place};"
-        )
-        self._behind_the_guard(what)
+        names, mine = self._instruction(kind, count, place, store)
         rows = np.arange(p.threads) if p.space == "local" else np.zeros(p.threads, int)
         if store:
             if p.space != "local":
@@ -192,6 +185,51 @@ class Maker:
         for k, name in enumerate(names):
             self.line(f"st.global.b{8 * size} [%out+{k * size}], {name};")
         self._next()
+
+    def _instruction(self, kind: str, count: int, place: str, store: bool) -> tuple[list[str], Bytes]:
+        """A load or a store behind %p1; its registers, and what they hold before: (threads, bytes)."""
+        p, size = self.program, TYPES[kind]
+        registers = {1: "%h", 2: "%h", 4: "%w", 8: "%x"}[size]
+        names = [f"{registers}{4 + k}" for k in range(count)]
+        operand = f"{{{', '.join(names)}}}" if count > 1 else names[0]
+        space = "" if place.startswith("[%d8") else f".{self.keyword}"
+        order = self.rng.choice(("", "", "", ".volatile")) if space not in (".param", ".const") else ""
+        if store and p.space != "local":
+            self.line("bar.sync 0;")
+        for k, name in enumerate(names):
+            widen = {1: "cvt.u16.u32", 2: "cvt.u16.u32", 4: "mov.u32", 8: "cvt.u64.u32"}[size]
+            self.line(f"mad.lo.s32 %k7, %t, 37, {k}; {widen} {name}, %k7;")
+        numbers = [[(37 * t + k) % (1 << 8 * size) for k in range(count)] for t in range(p.threads)]
+        way = f"{order}{space}{'.v' + str(count) if count > 1 else ''}.{kind}"
+        self._behind_the_guard(f"st{way} {place}, {operand};" if store else f"ld{way} {operand}, {place};")
+        return names, np.array(numbers, f"<u{size}").view(np.uint8).reshape(p.threads, size * count)
+
+    def edge(self) -> None:
+        """An access whose guard lets one thread through that is one cell too far."""
+        rng, p = self.rng, self.program
+        kind = rng.choice(list(TYPES))
+        count = rng.choice([c for c in (1, 1, 2, 4) if c * TYPES[kind] <= SLOT])
+        cell = TYPES[kind] * count
+        length, thread, scale = (
+            p.size // cell,
+            rng.randrange(p.threads),
+            rng.choice((1, 1, 1, -1, 2, 3, 1000)),
+        )
+        # Before a second array lies the first one, before a struct the other parameters.
+        behind = p.space in ("second", "param") or rng.random() < 0.5
+        far = length if behind else -1
+        start = far - scale * thread
+        self.line(f"mad.lo.s32 %i, %t, {scale}, {start};")
+        least, most = (0, length) if behind else (-1, length - 1)
+        signed = f"setp.ge.s32 %p2, %i, {least}; setp.le.s32 %p3, %i, {most}; and.pred %p1, %p2, %p3;"
+        shifted = f"sub.s32 %j, %i, {least}; setp.lt.u32 %p1, %j, {length + 1};"
+        self.line(rng.choice((signed, shifted)))
+        place = self._address(scale, start, cell, negative=not behind)
+        store = p.space not in ("const", "param") and rng.random() < 0.5
+        names, _ = self._instruction(kind, count, place, store)
+        if not store:
+            self.line("".join(f"st.global.b{8 * TYPES[kind]} [%out], {name}; " for name in names))
+        p.stray = thread, far * cell
 
     def _next(self) -> None:
         """To the next result's place."""
@@ -237,7 +275,7 @@ class Maker:
             )
         )
 
-    def _address(self, scale: int, start: int, cell: int) -> str:
+    def _address(self, scale: int, start: int, cell: int, negative: bool = False) -> str:
         """The operand that reaches cell %i, whatever becomes of it in other threads."""
         rng = self.rng
         shift, immediate = cell.bit_length() - 1, 0
@@ -272,8 +310,8 @@ class Maker:
             f"cvt.u64.u32 %d5, %i; shl.b64 %d5, %d5, {shift}; add.s64 %d6, %d4, %d5;",
             f"mad.wide.u32 %d6, %i, {cell}, %d4;",
         ]
-        # Where the offset undoes what the index has too little, only the signed forms are right.
-        self.line(rng.choice(signed if immediate else [*signed, *unsigned]))
+        # An index below zero that counts, be it that the offset undoes it, needs the signed forms.
+        self.line(rng.choice(signed if immediate or negative else [*signed, *unsigned]))
         if self.windowed and rng.random() < 0.2:
             self.line("cvt.u32.u64 %a, %d6;")
             return f"[%a{offset}]"
@@ -300,8 +338,8 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def program(rng: random.Random, name: str) -> Program:
-    """A random one."""
+def program(rng: random.Random, name: str, stray: bool = False) -> Program:
+    """A random one; a stray one has a last access that goes wrong in one thread, and one block."""
     space, block, grid = (
         rng.choice((*SPACES, "first", "first", "dynamic", "param")),
         rng.choice(BLOCKS),
@@ -311,7 +349,7 @@ def program(rng: random.Random, name: str) -> Program:
     size = rng.choice((16, 48, 64, 4 * threads, 8 * threads, 16 * threads))
     size = -(-min(size, 64 if space == "local" else 4000 if space == "param" else 1 << 14) // 16) * 16
     content = np.array([rng.randrange(256) for _ in range(size)], np.uint8)
-    made = Program(name, space, block, grid, size, content)
+    made = Program(name, space, block, 1 if stray else grid, size, content)
     cells = f"{name}_cells"
     initial = ", ".join(map(str, content))
     made.head = {
@@ -327,12 +365,15 @@ def program(rng: random.Random, name: str) -> Program:
     if space == "second":
         maker.line(f"mov.u32 %k8, {name}_before; st.shared.u32 [%k8], %t;")
     maker.fill()
-    for _ in range(rng.randrange(2, 6)):
+    for _ in range(rng.randrange(0 if stray else 2, 2 if stray else 6)):
         own = rng.random() < 0.9
         maker.line(f"{{ {REGISTERS}" if own else "")
         maker.access()
         maker.line("}" if own else "")
     maker.line(f"{{ {REGISTERS}")
-    maker.dump()
+    if stray:
+        maker.edge()
+    else:
+        maker.dump()
     maker.line("}")
     return made
