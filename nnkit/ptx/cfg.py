@@ -113,9 +113,12 @@ def names_in(operands: Iterable[Operand | None]) -> list[str]:
     return found
 
 
-def build(function: Function) -> list[Block]:
-    """The reachable blocks of a function, entry first; `block.number` is its place in the list."""
-    splitter = _Splitter(function)
+def build(function: Function, waits: bool = False) -> list[Block]:
+    """The reachable blocks of a function, entry first; `block.number` is its place in the list.
+
+    With `waits` a block begins at every barrier of a warp, so that lanes can wait in front of it.
+    """
+    splitter = _Splitter(function, waits)
     splitter.split()
     for block in splitter.blocks:
         _connect(block, splitter.blocks, splitter.labels, function)
@@ -125,8 +128,9 @@ def build(function: Function) -> list[Block]:
 class _Splitter:
     """Cuts a body into blocks; labels are the numbers of the blocks that they stand before."""
 
-    def __init__(self, function: Function):
+    def __init__(self, function: Function, waits: bool):
         self.function = function
+        self.waits = waits
         self.blocks = [Block(0)]
         self.labels: dict[str, int] = {}
         self.behind_votes: set[int] = set()
@@ -171,9 +175,16 @@ class _Splitter:
             if is_vote(item):
                 self.behind_votes.add(self.now.number)
             return
+        if self.waits and is_warp_barrier(item) and self.now.instructions:
+            self.start()
         self.now.instructions.append(item)
         if item.opcode in ("extcall", "trap"):
             self.start()
+
+
+def is_warp_barrier(item: Instruction) -> bool:
+    """Whether the threads of a warp wait for each other here."""
+    return item.opcode in ("bar", "barrier") and "warp" in item.modifiers
 
 
 def is_barrier(item: Instruction) -> bool:

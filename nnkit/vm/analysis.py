@@ -13,7 +13,6 @@ only grow, so the search for a fixed point ends.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -68,7 +67,15 @@ class Analysis:
         self.function = function
         self.launch = launch
         self.addresses = addresses
-        self.blocks = cfg.build(function)
+        self.waits = False
+        """Whether lanes wait in front of a warp's barrier while others of the warp run, see `may_wait`."""
+        self._analyse()
+        if any(self._would_wait(region, number) for region in self.regions for number in region.order):
+            self.waits = True
+            self._analyse()
+
+    def _analyse(self) -> None:
+        self.blocks = cfg.build(self.function, self.waits)
         self.live = cfg.live_in(self.blocks)
         # A register that may be read before it is written holds the same (0 or poison) in all lanes.
         self.shapes: dict[str, Shape] = dict.fromkeys(self.live[0], UNIFORM)
@@ -123,6 +130,19 @@ class Analysis:
     def must_blend(self, region: Region, block: int, register: str) -> bool:
         """Whether lanes that wait elsewhere still need the register's old value."""
         return any(register in self.live[other] for other in region.pending[block])
+
+    def may_wait(self, region: Region, number: int) -> bool:
+        """Whether a block begins with a warp's barrier at which lanes wait until others come or leave."""
+        items = self.blocks[number].instructions
+        if not self.waits or number == region.entry or not items or not cfg.is_warp_barrier(items[0]):
+            return False
+        return self.operand(items[0].operands[0], "u32").kind == "uniform"
+
+    def _would_wait(self, region: Region, number: int) -> bool:
+        """Whether lanes meet at a barrier of the warp while others may be where they can still come from."""
+        return any(map(cfg.is_warp_barrier, self.blocks[number].instructions)) and any(
+            not self.is_way_out(other) for other in region.pending[number]
+        )
 
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
@@ -286,6 +306,9 @@ class Analysis:
         while work:
             number = work.pop()
             for target, others in self.edges(region, number, frozenset(pending[number])):
+                if self.may_wait(region, target):
+                    # Some of those who come may go on at once, and the others wait here meanwhile.
+                    others |= {target}
                 known = pending.get(target)
                 if known is None or not others <= known:
                     pending[target] = (known or set()) | others
@@ -298,6 +321,8 @@ class Analysis:
         if self.leaves(region, number):
             return []
         found = []
+        if self.may_wait(region, number):
+            found = [(t, pending - {t}) for t in pending if self.blocks[t].ending != "barrier"]
         for group in self.arms(block):
             waiting = sorted(pending | group, key=region.place.__getitem__)
             for index, target in enumerate(waiting):
@@ -317,20 +342,6 @@ class Analysis:
 
     # -- what the code generator asks besides ---------------------------------------------------------------
 
-    @cached_property
-    def alone(self) -> frozenset[int]:
-        """The blocks from which lanes leave the kernel without meeting others at a barrier or in a warp."""
-        meeting = {
-            block.number
-            for block in self.blocks
-            if block.ending == "barrier" or any(_is_meeting(item) for item in block.instructions)
-        }
-        before = len(meeting) - 1
-        while before < len(meeting):
-            before = len(meeting)
-            meeting |= {block.number for block in self.blocks if meeting.intersection(block.targets)}
-        return frozenset(range(len(self.blocks))) - meeting
-
     def _stays_full(self) -> bool:
         """Whether every lane is alive wherever nobody waits elsewhere, so that code needs no mask there."""
         if self.launch.threads % self.launch.width:
@@ -349,10 +360,6 @@ class Analysis:
         for region in self.regions[1:]:
             names |= self.live[region.entry]
         return sorted(names & self.written)
-
-
-def _is_meeting(item: Instruction) -> bool:
-    return "sync" in item.modifiers or item.opcode in ("shfl", "vote")
 
 
 VARYING_RESULTS = frozenset(["atom", "shfl", "match", "extcall", "redux", "elect"])

@@ -84,6 +84,8 @@ class Emitter:
         self.all = Lanes(self.text, self.width)
         self.sites: list[Site] = []
         self.caches = 0
+        self.returns: set[int] = set()
+        """The blocks of the region that others lead back to by one way, see `nnkit.vm.flow.emit_returns`."""
         self.suspects: frozenset[str] = frozenset()
         """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.absent`."""
         self.patterns: dict[tuple[int, ...], str] = {}

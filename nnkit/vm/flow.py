@@ -157,27 +157,42 @@ def _chain(e: Emitter, region: Region, waiting: list[int], certain: int | None) 
     for index, target in enumerate(waiting):
         is_last = index == len(waiting) - 1 and (certain is not None or e.block.ending != "exit")
         if target == certain or is_last:
-            _jump(e, region, target)
+            jump(e, region, target)
             return
         mask = e.text.op(f"load i{e.width}, ptr %mask{target}")
         some = e.one.compare("ne", f"i{e.width}", mask, mask_literal(e.width, 0))
         here, on = e.text.label("go"), e.text.label("on")
         e.text.branch(some, here, on)
         e.text.place(here)
-        _jump(e, region, target)
+        jump(e, region, target)
         e.text.place(on)
     _end(e)
 
 
-def _jump(e: Emitter, region: Region, target: int) -> None:
+def jump(e: Emitter, region: Region, target: int) -> None:
     """Backwards costs fuel, so that an endless loop can be stopped."""
     if region.place[target] > region.place[e.block.number] or e.analysis.is_way_out(target):
         e.text.jump(f"block{target}")
+        return
+    if e.analysis.may_wait(region, target):
+        # Many blocks lead back to it: the code for that is there once.
+        e.returns.add(target)
+        e.text.jump(f"return{target}")
         return
     first, last = region.place[target], region.place[e.block.number]
     cost = sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order[first : last + 1])
     _burn(e, cost)
     e.text.jump(f"block{target}")
+
+
+def emit_returns(e: Emitter, region: Region) -> None:
+    """The ways back to warps' barriers at which lanes wait."""
+    for target in sorted(e.returns):
+        e.block, e.mask = e.analysis.blocks[target], ""
+        e.text.place(f"return{target}")
+        behind = region.order[region.place[target] :]
+        _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in behind))
+        e.text.jump(f"block{target}")
 
 
 def _burn(e: Emitter, cost: int) -> None:

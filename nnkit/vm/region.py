@@ -2,12 +2,12 @@
 
 from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
-from nnkit.vm import absent, atomics, calls, carry, memory, plain, warp
+from nnkit.vm import absent, atomics, calls, carry, memory, plain, warp, warp_wait
 from nnkit.vm.access import plan
 from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS, ident
 from nnkit.vm.emitter import POISON, Emitter
-from nnkit.vm.flow import go_on_in, leave, mask_literal
+from nnkit.vm.flow import emit_returns, go_on_in, leave, mask_literal
 from nnkit.vm.frames import alive_mask, restore
 from nnkit.vm.layout import Worker
 from nnkit.vm.table import find
@@ -21,10 +21,12 @@ def emit_region(e: Emitter, region: Region) -> str:
     e.entry_text = []
     e.constants = {}
     e.slots = set()
+    e.returns = set()
     blocks = [e.analysis.blocks[number] for number in region.order]
     _start(e, region)
     for block in blocks:
         _emit_block(e, region, block)
+    emit_returns(e, region)
     _finish(e)
     slots = _slots(e, region)
     return "\n".join(
@@ -44,6 +46,7 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     """Stack slots for every register that the region's blocks touch."""
     lines = [
         *absent.slots(e),
+        *warp_wait.slots(e),
         "%vector = alloca i64",
         "%alive = alloca i" + str(e.width),
         "%fuel = alloca i64",
@@ -84,6 +87,7 @@ def _start(e: Emitter, region: Region) -> None:
     for number in sorted(region.masked):
         text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
     absent.begin(e)
+    warp_wait.begin(e)
     live = e.analysis.live[region.entry]
     for name in sorted(live):
         if name in e.frame_offsets and region.number:

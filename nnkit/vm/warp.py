@@ -11,6 +11,7 @@ from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.layout import Fault
 from nnkit.vm.shapes import VARYING, Shape
 from nnkit.vm.table import effect
+from nnkit.vm.warp_wait import wait
 
 WIDTH = 32
 DIFFERENT_MASKS = "with different masks in one warp"
@@ -51,7 +52,9 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
     if value.shape.kind == "uniform":
         if value.shape.constant != -1:
             _check_own(e, item, e.one.binary("xor", "i32", value.scalar, "-1"))
-        if e.region.pending[e.block.number]:
+        if e.analysis.may_wait(e.region, e.block.number) and item is e.block.instructions[0]:
+            wait(e, item, value.scalar, missing_lanes(e))
+        elif e.region.pending[e.block.number]:
             _check_together(e, item, "", value.scalar)
         return value.scalar, ""
     vector = e.vector(value)
@@ -91,18 +94,11 @@ def _first(e: Emitter) -> str:
 
 def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> None:
     """Lanes with different masks form different groups: each lane's own members must be here."""
-    alive = e.text.op("load i32, ptr %alive")
-    missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
-    for number in sorted(e.region.pending[e.block.number]):
-        # Lanes that have nothing left to do, or for a barrier meet nobody any more, count as gone.
-        if e.analysis.is_way_out(number) or ("warp" in item.modifiers and number in e.analysis.alone):
-            leaving = e.text.op(f"load i32, ptr %mask{number}")
-            missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
+    missing = missing_lanes(e)
     if vector:
-        absent = e.all.binary("and", "i32", vector, e.splat("i32", missing))
-        bad = e.as_mask(
-            e.all.binary("and", "i1", e.all.compare("ne", "i32", absent, e.all.constant("i32", 0)), e.lanes())
-        )
+        absent_ones = e.all.binary("and", "i32", vector, e.splat("i32", missing))
+        some = e.all.compare("ne", "i32", absent_ones, e.all.constant("i32", 0))
+        bad = e.as_mask(e.all.binary("and", "i1", some, e.lanes()))
     else:
         bad = e.one.binary("and", "i32", mask, missing)
     fine, apart = e.text.label("fine"), e.text.label("apart")
@@ -110,6 +106,18 @@ def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> No
     e.text.place(apart)
     e.fault(Fault.DIVERGENT_WARP, e.site(item, item.name), e.mask64())
     e.text.place(fine)
+
+
+def missing_lanes(e: Emitter) -> str:
+    """The lanes that are not here and have something left to do."""
+    alive = e.text.op("load i32, ptr %alive")
+    missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
+    for number in sorted(e.region.pending[e.block.number]):
+        # Lanes that have nothing left to do count as gone.
+        if e.analysis.is_way_out(number):
+            leaving = e.text.op(f"load i32, ptr %mask{number}")
+            missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
+    return missing
 
 
 def permuted(e: Emitter, vector: str, lanes: str) -> str:
@@ -332,7 +340,7 @@ def _reduced(e: Emitter, operation: str, value: str, mask: str) -> str:
 
 
 def _warp_sync(e: Emitter, item: Instruction) -> None:
-    """Lanes run in step, so there is nothing to wait for; but all members must be here."""
+    """Lanes run in step: who is here waits for those members alone that went another way."""
     _members(e, item, item.operands[0])
 
 
