@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nnkit
+from nnkit.comm.single import SingleTransport
+from nnkit.contracts import Task
 from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
 from nnkit.errors import NnkitError
@@ -307,6 +309,25 @@ def test_configurations(a: Any) -> None:
     for field in dataclasses.fields(nnkit.TrainConfig):
         refuses_or_works(lambda name=field.name: nnkit.TrainConfig(**{name: a}))
     refuses_or_works(lambda: nnkit.TrainConfig(hidden=(a,)))
+
+
+@FEW
+@given(a=NONSENSE)
+def test_networks(a: Any) -> None:
+    full = [(np.zeros((3, 4), np.float32), np.zeros(3, np.float32))] * 1
+    right = {
+        "full": full,
+        "activation": "sigmoid",
+        "device": open_device("cpu"),
+        "gemm": REGISTRY.gemm("numpy"),
+        "strategy": REGISTRY.comm("none").strategy(SingleTransport(), Task((4, 3), 100)),
+        "max_batch": 3,
+    }
+    nnkit.Network(**right)
+    for name in right:
+        refuses_or_works(lambda name=name: nnkit.Network(**{**right, name: a}))
+    for wrong in ([(a, a)], [(full[0][0], a)], [*full, *full], [full[0][::-1]]):
+        refuses_or_works(lambda wrong=wrong: nnkit.Network(**{**right, "full": wrong}))
 
 
 def test_the_fake_driver_sees_no_launch_of_nonsense(fake_cuda: CudaDevice) -> None:

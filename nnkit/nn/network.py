@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.contracts import Array, Device, FusedGemmBackend, GemmBackend, Strategy
+from nnkit.contracts import ACTIVATIONS, Array, Device, FusedGemmBackend, GemmBackend, Strategy
+from nnkit.errors import UsageError, unknown_name
 from nnkit.nn.initialise import Parameters
 
 
@@ -58,6 +59,15 @@ class Network:
         strategy: Strategy,
         max_batch: int,
     ):
+        """Raises UsageError for parameters that do not fit one another, for what is no device or backend."""
+        _check(full, activation, max_batch)
+        for what, value, has in (
+            ("device", device, "operations"),
+            ("GEMM backend", gemm, "gemm"),
+            ("strategy", strategy, "samples"),
+        ):
+            if not _has(value, has):
+                raise UsageError(f"a network needs a {what}, and a {type(value).__name__} is none")
         self.activation = activation
         self.device = device
         self.operations = device.operations
@@ -169,3 +179,35 @@ class Network:
             deltas=tuple(delta.rows(0, batch) for delta in whole.deltas),
             losses=whole.losses.rows(0, batch),
         )
+
+
+def _check(full: Any, activation: Any, max_batch: Any) -> None:
+    """Raises UsageError unless these are the parameters of layers that follow one another."""
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    if not isinstance(max_batch, int | np.integer) or isinstance(max_batch, bool) or max_batch < 1:
+        raise UsageError("max_batch: give a whole number of samples, 1 or more")
+    width: int | None = None
+    for layer in full if isinstance(full, list | tuple) and full else [None]:
+        if not isinstance(layer, list | tuple) or not all(isinstance(part, np.ndarray) for part in layer):
+            raise UsageError(
+                "the parameters of a network: give a list of pairs (weight, bias) of NumPy arrays"
+            )
+        shapes = [part.shape for part in layer]
+        if len(shapes) != 2 or len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+            raise UsageError(f"a layer has a weight (out, in) and a bias (out,), not arrays of {shapes}")
+        if width not in (None, shapes[0][1]):
+            raise UsageError(
+                f"a layer takes {shapes[0][1]} inputs, but the one before it has {width} outputs"
+            )
+        if any(part.dtype.kind != "f" or part.dtype != layer[0].dtype for part in layer):
+            raise UsageError("the parameters of a network are floating-point numbers of one type")
+        width = shapes[0][0]
+
+
+def _has(value: Any, name: str) -> bool:
+    # A property of somebody else's may raise anything.
+    try:
+        return hasattr(value, name)
+    except Exception:
+        return False
