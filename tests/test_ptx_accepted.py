@@ -176,9 +176,77 @@ ATTACKS = {
 }
 
 
+HIDING = {
+    "a variable of the module": (
+        ".global .u32 s = 5; .func (.reg .u32 o) get() { ld.global.u32 o, [s]; ret; }",
+        ".shared .u32 s; st.shared.u32 [s], 8; call (%r1), get; ld.shared.u32 %r2, [s]; mad.lo.u32 %r1, %r1, 10, %r2;"
+        + STORE,
+        58,
+    ),
+    "the parameter's name": (".global .u32 p = 5;", "mov.u32 %r1, 4;" + STORE, 4),
+    "names like those made up": (
+        "",
+        "{ .reg .b32 a$1, a; mov.u32 a$1, 1; { .reg .b32 a; mov.u32 a, 2; } mov.u32 %r1, a$1; }" + STORE,
+        1,
+    ),
+    "labels like those made up": (
+        "",
+        "mov.u32 %r1, 3; setp.eq.u32 %p1, %r1, 3; {{{ bra after; trap; after: @%p1 add.u32 %r1, %r1, 1; @%p1 add.u32 %r1, %r1, 1; }}}"
+        + STORE,
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HIDING)
+def test_names_that_hide_others(device: VirtualDevice, what: str) -> None:
+    top, body, want = HIDING[what]
+    assert result(device, program(body, top)) == want
+
+
+def test_an_index_outside_of_a_table_is_reported(device: VirtualDevice) -> None:
+    body = "mov.u32 %r1, %tid.x; T: .branchtargets A, B; brx.idx %r1, T; A: mov.u32 %r1, 7; B:" + STORE
+    kernel = device.load_ptx(program(body))["f"]
+    kernel.launch(1, 2, (device.zeros((1,), np.uint64),))
+    with pytest.raises(NnkitError, match=r"thread \(2, 0, 0\).*a jump outside its table"):
+        kernel.launch(1, 8, (device.zeros((1,), np.uint64),))
+
+
 def test_deep_nesting_that_is_legal(device: VirtualDevice) -> None:
     body = "{" * 20000 + "mov.u32 %r1, " + "-" * 20000 + "1;" + STORE + "}" * 20000
     assert result(device, program(body)) == 1
+
+
+HUGE = {
+    "global": ".global .b8 x[999999999999];",
+    "initial": ".global .u32 x[4][1000000000] = {{1}, {2}, {3}};",
+    "larger than addresses": ".global .b8 x[99999999999999999999];",
+    "recursion": ".func g(); .func h() { call g; ret; } .func g() { call h; ret; }",
+    "a long chain": ".func g0() { ret; }\n"
+    + "\n".join(f".func g{i}() {{ call g{i - 1}; ret; }}" for i in range(1, 3000))
+    + ".func g() { call g2999; ret; }",
+    "calls that double": ".func g0() { ret; }\n"
+    + "\n".join(f".func g{i}() {{ call g{i - 1}; call g{i - 1}; ret; }}" for i in range(1, 40))
+    + ".func g() { call g39; ret; }",
+}
+
+
+@pytest.mark.parametrize("what", HUGE)
+def test_hostile_declarations_are_refused_in_a_line(device: VirtualDevice, what: str) -> None:
+    call = "call g;" if ".func" in HUGE[what] else ""
+    with pytest.raises(NnkitError) as caught:
+        result(device, program(call + STORE, HUGE[what]))
+    assert "\n" not in str(caught.value)
+    assert "Error" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "parameter", [".param .b8 p[999999999]", ".param .u64 q, .param .align 1073741824 .b8 p[8]"]
+)
+def test_parameters_larger_than_any_kernel_has(device: VirtualDevice, parameter: str) -> None:
+    text = program(STORE).replace(".param .u64 p", parameter)
+    with pytest.raises(CompileError, match="bytes of parameters"):
+        device.load_ptx(text)
 
 
 @pytest.mark.parametrize("what", ATTACKS)

@@ -162,7 +162,7 @@ class _Splitter:
 
     def guarded(self, item: Instruction, guard: Guard) -> None:
         """@p x  becomes  @!p bra after; x; after:"""
-        after = f"after${len(self.blocks)}"
+        after = f"@after{len(self.blocks)}"
         around = Guard(guard.register, not guard.negated)
         self.instruction(replace(item, opcode="bra", modifiers=(), operands=(Symbol(after),), guard=around))
         self.instruction(replace(item, guard=None))

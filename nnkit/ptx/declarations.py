@@ -12,6 +12,10 @@ LARGEST = 1 << 40
 """Bytes of one variable: more than any device has."""
 
 
+LARGEST_INITIAL = 1 << 28
+"""Bytes of one initial value, zeros between its elements included."""
+
+
 def variables(cursor: Cursor, space: str, is_extern: bool = False) -> list[Variable]:
     """Everything declared by one statement, initial values included; for parameters one at a time."""
     found = []
@@ -102,6 +106,8 @@ def _initialised(cursor: Cursor, variable: Variable, lengths: list[int], vector:
     def fill(axis: int, at: int) -> int:
         """The values along an axis, from byte `at` on; returns how many there are."""
         line = cursor.now.line
+        if at > LARGEST_INITIAL:
+            raise PtxError(f"{variable.name} has an initial value of over {LARGEST_INITIAL} bytes", line)
         if axis == len(shape):
             data.extend(bytes(at - len(data)))
             data.extend(_element(cursor, kind, at, relocations))

@@ -29,6 +29,9 @@ from nnkit.ptx.ir import (
     Vector,
 )
 
+DEEPEST = 100
+"""Functions that call each other in a chain."""
+
 LONGEST = 200_000
 """Instructions of one kernel after inlining; more is refused rather than compiled for minutes."""
 
@@ -82,7 +85,8 @@ class _Names:
 class _Inliner:
     def __init__(self, module: Module, entry: Function):
         self.module = module
-        self.made = replace(entry, registers={}, variables=[], body=[], branch_targets={})
+        given = tuple(replace(v, name=v.name + self.hiding(v)) for v in entry.parameters)
+        self.made = replace(entry, registers={}, variables=[], body=[], branch_targets={}, parameters=given)
         self.slots: dict[str, Variable] = {}
         self.copies = 0
 
@@ -90,11 +94,15 @@ class _Inliner:
         """Append one copy of the function's body, with its own names."""
         if function.error is not None:
             raise function.error
+        if not callers:
+            symbols = {v.name: v.name + self.hiding(v) for v in function.parameters}
         assert function.body is not None
         assert self.made.body is not None
         number = self.copies
         self.copies += 1
         names = _Names(f"@{number}" if number else "", dict(symbols))
+        if len(callers) > DEEPEST:
+            raise PtxError(f"more than {DEEPEST} functions call each other in a chain", function.line)
         self.declare(function, names)
         for item in function.body:
             if isinstance(item, Label):
@@ -113,15 +121,19 @@ class _Inliner:
         if len(self.made.body) > LONGEST:
             raise PtxError(f"kernel {self.made.name} has more than {LONGEST} instructions", function.line)
 
+    def hiding(self, variable: Variable) -> str:
+        """What is put behind the name of a kernel's variable that hides one of the module."""
+        return "@0" if variable.name in self.module.variables else ""
+
     def declare(self, function: Function, names: _Names) -> None:
         for name, kind in function.registers.items():
             # There is one carry flag, which nobody names.
             self.made.registers[name if name == CARRY else name + names.suffix] = kind
         for variable in function.variables:
-            unique = variable.name + names.suffix
-            if variable.space == "shared":
+            unique = variable.name + (names.suffix or self.hiding(variable))
+            if variable.space == "shared" and names.suffix:
                 # One instance for the block, however often the function is inlined.
-                unique = f"{function.name}.{variable.name}" if names.suffix else variable.name
+                unique = f"{function.name}.{variable.name}"
             names.symbols[variable.name] = unique
             if variable.space == "param":
                 self.slots[unique] = variable

@@ -14,7 +14,8 @@ class Scope:
     """The names declared between a pair of braces; an inner name hides an outer one."""
 
     def __init__(self, number: int, outer: "Scope | None"):
-        self.suffix = f"${number}" if number else ""
+        # A character that no name in PTX has.
+        self.suffix = f"^{number}" if number else ""
         self.outer = outer
         self.registers: dict[str, str] = {}
         self.families: dict[str, tuple[str, int]] = {}

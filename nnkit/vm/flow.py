@@ -132,6 +132,15 @@ def _switch(e: Emitter, region: Region, block: Block) -> None:
             _go(e, region, [(target, _current(e))])
         return
     vector, here = e.vector(index), _current(e)
+    kind = f"i{e.width}"
+    size = e.all.constant("i32", len(block.targets))
+    outside = e.one.binary("and", kind, e.as_mask(e.all.compare("uge", "i32", vector, size)), here)
+    lost, fine = e.text.label("nowhere"), e.text.label("inside")
+    e.text.likely(e.one.compare("eq", kind, outside, mask_literal(e.width, 0)), fine, lost)
+    e.text.place(lost)
+    mask = e.one.resize(kind, outside, "i64")
+    e.fault(Fault.TRAP, e.site(block.last, "a jump outside its table"), mask)
+    e.text.place(fine)
     masks = []
     for i, target in enumerate(block.targets):
         chosen = e.as_mask(e.all.compare("eq", "i32", vector, e.all.constant("i32", i)))

@@ -81,6 +81,11 @@ def _setting(name: str, default: int) -> int:
     return value
 
 
+def _host_memory() -> int:
+    """Bytes of the host's memory: it hands out more, and ends processes that use it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 class LoadedModule:
     """A module's kernels and its variables in memory."""
 
@@ -90,6 +95,8 @@ class LoadedModule:
         self._shared = shared
         self.variables: dict[str, Allocation] = {}
         outline = source.outline
+        if sum(variable.size for variable in outline.variables) > _host_memory():
+            raise MemoryError("the module's variables are larger than the memory of this machine")
         for variable in outline.variables:
             if variable.name in shared:
                 self.variables[variable.name] = shared[variable.name]

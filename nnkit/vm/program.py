@@ -17,6 +17,10 @@ LOCAL_BYTES = 512 * 1024
 """The most local memory of a thread. Both limits are those of every GPU since compute capability 2.0."""
 
 
+PARAMETER_BYTES = 32764
+"""The most that a kernel's parameters take, since PTX 8.1."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a launch must know of a kernel besides its native code; sizes in bytes."""
@@ -149,6 +153,12 @@ def _refuse_too_much(function: Function, memory: Memory) -> None:
             f"{memory.static_shared} bytes of static shared memory, a kernel can have {STATIC_SHARED_BYTES}: "
             "declare it extern and give the launch shared_bytes",
             line,
+        )
+    if memory.parameter_bytes > PARAMETER_BYTES:
+        raise PtxError(
+            f"{memory.parameter_bytes} bytes of parameters, a kernel can have {PARAMETER_BYTES}: "
+            "pass a pointer instead",
+            function.line,
         )
     # A function that was put in at several places has its variables once.
     local = {v.name.partition("@")[0]: v.size for v in function.variables if v.space == "local"}
