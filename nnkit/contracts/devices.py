@@ -178,7 +178,8 @@ class Module(Protocol):
         """The kernel of that name, as "add", "ns::add", "add(float*)" or its name in the PTX.
 
         A template is named with its arguments, "fill<float, 3>": it is compiled when first asked for. Raises
-        UsageError for a name that is not there, with a near match, or that several kernels have.
+        UsageError for a name that is not there, with a near match, or that several kernels have, and
+        CompileError, with the line, for a kernel that the device cannot run.
         """
 
     @property
