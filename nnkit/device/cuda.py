@@ -17,6 +17,7 @@ from nnkit.device.cuda_launch import CudaModule, native_arch
 from nnkit.device.cuda_memory import Pool, Staging
 from nnkit.device.cuda_stream import CudaEvent, CudaStream
 from nnkit.device.inputs import array_type, host_values, ptx_text
+from nnkit.device.kernel_names import variables
 from nnkit.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class CudaDevice:
         self.pool = Pool(self.context)
         self.staging = Staging(self.context)
         self._modules: dict[tuple[bytes, str, Origin | None], CudaModule] = {}
+        self._with_variables: list[CudaModule] = []
 
     @property
     def description(self) -> str:
@@ -193,19 +195,27 @@ class CudaDevice:
         driver = self.context.driver
         driver.cuCtxSetCurrent(self.context.handle)
         driver.cuCtxSynchronize()
-        for module in self._modules.values():
+        for module in (*self._modules.values(), *self._with_variables):
             module.close()
         self._modules.clear()
+        self._with_variables.clear()
         self.staging.close()
         self.pool.close()
         self.context.close()
 
     def _module(self, image: bytes, ptx: str, origin: "Origin | None" = None) -> CudaModule:
-        """The module for that image, loaded once."""
+        """A module of that image: with variables of its own if it has any, else loaded once.
+
+        It stays loaded until the device is closed: a kernel that nobody waited for may still run.
+        """
         # Two sources may give the same code, and yet declare other types.
         module = self._modules.get((image, ptx, origin))
         if module is None:
-            module = self._modules[image, ptx, origin] = CudaModule(self, image, ptx, origin)
+            module = CudaModule(self, image, ptx, origin)
+            if variables(ptx):
+                self._with_variables.append(module)
+            else:
+                self._modules[image, ptx, origin] = module
         return module
 
     @cached_property

@@ -25,7 +25,7 @@ from nnkit.device.extents import Limits, check_extents
 from nnkit.device.foreign import lends
 from nnkit.device.host_time import HostEvent, HostStream
 from nnkit.device.inputs import array_type, host_values, ptx_text
-from nnkit.device.kernel_names import UNNAMED, KernelTable
+from nnkit.device.kernel_names import UNNAMED, KernelTable, variables
 from nnkit.device.parameters import parameters, required_blocks, thread_limits
 from nnkit.device.variables import Variables, VariableTable, described
 from nnkit.device.virtual_array import OfModule, Owner, VirtualArray
@@ -168,9 +168,9 @@ class VirtualModule:
         variables = {
             name: memory for name, memory in self._loaded.variables.items() if not UNNAMED.match(name)
         }
-        more = VirtualModule(
-            self._device, translate(lambda: machine.load(compiled.ptx, variables)), self._origin
-        )
+        loaded = translate(lambda: machine.load(compiled.ptx, variables))
+        loaded.lender = self._loaded
+        more = VirtualModule(self._device, loaded, self._origin)
         return name, more.__getitem__
 
 
@@ -305,12 +305,15 @@ class VirtualDevice:
             raise DeviceError("the device virtual is closed: open it again with nnkit.open_device")
 
     def _module(self, ptx: str, origin: "Origin | None") -> VirtualModule:
-        """The module of that PTX, loaded once."""
+        """A module of that PTX: with variables of its own if it has any, else loaded once."""
         # Two sources may give the same PTX, and yet declare other types.
         module = self._modules.get((ptx, origin))
         if module is None:
             loaded = translate(lambda: self.machine.load(ptx), origin)
-            module = self._modules[ptx, origin] = VirtualModule(self, loaded, origin)
+            module = VirtualModule(self, loaded, origin)
+            # What has no name in the source, such as the text of a printf, is never written.
+            if not (variables(ptx) if origin else loaded.variables):
+                self._modules[ptx, origin] = module
         return module
 
     def __repr__(self) -> str:

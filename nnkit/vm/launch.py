@@ -208,11 +208,14 @@ class Run:
     # -- calls from kernels ---------------------------------------------------------------------------------
 
     def call(self, record: Words, site: int, mask: int, area: Words) -> int:
-        """vprintf and __assertfail, for the active lanes in turn."""
+        """vprintf and __assertfail, for the active lanes in turn; 1 to leave the kernel."""
         try:
             name = self.variant.native.sites[site].what
             width = self.variant.native.width
             for lane in range(width):
+                # Ctrl-C, or what ended the launch in another thread, may come between any two lines.
+                if self.context[Context.STOP]:
+                    return 1
                 if mask >> lane & 1:
                     words = [area[index * width + lane] for index in range(2 if name == "vprintf" else 3)]
                     if name != "vprintf":
@@ -276,7 +279,8 @@ class Run:
             kind = Fault(arena.record[Worker.FAULT])
             if kind is Fault.DEADLOCK:
                 raise KernelFault(kind, self._deadlock(arena.record))
-            if kind not in (Fault.NONE, Fault.STOPPED):
+            # A worker that left a call because of another one's fault has none of its own.
+            if kind not in (Fault.NONE, Fault.STOPPED, Fault.CALL):
                 raise KernelFault(kind, self._fault(kind, arena.record))
         raise KernelFault(Fault.STOPPED, f"kernel {self.kernel.name} was interrupted")
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ WIDTHS = (None, 1, 8, 16, 32, 64)
 
 CACHE_LINE = 64
 
+VariantKey = tuple[str, tuple[int, int, int], bool]
+"""Kernel, block, whether the grid is small."""
+
 _COMPILING = threading.Lock()
 """LLVM is entered by one thread at a time."""
 
@@ -46,13 +50,21 @@ class Machine:
         self.limit = _setting("NNKIT_MAX_INSTRUCTIONS", 0)
         self.output: Callable[[str], object] = _to_stdout
         self.team = Team()
+        # By text: modules of one text share the code, each has variables of its own.
+        self._sources: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
+        self.variants: weakref.WeakKeyDictionary[Source, dict[VariantKey, Variant]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def load(self, ptx: str, shared: Mapping[str, Allocation] | None = None) -> "LoadedModule":
         """Give a module's variables memory; refuse what the machine does not know. Raises PtxError.
 
         Variables named in `shared` are those of another module, which must outlive this one.
         """
-        return LoadedModule(self, Source(ptx), shared or {})
+        source = self._sources.get(ptx)
+        if source is None:
+            source = self._sources[ptx] = Source(ptx)
+        return LoadedModule(self, source, shared or {})
 
     def close(self) -> None:
         """Let the threads end; a second call does nothing."""
@@ -90,9 +102,12 @@ class LoadedModule:
     """A module's kernels and its variables in memory."""
 
     def __init__(self, machine: Machine, source: Source, shared: Mapping[str, Allocation]):
+        """`shared` holds variables of another module (`lender`), to use in place of own ones."""
         self.machine = machine
         self.source = source
         self._shared = shared
+        self.lender: LoadedModule | None = None
+        """The module that the shared variables belong to."""
         self.variables: dict[str, Allocation] = {}
         outline = source.outline
         if sum(variable.size for variable in outline.variables) > _host_memory():
@@ -116,6 +131,8 @@ class LoadedModule:
             raise
         self.kernels = {name: LoadedKernel(self, name, traits) for name, traits in outline.kernels.items()}
         self.refused = outline.refused
+        # Its kernels and arrays hold it: when they are gone, nobody can reach its variables.
+        weakref.finalize(self, _free, machine.memory, self._own())
 
     def _relocate(self, outline: Outline) -> None:
         """Write the addresses that variables hold of each other."""
@@ -135,9 +152,15 @@ class LoadedModule:
 
     def close(self) -> None:
         """Free the variables; kernels must not be launched any more."""
-        for name, allocation in self.variables.items():
-            if name not in self._shared:
-                self.machine.memory.free(allocation)
+        _free(self.machine.memory, self._own())
+
+    def _own(self) -> list[Allocation]:
+        return [allocation for name, allocation in self.variables.items() if name not in self._shared]
+
+
+def _free(memory: MemoryTable, allocations: list[Allocation]) -> None:
+    for allocation in allocations:
+        memory.free(allocation)
 
 
 @dataclass
@@ -204,11 +227,11 @@ class LoadedKernel:
         self.machine = module.machine
         self.name = name
         self.traits = traits
-        self._variants: dict[tuple[tuple[int, int, int], bool], Variant] = {}
+        self._variants = module.machine.variants.setdefault(module.source, {})
 
     def variant(self, block: tuple[int, int, int], small_grid: bool) -> Variant:
         """The code for a block's shape; compiled, or fetched from the cache, when it is first needed."""
-        key = (block, small_grid)
+        key = (self.name, block, small_grid)
         found = self._variants.get(key)
         if found is None:
             asked = None if self.traits.warp_level else self.machine.width
