@@ -131,7 +131,7 @@ def test_info_tells_a_wrong_setting(main: Command, monkeypatch: pytest.MonkeyPat
 def test_info_measures_the_cache(main: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path / "cache"))
     empty = json.loads(main("info", "--json").stdout)["cache"]
-    assert empty == {"folder": str(tmp_path / "cache"), "files": 0, "bytes": 0}
+    assert empty == {"folder": str(tmp_path / "cache"), "files": 0, "bytes": 0, "refused": None}
     (tmp_path / "cache" / "ptx").mkdir(parents=True)
     (tmp_path / "cache" / "ptx" / "entry").write_bytes(bytes(1234))
     full = json.loads(main("info", "--json").stdout)["cache"]

@@ -47,12 +47,15 @@ def collect() -> dict[str, Any]:
     missing = [package for package, found in versions.items() if found is None]
     versions["NVRTC"] = _nvrtc_version()
     processor, advice = _processor()
+    cache = _cache()
+    if cache["refused"]:
+        advice.append(f"compiled kernels are not kept: {cache['refused']}")
     advice += [f"{package} is missing: pip install {package}" for package in missing]
     cpu = {"name": "cpu", "status": READY, "detail": "NumPy, no kernels"}
     return {
         "versions": versions,
         "processor": processor,
-        "cache": _cache(),
+        "cache": cache,
         "devices": [cpu, _virtual(), *_gpus()],
         "mpi": _mpi(),
         "advice": advice,
@@ -150,17 +153,20 @@ def _short(error: Exception) -> str:
 def _cache() -> dict[str, Any]:
     """Where compiled kernels are kept, and how much that is."""
     from nnkit.device.cache import cache_folder
+    from nnkit.device.private_folder import refusal
 
     folder = cache_folder("")
     if folder is None:
-        return {"folder": None, "files": 0, "bytes": 0}
+        return {"folder": None, "files": 0, "bytes": 0, "refused": None}
+    # The folders inside are looked at by themselves when they are used.
+    refused = next(filter(None, map(refusal, (folder, folder / "ptx", folder / "native"))), None)
     sizes = []
     for path in folder.rglob("*"):
         # Another process may remove it meanwhile.
         with contextlib.suppress(OSError):
             if path.is_file():
                 sizes.append(path.stat().st_size)
-    return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
+    return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes), "refused": refused}
 
 
 def _nvrtc_version() -> str | None:

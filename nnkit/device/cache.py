@@ -5,6 +5,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from nnkit.device.private_folder import is_private, make_private, read_own, write_own
+
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 
@@ -38,7 +40,8 @@ def cache_folder(name: str) -> Path | None:
 class DiskCache:
     """Bytes by key in a folder of `limit_bytes` at most; any number of processes and threads share it.
 
-    It never fails: what cannot be read is a miss, what cannot be written is not kept.
+    It never fails: what cannot be read is a miss, what cannot be written is not kept. Nor is anything read or
+    written where another user could have put it (`nnkit.device.private_folder`).
     """
 
     def __init__(self, folder_name: str, limit_bytes: int) -> None:
@@ -51,12 +54,16 @@ class DiskCache:
         """What was put under `key` (of `digest`), or None; it counts as used now. Removes a damaged entry."""
         if self.folder is None:
             return None
+        if not is_private(self.folder):
+            return None
         path = self.folder / key
         try:
-            entry = path.read_bytes()
+            entry = read_own(path)
         except FileNotFoundError:
             return None
         except OSError:
+            entry = None
+        if entry is None:
             _remove(path)
             return None
         data = entry[_CHECKSUM_BYTES:]
@@ -70,12 +77,14 @@ class DiskCache:
     def put(self, key: str, data: bytes) -> None:
         """Keep `data` under `key` (of `digest`); whoever reads meanwhile finds all of it or nothing."""
         entry = _checksum(key, data) + data
-        if self.folder is None or len(entry) > self.limit_bytes:
+        if self.folder is None or len(entry) > self.limit_bytes or not is_private(self.folder):
             return
         temporary = self.folder / f"{key}.{os.urandom(8).hex()}.tmp"
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary.write_bytes(entry)
+            make_private(self.folder)
+            if not is_private(self.folder):
+                return
+            write_own(temporary, entry)
             os.replace(temporary, self.folder / key)
         except OSError:
             _remove(temporary)

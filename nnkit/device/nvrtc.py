@@ -1,11 +1,13 @@
 """NVRTC itself: one compilation, its outputs, the headers that it brings along."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nnkit.device.cache import cache_folder
+from nnkit.device.private_folder import is_private, make_private
 from nnkit.errors import DeviceError, reason
 
 
@@ -90,8 +92,10 @@ def run(
 def bundled_folders(nvrtc: Any) -> tuple[str, ...]:
     """The headers that NVRTC has within itself, unpacked into the cache; none if this version has none."""
     folder = cache_folder(f"headers-{version_of(nvrtc)}")
-    if folder is None or not hasattr(nvrtc, "nvrtcInstallBundledHeaders"):
+    if folder is None or not hasattr(nvrtc, "nvrtcInstallBundledHeaders") or not is_private(folder):
         return ()
+    with contextlib.suppress(OSError):
+        make_private(folder)
     # 0: do nothing if they are there. It locks the folder, and two processes take turns.
     status, _ = nvrtc.nvrtcInstallBundledHeaders(os.fsencode(folder), 0)
     return (str(folder), str(folder / "cccl")) if status.name == "NVRTC_SUCCESS" else ()
