@@ -262,7 +262,7 @@ def test_a_mutant_on_the_host_is_caught_by_the_edges(mutant: str) -> None:
     assert any(case.failures for case in check_gemm(backend, cpu, *even, "float32", seed=0))
 
 
-SMALL = tuple(size for size in EDGES if max(size) <= 33)
+SMALL = tuple(size for size in EDGES if {0, 1, 8, 16, 17, 24, 32}.issuperset(size))
 
 
 def findings(backend: Any, device: Any, size: tuple[int, int, int] = (32, 32, 32)) -> list[Any]:
