@@ -150,12 +150,18 @@ def test_user_errors_are_one_line(main: Command, source: Path, tmp_path: Path) -
         assert is_refusal(main("ptx", source, "--block", block), f"--block {block}: give 1 to 1024")
 
 
-def test_a_compile_error_is_one_line(main: Command, tmp_path: Path) -> None:
+def test_a_compile_error_is_one_line_above_the_source(main: Command, tmp_path: Path) -> None:
+    def message(result: Result) -> Result:
+        """Without the line of source and the caret, which must be there."""
+        first, code, caret = result.stderr.splitlines()
+        assert code[caret.index("^") :] == "missing;"
+        return Result(result.status, result.stdout, first)
+
     path = tmp_path / "bad.cu"
     path.write_text("__global__ void f() {\n  missing;\n}\n")
-    assert is_refusal(main("ptx", path), f'{path}:2: error: identifier "missing" is undefined')
+    assert is_refusal(message(main("ptx", path)), f'{path}:2: error: identifier "missing" is undefined')
     path.write_text("__global__ void f() {\n  missing;\n  gone;\n  lost;\n}\n")
-    assert is_refusal(main("ptx", path), '"missing" is undefined (and 2 more errors)')
+    assert is_refusal(message(main("ptx", path)), '"missing" is undefined (and 2 more errors)')
 
 
 @pytest.mark.parametrize("arguments", [("--sass-report",), ("--json",), ("--arch", "sm_90")])
