@@ -343,7 +343,7 @@ def kernel(items: list[Item]) -> str:
     .reg .b64 %words, %out, %d; .shared .b32 cells[1024];
     ld.param.u64 %words, [words]; ld.param.u64 %out, [out]; ld.param.u32 %n, [n];
     mov.u32 %i, %ntid.x; mov.u32 %j, %ntid.y; mul.lo.u32 %threads, %i, %j;
-    mov.u32 %t, %tid.y; mad.lo.u32 %t, %t, %i, %tid.x;
+    mov.u32 %t, %tid.y; mov.u32 %j, %tid.x; mad.lo.u32 %t, %t, %i, %j;
     mov.u32 %i, %ctaid.x; mad.lo.u32 %i, %i, %threads, %t;
     mul.wide.u32 %d, %i, {size}; add.s64 %out, %out, %d;
     mov.u32 %i, cells; shl.b32 %j, %t, 2; add.u32 %cell, %i, %j;
