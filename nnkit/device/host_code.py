@@ -83,7 +83,8 @@ def separate(path: str, text: str, folders: Sequence[str], compiles: Compile) ->
         _read(file, macros, first=file is files[0])
         _cut_at_first(file)
     if not any(item.marked for file in files for item in file.all_items()):
-        raise CannotSeparateError  # Nothing would be left.
+        functions = any(item.kind == "function" for item in files[0].all_items())
+        raise CannotSeparateError("there is no device code beside it" if functions else "")
     known = {os.path.abspath(file.path): file for file in files} | {file.path: file for file in files}
     for _ in range(ROUNDS):
         separated = _separated(files)

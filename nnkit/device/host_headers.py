@@ -236,6 +236,21 @@ class unordered_map;""",
     "unordered_set": "template <class K, class H = int, class E = int, class A = int> class unordered_set;",
     "memory": "template <class T, class D = int> class unique_ptr; template <class T> class shared_ptr;",
     "functional": "template <class T> class function;",
+    "tuple": "template <class... T> class tuple;",
+    "complex": "template <class T> class complex;",
+    "array": """template <class T, size_t n> struct array {
+    typedef T value_type;
+    T elements[n];
+    __host__ __device__ constexpr T &operator[](size_t i) { return elements[i]; }
+    __host__ __device__ constexpr const T &operator[](size_t i) const { return elements[i]; }
+    __host__ __device__ constexpr T *data() { return elements; }
+    __host__ __device__ constexpr const T *data() const { return elements; }
+    __host__ __device__ constexpr T *begin() { return elements; }
+    __host__ __device__ constexpr T *end() { return elements + n; }
+    __host__ __device__ constexpr const T *begin() const { return elements; }
+    __host__ __device__ constexpr const T *end() const { return elements + n; }
+    __host__ __device__ constexpr size_t size() const { return n; }
+};""",
     "string": "class string;",
     "ios": "class ostream; class istream; class iostream;",
     "fstream": "class ofstream; class ifstream; class fstream;",
@@ -271,7 +286,10 @@ dirent.h dlfcn.h libgen.h sched.h strings.h string.h alloca.h wchar.h wctype.h i
 poll.h cctype cerrno clocale csignal csetjmp cstdarg cstdbool cwchar cstring chrono condition_variable
 future atomic iterator numeric regex filesystem bitset ratio typeinfo typeindex new any valarray codecvt
 locale streambuf iosfwd initializer_list shared_mutex execution ctime source_location immintrin.h
-xmmintrin.h emmintrin.h x86intrin.h intrin.h cpuid.h cuda_profiler_api.h cudaProfiler.h
+xmmintrin.h emmintrin.h x86intrin.h intrin.h cpuid.h charconv span string_view
+optional variant bit concepts numbers memory_resource scoped_allocator barrier latch semaphore stop_token
+format cuda_profiler_api.h cudaProfiler.h cuda_gl_interop.h cudaGL.h cuda_egl_interop.h cudaEGL.h
+cuda_vdpau_interop.h
 """
 
 

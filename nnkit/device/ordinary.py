@@ -48,7 +48,7 @@ class Compilation:
         try:
             separated, good, _ = separate(self.name, self.text, self.searched, self._compiles)
         except CannotSeparateError as error:
-            return status, compiled, f"; the host code cannot be left out: {error}" if str(error) else ""
+            return status, compiled, f"; host code cannot be left out: {error}" if str(error) else ""
         assert self._last is not None
         if good and self.names:
             self._last = self._attempt(separated.text, separated.headers, self._as_nvcc(), self.names)
