@@ -131,6 +131,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("NNKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _guarded_memory() -> Iterator[None]:
+    """NNKIT_GUARD=end or start: all kernels run in memory whose end, or start, is certain to be met."""
+    where = os.environ.get("NNKIT_GUARD")
+    if not where:
+        yield
+        return
+    from vm_guard import guarded
+
+    # There is address space for some thousand pieces of this room, and tests count on alignment.
+    with guarded(where, 1 << 33, 16):
+        yield
+
+
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 """What Open MPI's mpirun wants to be told in a container."""
 

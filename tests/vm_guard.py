@@ -20,10 +20,10 @@ from nnkit.vm.layout import Context
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 36
 """Forbidden bytes on either side: as far as a 32-bit index of elements of 16 bytes reaches when it wraps."""
-_PRIVATE_UNRESERVED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-_FAILED = ctypes.c_void_p(-1).value
 WHERE = ("end", "start")
 
+_NO_ACCESS, _NO_RESERVE = 0, 0x4000
+_FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [
@@ -36,29 +36,28 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 class Guarded:
     """`nnkit.vm.host_memory.take` with forbidden pages around each piece."""
 
-    def __init__(self, where: str):
+    def __init__(self, where: str, room: int, unit: int):
         assert where in WHERE
         self.where = where
-        self.taken = 0
+        self.room = room
+        self.unit = unit
 
     def __call__(self, size: int, alignment: int, cleared: bool = False) -> host_memory.Bytes:
-        """Zeros; at the end of its page as far as the natural alignment of its size allows (see `slack`)."""
+        """Zeros; where they end with their page they are aligned to the unit, not to more."""
         inner = max(-(-size // PAGE), 1) * PAGE
-        total = inner + 2 * ROOM
-        base = _libc.mmap(None, total, mmap.PROT_NONE if hasattr(mmap, "PROT_NONE") else 0, *_ANYWHERE)
+        total = inner + 2 * self.room
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        base = _libc.mmap(None, total, _NO_ACCESS, flags, -1, 0)
         if base in (None, _FAILED):
             raise MemoryError(f"cannot reserve {total} bytes")
-        first = base + ROOM
+        first = base + self.room
         if _libc.mprotect(first, inner, mmap.PROT_READ | mmap.PROT_WRITE):
             raise MemoryError(f"cannot open {inner} bytes")
-        start = first if self.where == "start" else first + inner - size
+        start = first if self.where == "start" else (first + inner - size) // self.unit * self.unit
         array = np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8)
-        weakref.finalize(array.base, _libc.munmap, base, total)
-        self.taken += 1
+        # At the end of the process threads may still look at theirs.
+        weakref.finalize(array.base, _libc.munmap, base, total).atexit = False
         return array
-
-
-_ANYWHERE = (_PRIVATE_UNRESERVED, -1, 0)
 
 
 def forbid_writing(start: int, size: int) -> None:
@@ -68,9 +67,13 @@ def forbid_writing(start: int, size: int) -> None:
 
 
 @contextmanager
-def guarded(where: str) -> Iterator[Guarded]:
-    """While it lasts, machines and what they load and launch live in guarded memory."""
-    guard = Guarded(where)
+def guarded(where: str, room: int = ROOM, unit: int = 1) -> Iterator[Guarded]:
+    """While it lasts, machines and what they load and launch live in guarded memory.
+
+    `room` forbidden bytes lie on either side of a piece; pieces are aligned to `unit`, at the cost of as many
+    bytes behind them that are not guarded.
+    """
+    guard = Guarded(where, room, unit)
     plain, begin = host_memory.take, launch.Run.__init__
 
     def begin_guarded(self: launch.Run, *arguments: Any, **named: Any) -> None:

@@ -241,6 +241,9 @@ class Emitter:
         if BITS[kind] > BITS[value.kind]:
             raise PtxError(f"a register of {BITS[value.kind]} bits where {BITS[kind]} are expected")
         if BITS[kind] == BITS[value.kind]:
+            if value.shape.pattern and kind in ("float", "double"):
+                # Steps from lane to lane are those of integers.
+                value = Value(VARYING, value.kind, vector=self.vector(value))
             scalar = value.scalar and self.one.cast("bitcast", value.kind, value.scalar, kind)
             vector = value.vector and self.all.cast("bitcast", value.kind, value.vector, kind)
             return Value(value.shape, kind, scalar, vector, value.flag)

@@ -48,7 +48,9 @@ def _unpack(data: bytes) -> Native | None:
 
 @cache
 def _linker() -> Any:
-    return llvm().create_lljit_compiler()
+    # JITLink gets the memory for all sections of an object in one piece. LLVM's older linker asks for each by
+    # itself, and ends the process where they come to lie more than 2 GiB apart, as between large arrays.
+    return llvm().create_lljit_compiler(use_jit_link=True)
 
 
 _numbers = itertools.count()
