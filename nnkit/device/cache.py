@@ -89,6 +89,10 @@ class DiskCache:
         except OSError:
             _remove(temporary)
             return
+        except BaseException:
+            # Ctrl-C: nothing half-written stays.
+            _remove(temporary)
+            raise
         self._room -= len(entry)
         if self._room < 0:
             self._trim()

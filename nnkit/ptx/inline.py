@@ -42,8 +42,7 @@ def inline(module: Module, kernel: str) -> Function:
     inliner = _Inliner(module, entry)
     inliner.copy(entry, {}, ())
     made = inliner.made
-    for name, declared in inliner.slots.items():
-        _Slot(name, declared).resolve(made)
+    _resolve(made, inliner.slots)
     return made
 
 
@@ -88,6 +87,8 @@ class _Inliner:
         given = tuple(replace(v, name=v.name + self.hiding(v)) for v in entry.parameters)
         self.made = replace(entry, registers={}, variables=[], body=[], branch_targets={}, parameters=given)
         self.slots: dict[str, Variable] = {}
+        self.declared: set[str] = set()
+        """The names of the variables that are not slots."""
         self.copies = 0
 
     def copy(self, function: Function, symbols: dict[str, str], callers: tuple[str, ...]) -> None:
@@ -137,7 +138,8 @@ class _Inliner:
             names.symbols[variable.name] = unique
             if variable.space == "param":
                 self.slots[unique] = variable
-            elif not any(known.name == unique for known in self.made.variables):
+            elif unique not in self.declared:
+                self.declared.add(unique)
                 self.made.variables.append(replace(variable, name=unique))
 
     def instruction(
@@ -298,6 +300,28 @@ def _check_call(callee: Function, item: Instruction, results: Vector, arguments:
         raise PtxError(f"{callee.name} is a kernel: only functions can be called", item.line)
 
 
+def _resolve(function: Function, slots: dict[str, Variable]) -> None:
+    """Put registers or local memory in the place of all slots, in one pass over the body for each step."""
+    assert function.body is not None
+    accesses: dict[str, list[Instruction]] = {name: [] for name in slots}
+    for item in function.body:
+        name = _slot_of(item) if isinstance(item, Instruction) else None
+        if name in accesses and isinstance(item, Instruction):
+            accesses[name].append(item)
+    moves: dict[int, list[Instruction]] = {}
+    for name, declared in slots.items():
+        _Slot(name, declared).resolve(function, accesses[name], moves)
+    function.body = [new for item in function.body for new in moves.get(id(item), (item,))]
+
+
+def _slot_of(item: Instruction) -> str | None:
+    """The name of the `.param` variable that an instruction reads or writes, if it does."""
+    if item.opcode not in ("ld", "st") or item.modifiers[:1] != ("param",):
+        return None
+    place = item.operands[1 if item.opcode == "ld" else 0]
+    return place.base.name if isinstance(place, Address) and isinstance(place.base, Symbol) else None
+
+
 class _Slot:
     """One `.param` variable of a call sequence, on its way to registers or to local memory."""
 
@@ -305,9 +329,10 @@ class _Slot:
         self.name = name
         self.declared = declared
 
-    def resolve(self, function: Function) -> None:
-        assert function.body is not None
-        accesses = [item for item in function.body if isinstance(item, Instruction) and self.is_access(item)]
+    def resolve(
+        self, function: Function, accesses: list[Instruction], moves: dict[int, list[Instruction]]
+    ) -> None:
+        """Declare what stands for the slot; what replaces an access goes into `moves`, by its id."""
         slices = {piece for item in accesses for piece in self.slices(item)}
         for item in accesses:
             if any(at < 0 or at + size > self.declared.size for at, size in self.slices(item)):
@@ -315,22 +340,11 @@ class _Slot:
         if self.disjoint(slices):
             for offset, size in slices:
                 function.registers[self.register(offset)] = f"b{8 * max(size, 2)}"
-            function.body = [
-                new
-                for item in function.body
-                for new in (self.as_moves(function, item) if item in accesses else (item,))
-            ]
+            moves |= {id(item): self.as_moves(function, item) for item in accesses}
         else:
             function.variables.append(replace(self.declared, name=self.name, space="local"))
             for item in accesses:
                 item.modifiers = ("local", *item.modifiers[1:])
-
-    def is_access(self, item: Instruction) -> bool:
-        return (
-            item.opcode in ("ld", "st")
-            and item.modifiers[:1] == ("param",)
-            and self.address(item) is not None
-        )
 
     def address(self, item: Instruction) -> Address | None:
         place = item.operands[1 if item.opcode == "ld" else 0]

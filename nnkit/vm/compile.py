@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from nnkit.vm import absent, runtime, scheduler
+from nnkit.ptx.ir import PtxError
+from nnkit.vm import absent, apart, large, runtime, scheduler
 from nnkit.vm.analysis import Analysis
 from nnkit.vm.emitter import Emitter, Site
 from nnkit.vm.geometry import Launch
@@ -49,9 +50,13 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
 
 def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Native:
     """Native code for a kind of launch. Raises PtxError for what cannot be emitted."""
-    machine = target_machine()
     text, emitter = llvm_text(program, launch, has_avx512(), poison)
-    code = object_code(text, machine)
+    if large.weight(text, launch.width) < large.WORTH_A_PROCESS:
+        code = object_code(text, target_machine())
+    else:
+        code = apart.object_code(text, not large.is_large(text, launch.width), *host())
+        if large.stack_bytes(code) > large.MOST_STACK:
+            raise PtxError("the kernel is too large for a thread's stack: split it into several kernels")
     return Native(
         code,
         launch.width,
@@ -96,10 +101,23 @@ def is_x86() -> bool:
 @cache
 def target_machine() -> Any:
     """LLVM's description of this processor."""
-    binding = llvm()
-    name, features = host()
-    target = binding.Target.from_default_triple()
-    return target.create_target_machine(cpu=name, features=features, opt=1, reloc="pic", codemodel="small")
+    return machine_for(*host())
+
+
+def machine_for(name: str, features: str, level: int = 1) -> Any:
+    """LLVM's description of a processor; at level 0 code is made quickly, at level 1 well."""
+    target = llvm().Target.from_default_triple()
+    return target.create_target_machine(
+        cpu=name, features=features, opt=level, reloc="pic", codemodel="small"
+    )
+
+
+def quick_code(text: str, machine: Any) -> bytes:
+    """LLVM IR as it is, as an object file."""
+    module = llvm().parse_assembly(large.with_calls(text))
+    module.triple = machine.triple
+    module.data_layout = str(machine.target_data)
+    return bytes(machine.emit_object(module))
 
 
 def object_code(text: str, machine: Any) -> bytes:

@@ -21,6 +21,10 @@ PARAMETER_BYTES = 32764
 """The most that a kernel's parameters take, since PTX 8.1."""
 
 
+MANY = 2000
+"""Instructions above which vectors are kept short."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a launch must know of a kernel besides its native code; sizes in bytes."""
@@ -48,11 +52,14 @@ def choose_width(traits: Traits, block: tuple[int, int, int]) -> int:
     """How many lanes run together: as many as are neighbours along x, up to what pays.
 
     A warp where lanes talk to each other or must go in step. 16 around barriers, where many registers live
-    long: one AVX-512 register each. Up to 64 elsewhere: what is done once a vector is shared by more lanes.
+    long: one AVX-512 register each, and in long code, which takes the longer to compile the wider it is. Up
+    to 64 elsewhere: what is done once a vector is shared by more lanes.
     """
     if traits.warp_level:
         return warp.WIDTH
     if traits.has_barrier:
+        return 16
+    if traits.instructions > MANY:
         return 16
     x, y, z = block
     wide = 32 if traits.has_doubles else 64

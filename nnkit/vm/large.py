@@ -1,0 +1,83 @@
+"""Kernels too large for LLVM's optimisers: what keeps the time to compile them in proportion to their size.
+
+LLVM's register allocation and the passes that turn stack slots into values take time with the square of a
+function's blocks, or worse. Above a size they are left out: registers stay in their slots between blocks, and
+the fast allocator, which looks at one block at a time, is used. Gathers and scatters, which are scores of
+blocks each on processors that have no instruction for them, become calls.
+"""
+
+import re
+
+QUICK_ABOVE = 300_000
+"""Lanes times lines of LLVM IR above which a kernel is compiled the quick way: some 5 s the thorough way."""
+
+WORTH_A_PROCESS = 220_000
+"""The same from which LLVM has a process of its own, which Ctrl-C can end: a few seconds."""
+
+ACCESS_LINES = 40
+"""What a gather or scatter weighs in lines."""
+
+MOST_STACK = 4 << 20
+"""Bytes of stack for one function; threads usually have 8 MiB."""
+
+_RESERVE = re.compile(rb"\x48\x81\xec(.{4})", re.DOTALL)
+
+_GATHER = re.compile(
+    r"call (<\d+ x \w+>) @llvm\.masked\.gather\.([\w.]+)\((<\d+ x ptr>) (.+), i32 (\d+), (<\d+ x i1>) (.+), "
+    r"<\d+ x \w+> zeroinitializer\)$",
+    re.MULTILINE,
+)
+_SCATTER = re.compile(
+    r"call void @llvm\.masked\.scatter\.([\w.]+)\((<\d+ x \w+>) (.+), (<\d+ x ptr>) (.+), i32 (\d+), "
+    r"(<\d+ x i1>) (.+)\)$",
+    re.MULTILINE,
+)
+
+
+def weight(text: str, width: int) -> int:
+    """How much work LLVM IR for vectors of that many lanes is: lanes times lines."""
+    accesses = text.count("@llvm.masked.gather.") + text.count("@llvm.masked.scatter.")
+    return (text.count("\n") + ACCESS_LINES * accesses) * width
+
+
+def is_large(text: str, width: int) -> bool:
+    """Whether it is to be compiled the quick way."""
+    return weight(text, width) > QUICK_ABOVE
+
+
+def stack_bytes(code: bytes) -> int:
+    """The most stack that a function of an x86 object file reserves: what it takes off the stack pointer.
+
+    Other bytes can look like such an instruction; where none does the answer is certain.
+    """
+    found = (int.from_bytes(match[1], "little", signed=True) for match in _RESERVE.finditer(code))
+    # No function reserves more than a few hundred megabytes: more is no such instruction.
+    return max((size for size in found if 0 < size < 1 << 28), default=0)
+
+
+def with_calls(text: str) -> str:
+    """The same LLVM IR with every gather and scatter as a call of a function that does it."""
+    helpers: dict[str, str] = {}
+
+    def gather(found: re.Match[str]) -> str:
+        full, suffix, places, where, align, bits, lanes = found.groups()
+        name = f"@gather.{suffix}.{align}"
+        helpers[name] = (
+            f"define internal {full} {name}({places} %where, {bits} %lanes) noinline {{\n"
+            f"%found = call {full} @llvm.masked.gather.{suffix}({places} %where, i32 {align}, {bits} %lanes, "
+            f"{full} zeroinitializer)\nret {full} %found\n}}"
+        )
+        return f"call {full} {name}({places} {where}, {bits} {lanes})"
+
+    def scatter(found: re.Match[str]) -> str:
+        suffix, full, value, places, where, align, bits, lanes = found.groups()
+        name = f"@scatter.{suffix}.{align}"
+        helpers[name] = (
+            f"define internal void {name}({full} %value, {places} %where, {bits} %lanes) noinline {{\n"
+            f"call void @llvm.masked.scatter.{suffix}({full} %value, {places} %where, i32 {align}, {bits} "
+            f"%lanes)\nret void\n}}"
+        )
+        return f"call void {name}({full} {value}, {places} {where}, {bits} {lanes})"
+
+    text = _SCATTER.sub(scatter, _GATHER.sub(gather, text))
+    return "\n".join([text, *helpers.values()])

@@ -1,0 +1,178 @@
+"""Compiling takes work in proportion to the code, counted and not timed, and can be interrupted."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnkit.device.compile import compile_cuda
+from nnkit.device.virtual import VirtualDevice
+from nnkit.errors import CompileError
+from nnkit.ptx.inline import inline
+from nnkit.ptx.ir import Instruction
+from nnkit.ptx.parse import parse
+from nnkit.vm import apart, compile, large
+from nnkit.vm.compile import llvm_text
+from nnkit.vm.geometry import Launch
+from nnkit.vm.program import MANY, choose_width
+from nnkit.vm.source import Source
+
+HEAD = 'extern "C" __global__ void k(int *o) { int t = threadIdx.x, x = o[t];'
+
+
+def straight(count: int) -> str:
+    body = "".join(f"x = x * {i % 7 + 2} + (x >> {i % 13 + 1});\n" for i in range(count))
+    return f"{HEAD} {body} o[t] = x; }}"
+
+
+def switch(count: int) -> str:
+    body = "".join(f"case {i}: x = x * {2 * i + 3} + o[t + {i}]; break;\n" for i in range(count))
+    return f"{HEAD} switch (x) {{ {body} }} o[t] = x; }}"
+
+
+def ifs(count: int) -> str:
+    body = "".join(f"if (o[x & 255] > {i}) {{ x += o[x & {i}]; o[{i}] = x; }}\n" for i in range(count))
+    return f"{HEAD} {body} o[t] = x; }}"
+
+
+def calls(count: int) -> str:
+    function = (
+        "__device__ __noinline__ int f(int x, int *o) { if (x > 5) o[0] = x; return x * 3 + o[x & 255]; }"
+    )
+    return f"{function} {HEAD} {'x = f(x, o);' * count} o[t] = x; }}"
+
+
+KINDS = {"straight": straight, "switch": switch, "ifs": ifs, "calls": calls}
+
+
+def lines(source: str) -> int:
+    program = Source(compile_cuda(source, "grows.cu").ptx).program("k")
+    launch = Launch((64, 1, 1), choose_width(program.traits, (64, 1, 1)), True)
+    return llvm_text(program, launch, False, False)[0].count("\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_llvm_code_grows_with_the_source(kind: str) -> None:
+    few, more, most = (lines(KINDS[kind](count)) for count in (40, 80, 160))
+    # What does not depend on the source cancels out; the bound is a third above twice the growth.
+    assert most - more <= 1.35 * 2 * (more - few)
+
+
+def test_a_kernel_is_inlined_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons of instructions are counted: there were some for every call and instruction."""
+    compared = [0]
+
+    def equal(a: Instruction, b: object) -> bool:
+        compared[0] += 1
+        return a is b
+
+    module = parse(compile_cuda(calls(100), "grows.cu").ptx)
+    monkeypatch.setattr(Instruction, "__eq__", equal)
+    body = inline(module, "k").body
+    assert body is not None
+    assert compared[0] <= len(body)
+
+
+def test_large_code_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[bool] = []
+    inner = apart.object_code
+
+    def counted(text: str, well: bool, name: str, features: str) -> bytes:
+        ways.append(well)
+        return inner(text, well, name, features)
+
+    monkeypatch.setattr(apart, "object_code", counted)
+    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    values = np.arange(4096, dtype=np.int32) % 60
+    for source, expected in ((switch(3), []), (switch(120), [False])):
+        ways.clear()
+        device = VirtualDevice(threads=1)
+        monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+        array = device.upload(values)
+        device.compile(source, name="grows.cu")["k"].launch(1, 64, (array,))
+        assert ways == expected
+
+
+class _Nothing:
+    def get(self, key: str) -> bytes | None:
+        return None
+
+    def put(self, key: str, data: bytes) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["straight", "switch", "ifs"])
+def test_the_quick_way_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+    found = []
+    for quick in (False, True):
+        monkeypatch.setattr(large, "QUICK_ABOVE", 0 if quick else 1 << 60)
+        monkeypatch.setattr(large, "WORTH_A_PROCESS", 0 if quick else 1 << 60)
+        device = VirtualDevice(threads=1)
+        array = device.upload(np.arange(4096, dtype=np.int32) % 7)
+        device.compile(KINDS[kind](8), name="grows.cu")["k"].launch(1, 64, (array,))
+        found.append(array.host.copy())
+    assert (found[0] == found[1]).all()
+
+
+def test_long_code_has_short_vectors() -> None:
+    program = Source(compile_cuda(straight(MANY), "grows.cu").ptx).program("k")
+    assert choose_width(program.traits, (64, 1, 1)) == 16
+    program = Source(compile_cuda(straight(10), "grows.cu").ptx).program("k")
+    assert choose_width(program.traits, (64, 1, 1)) == 64
+
+
+def test_what_llvm_refuses_is_told() -> None:
+    with pytest.raises(Exception, match=r"LLVM cannot compile the kernel \(status 1\): .*"):
+        apart.object_code("this is no IR", True, *compile.host())
+
+
+def test_stack_is_read_from_the_code() -> None:
+    reserve = b"\x90\x48\x81\xec" + (5 << 20).to_bytes(4, "little") + b"\x90"
+    assert large.stack_bytes(reserve) == 5 << 20
+    assert large.stack_bytes(b"\x90" * 16) == 0
+
+
+def test_a_kernel_too_large_for_the_stack_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+    monkeypatch.setattr(large, "WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(large, "stack_bytes", lambda code: large.MOST_STACK + 1)
+    device = VirtualDevice(threads=1)
+    with pytest.raises(CompileError, match="too large for a thread's stack"):
+        device.compile(straight(3), name="grows.cu")["k"].launch(1, 64, (device.zeros((64,), np.int32),))
+
+
+def test_ctrl_c_ends_the_compiler_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While LLVM is at work; afterwards the same kernel compiles and runs, and no process is left."""
+    monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(large, "WORTH_A_PROCESS", 0)
+    started: list[subprocess.Popen[bytes]] = []
+    inner = subprocess.Popen
+
+    def start(*given: object, **named: object) -> "subprocess.Popen[bytes]":
+        child = inner([sys.executable, "-c", "import time; time.sleep(600)"], **named)  # type: ignore[call-overload]
+        started.append(child)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return child  # type: ignore[no-any-return]
+
+    device = VirtualDevice(threads=1)
+    kernel = device.compile(straight(3), name="stopped.cu")["k"]
+    array = device.upload(np.ones(64, np.int32))
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", start)
+        with pytest.raises(KeyboardInterrupt):
+            kernel.launch(1, 64, (array,))
+    assert started[0].returncode == -signal.SIGKILL
+    assert not list(tmp_path.rglob("native-*"))
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert (array.host == 1).all()
+    kernel.launch(1, 64, (array,))
+    assert (array.host != 1).any()
+    assert list(tmp_path.rglob("native-*"))
