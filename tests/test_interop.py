@@ -234,8 +234,13 @@ def test_numpy_arrays_are_taken_in_their_place(virtual: VirtualDevice) -> None:
     np.testing.assert_array_equal(out.download(), 2 * x)
     twice.launch(1, 128, (100, np.asarray(out), np.asarray(out)))
     np.testing.assert_array_equal(out.download(), 4 * x)
-    gc.collect()
+    # And the device keeps nothing of it, not even of the last launch.
+    twice.launch(1, 128, (100, x, y))
+    kept = weakref.ref(x)
     assert len(virtual.machine.memory.snapshot().allocations) == rows + 1
+    del x
+    gc.collect()
+    assert kept() is None
 
 
 def test_numpy_arrays_are_checked(virtual: VirtualDevice) -> None:

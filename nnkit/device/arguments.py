@@ -131,6 +131,13 @@ class Packer:
         self._struct.pack_into(self.buffer, 0, *values)
         return self.buffer
 
+    def take_borrowed(self) -> "list[Any]":
+        """The arrays of other libraries among the last arguments: from now on the caller keeps them alive."""
+        if not self.borrowed:
+            return []
+        taken, self.borrowed = list(self.borrowed.values()), {}
+        return taken
+
     def _check_dtype(self, place: int, args: Sequence[Any]) -> None:
         """Raises LaunchError where the kernel reads the array as something else than it holds."""
         arrays = {

@@ -213,7 +213,7 @@ class CudaKernel:
         if result[0]:
             context.check(result, f"launching kernel {self.name}")
         context.pending[self.name] = None
-        for array in self._packer.borrowed.values():
+        for array in self._packer.take_borrowed():
             context.lent[id(array.lender)] = array
 
     def _queue(self, stream: Stream) -> Any:

@@ -104,7 +104,7 @@ class VirtualKernel:
         with self._packing:
             packed = bytes(self._packer.pack(args, self._device))
             # Arrays of other libraries are the device's for as long as this lives.
-            borrowed = self._packer.borrowed
+            borrowed = self._packer.take_borrowed()
         translate(lambda: self._kernel.launch(blocks, threads, packed, shared_bytes), self._origin)
         del borrowed
 
