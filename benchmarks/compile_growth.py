@@ -1,0 +1,101 @@
+"""Does compiling take time in proportion to the code? Time a line at n and 2n, for programs of many kinds.
+
+    python benchmarks/compile_growth.py [KIND ...]
+
+Processor seconds of this process and of the compiler's own, without NVRTC. Goal: a ratio of at most 1.3.
+"""
+
+import resource
+import sys
+from collections.abc import Callable
+
+from nnkit.device.compile import compile_cuda
+from nnkit.vm.compile import compile_kernel
+from nnkit.vm.geometry import Launch
+from nnkit.vm.program import choose_width
+from nnkit.vm.source import Source
+
+GOAL = 1.3
+BLOCK = (64, 1, 1)
+
+
+def body(line: Callable[[int], str], count: int, before: str = "", head: str = "") -> str:
+    """A kernel with that many lines."""
+    lines = "\n".join(map(line, range(count)))
+    start = f'{head}extern "C" __global__ void k(int *o) {{ int t = threadIdx.x, x = o[t]; {before}'
+    return f"{start}\n{lines}\no[t] = x; }}"
+
+
+def switch(count: int) -> str:
+    """A switch, each thread with a case of its own."""
+    cases = "\n".join(f"case {i}: x = x * {2 * i + 3} + o[t + {i}]; break;" for i in range(count))
+    return body(lambda _: f"switch (x) {{ {cases} }}", 1)
+
+
+def nested(count: int) -> str:
+    """Each if within the one before."""
+    ways = "".join(f"if (o[x & 255] > {i}) {{ x += o[x & {i}];\n" for i in range(count))
+    return body(lambda _: ways + "}" * count, 1)
+
+
+CALLED = "__device__ __noinline__ int f(int x, int *o) { if (x > 5) o[0] = x; return x * 3 + o[x & 255]; }\n"
+KINDS: dict[str, tuple[Callable[[int], str], int]] = {
+    "straight": (lambda n: body(lambda i: f"x = x * {i % 7 + 2} + (x >> {i % 13 + 1});", n), 600),
+    "loads": (lambda n: body(lambda i: f"o[t + {i * 37}] = o[t + {i * 53 + 1}] + {i};", n), 400),
+    "gathers": (lambda n: body(lambda i: f"x = o[x & 1023] + {i};", n), 300),
+    "switch": (switch, 150),
+    "ifs": (lambda n: body(lambda i: f"if (o[x & 255] > {i}) {{ x += o[x & {i}]; o[{i}] = x; }}", n), 100),
+    "nested ifs": (nested, 100),
+    "loops": (
+        lambda n: body(
+            lambda i: f"#pragma unroll 1\nfor (int i = 0; i < o[{i}]; i++) x += o[x & 255] * i;", n
+        ),
+        100,
+    ),
+    "calls": (lambda n: body(lambda i: "x = f(x, o);", n, head=CALLED), 200),
+    "printf": (lambda n: body(lambda i: f'printf("{i} %d\\n", x + {i});', n), 100),
+    "shared arrays": (
+        lambda n: body(lambda i: f"__shared__ int s{i}[8]; s{i}[t & 7] = x; x += s{i}[(t + 1) & 7];", n),
+        200,
+    ),
+    "barriers": (
+        lambda n: body(
+            lambda i: f"s[t] = x; __syncthreads(); x += s[(t + {i}) & 63];", n, "__shared__ int s[64];"
+        ),
+        50,
+    ),
+}
+
+
+def seconds() -> float:
+    """Of processor time, this process's and that of its children."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def a_line(make: Callable[[int], str], count: int) -> float:
+    """Milliseconds for each line of the source."""
+    source = Source(compile_cuda(make(count), "grows.cu").ptx)
+    start = seconds()
+    program = source.program("k")
+    compile_kernel(program, Launch(BLOCK, choose_width(program.traits, BLOCK), True))
+    return (seconds() - start) / count * 1e3
+
+
+def main() -> None:
+    """Print the table."""
+    print("| kind | n | ms a line | at 2n | ratio | at 4n | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    a_line(KINDS["straight"][0], 10)
+    for kind in sys.argv[1:] or KINDS:
+        make, count = KINDS[kind]
+        one, two, four = (a_line(make, factor * count) for factor in (1, 2, 4))
+        print(
+            f"| {kind} | {count} | {one:.2f} | {two:.2f} | {two / one:.2f} | {four:.2f} | {four / two:.2f} |",
+            flush=True,
+        )
+    print(f"goal: {GOAL}")
+
+
+if __name__ == "__main__":
+    main()
