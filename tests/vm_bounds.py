@@ -78,8 +78,8 @@ class Reach:
         # What is read through a pointer that may lead anywhere is called global.
         if words[3] != space and (self.space, words[3]) != ("constant", "const"):
             return f"space {space} is called otherwise: {error}"
-        wide = 1 << (32 if self.space in REPORTED else 64)
-        touched = {(start + cell * size + byte) % wide for cell in self.outside for byte in range(size)}
+        touched = {start + cell * size + byte for cell in self.outside for byte in range(size)}
+        touched = {place % (1 << bits) for place in touched for bits in (32, 64)}
         if int(words[4], 16) not in touched:
             return f"cells {self.outside} of {size} bytes from {start:#x} on lie elsewhere: {error}"
         return ""
@@ -99,11 +99,12 @@ def reach(rng: random.Random, name: str) -> Reach:
     length = rng.choice((threads, threads + 1, 2 * threads, 16, 4))
     length = -(-min(length, most * unit) // unit) * unit if unit > 1 else max(min(length, most), 1)
     count = min(rng.choice((1, 1, 1, 2, 3)), length)
-    bad, away = rng.randrange(threads * grid), _distance(rng, element)
+    bad, away = rng.randrange(threads * grid), _distance(rng, element, space)
     # What lies before a struct among the parameters are the other parameters.
     first = length - count + away if space == "param" or rng.random() < 0.5 else -away
     writes = space in ("first", "dynamic", "local", "global") and rng.random() < 0.5
-    generic = rng.random() < 0.15
+    # Far from its window a generic address may lie in another one.
+    generic = rng.random() < 0.15 and away * element.size < 1 << 31
     lines = _statements(rng, element, length, count, first, bad % threads, writes, generic)
     cuda = _kernel(rng, name, element, space, length, writes, lines)
     return Reach(name, element, block, grid, space, length, bad, first, count, writes, generic, cuda)
@@ -114,9 +115,12 @@ def stray(name: str) -> Reach:
     return reach(random.Random(f"bounds {name}"), f"k{name}")
 
 
-def _distance(rng: random.Random, element: Element) -> int:
-    """In elements, less than 2 GiB away: beyond, addresses within a window begin again."""
-    return rng.choice((1, 1, 1, 2, 3, 16, 100, 4096, (1 << 20) + 1, (1 << 30) // element.size))
+def _distance(rng: random.Random, element: Element, space: str) -> int:
+    """In elements."""
+    near = (1, 1, 1, 1, 2, 3, 16, 100, 4096, (1 << 20) + 1, (1 << 30) // element.size)
+    # NVRTC itself cuts some indices into shared memory down to 32 bits: 4 GiB further is the same cell.
+    far = () if space in SHARED else ((1 << 32) // element.size, 1 << 40)
+    return rng.choice((*near, *far))
 
 
 def _statements(
@@ -142,6 +146,8 @@ def _statements(
         ]
         closing = ["}"]
     else:
+        if abs(first) >= 1 << 31:
+            kind, good = "long long", f"(long long){good}"
         forms = [f"g == n ? {first} : {good}", f"{good} + (g == n) * ({first} - {good})"]
         body, closing = [f"const {kind} i = {rng.choice(forms)};"], []
     for k in range(count):
