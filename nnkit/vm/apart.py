@@ -25,15 +25,19 @@ def object_code(text: str, well: bool, name: str, features: str) -> bytes:
 
     Whatever is raised meanwhile, such as KeyboardInterrupt, ends the process.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(well), name, features],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        # Ctrl-C in a terminal goes to a whole group: here it is this process that decides.
-        process_group=0,
-    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(well), name, features],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            # Ctrl-C in a terminal goes to a whole group: here it is this process that decides.
+            process_group=0,
+        )
+    except OSError as error:
+        where = sys.executable or "Python's executable"
+        raise PtxError(f"LLVM's process cannot be started: {where}: {error.strerror}") from error
     with child:
         try:
             code, said = child.communicate(text.encode())
