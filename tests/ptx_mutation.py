@@ -4,6 +4,7 @@ The assembler is NVIDIA's ptxas, from the wheel nvidia-cuda-nvcc; where it is no
 stand in for it (tests/golden/ptx_mutants.json).
 """
 
+import hashlib
 import importlib.util
 import os
 import random
@@ -94,8 +95,17 @@ def kernels_of(text: str) -> list[str]:
     entries = list(re.finditer(r"(?ms)^(?:\.visible |\.weak )?\.entry .*?^\}\n?", text))
     outside = text[: entries[0].start()] if entries else text
     outside = "".join(line for line in outside.splitlines(True) if not line.lstrip().startswith("//"))
-    bodies = (re.sub(r"(?m)^\s*\.(loc|file|pragma)\s.*\n", "", found[0]) for found in entries)
-    return [outside + re.sub(r"(?m)^\s*//.*\n", "", body) for body in bodies]
+    found = []
+    for entry in entries:
+        body = re.sub(r"(?m)^\s*(\.(loc|file|pragma)\s|//).*\n", "", entry[0])
+        # A function that nobody calls is nothing that nnkit looks at.
+        functions = re.finditer(r"(?ms)^\.func .*?(\w+)\(\.(?:reg|param)[^(]*\)\n\{.*?^\}\n", outside)
+        before = outside
+        for function in functions:
+            if not re.search(rf"\b{function[1]}\b", body):
+                before = before.replace(function[0], "")
+        found.append(before + body)
+    return found
 
 
 def mutant(seed: str, number: int) -> str:
@@ -279,3 +289,22 @@ def refusal(text: str) -> str:
 def environment() -> dict[str, str]:
     """For processes that run mutants: kernels end, and nothing is kept."""
     return os.environ | {"NNKIT_MAX_INSTRUCTIONS": "200000", "NNKIT_THREADS": "1"}
+
+
+RECORD = Path(__file__).parent / "golden" / "ptx_mutants.json"
+
+
+def recorded_seeds() -> list[str]:
+    """The kernels whose mutants the tests judge: those that lie beside the record."""
+    return [kernel for path in sorted(RECORD.parent.glob("*.ptx")) for kernel in kernels_of(path.read_text())]
+
+
+def recorded_mutant(number: int) -> str:
+    """The mutant of that number in the record."""
+    seeds = recorded_seeds()
+    return mutant(seeds[number % len(seeds)], number)
+
+
+def digest(text: str) -> str:
+    """What tells that a mutant is the one that was recorded."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -31,7 +31,7 @@ def variables(cursor: Cursor, space: str, is_extern: bool = False) -> list[Varia
             align = align if pointer else asked
         elif directive == ".ptr":
             pointer = True
-        elif directive[1:] in SIZES:
+        elif directive[1:] in SIZES and not kind:
             kind = directive[1:]
         elif directive in (".v2", ".v4"):
             vector = int(directive[2:])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from nnkit.ptx.arguments import check_call
 from nnkit.ptx.ir import (
     CARRY,
     SIZES,
@@ -172,7 +173,7 @@ class _Inliner:
             jump = replace(item, opcode="bra", modifiers=(), operands=(Symbol(after.name),), guard=skip)
             self.made.body.append(jump)
         if callee is not None:
-            _check_call(callee, item, results, arguments)
+            check_call(callee, item, self.made.registers, self.slots)
         if callee is None or callee.body is None:
             self.extern(item, target.name, results, arguments)
         else:
@@ -285,19 +286,6 @@ def _moved(item: Instruction, opcode: str, kind: str, *operands: Operand) -> Ins
     else:
         modifiers = ("param", kind)
     return replace(item, opcode=opcode, modifiers=modifiers, operands=operands, guard=None)
-
-
-def _check_call(callee: Function, item: Instruction, results: Vector, arguments: Vector) -> None:
-    """Refuse a call with other arguments or results than the function has."""
-    for what, formal, actual in (
-        ("results", callee.results, results.parts),
-        ("arguments", callee.parameters, arguments.parts),
-    ):
-        if len(formal) != len(actual):
-            counts = f"{len(actual)} {what}, it has {len(formal)}"
-            raise PtxError(f"function {callee.name} is called with {counts}", item.line)
-    if callee.is_entry:
-        raise PtxError(f"{callee.name} is a kernel: only functions can be called", item.line)
 
 
 def _resolve(function: Function, slots: dict[str, Variable]) -> None:

@@ -35,7 +35,7 @@ def _bfind(x: Lanes, item: Instruction, a: str) -> str:
     return x.select(none, "i32", x.constant("i32", -1), found)
 
 
-@pure(r"bfe\.[us](32|64)", "t u32 u32")
+@pure(r"bfe\.[us](32|64)", "t u32 u32", operands=">t t u32<256 u32<256")
 def _bfe(x: Lanes, item: Instruction, a: str, position: str, length: str) -> str:
     """`length` bits from `position`; beyond the top the sign (or 0) is repeated."""
     kind = base(item)
@@ -65,7 +65,7 @@ def _bfe(x: Lanes, item: Instruction, a: str, position: str, length: str) -> str
     return x.select(empty, kind, x.constant(kind, 0), result)
 
 
-@pure(r"bfi\.b(32|64)", "t t u32 u32")
+@pure(r"bfi\.b(32|64)", "t t u32 u32", operands=">t t t u32<256 u32<256")
 def _bfi(x: Lanes, item: Instruction, field: str, into: str, position: str, length: str) -> str:
     """`length` bits of `field` put into `into` at `position`."""
     kind = base(item)

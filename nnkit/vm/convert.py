@@ -33,7 +33,7 @@ def _integer(x: Lanes, item: Instruction, a: str) -> str:
     return x.cast("trunc", "i128", a, target)
 
 
-@pure(rf"cvt\.r[nzmp](\.ftz)?(\.sat)?\.(f32|f64)\.{INTEGER}", "t", "d", RELAXED)
+@pure(rf"cvt\.r[nzmp](\.ftz)?(\.sat)?\.(f32|f64)\.{INTEGER}", "t", "d", ">~d ~t")
 def _from_integer(x: Lanes, item: Instruction, a: str) -> str:
     to, source = _types(item)
     kind, target = LLVM_TYPES[source], LLVM_TYPES[to]
