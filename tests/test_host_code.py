@@ -237,7 +237,7 @@ def test_conditions_are_those_of_the_compiler() -> None:
     int main() { return 0; }
     """
     assert entries(compile_cuda(source, options=["-DFLAG=2"]).ptx) == ["_Z1kPi"]
-    assert entries(compile_cuda(source, options=["-DFLAG=1"]).ptx) == []
+    assert "there is no device code in it" in refusal(source, options=["-DFLAG=1"])
 
 
 def test_templates_of_a_file_with_host_code() -> None:
@@ -331,3 +331,19 @@ def test_host_code_around_kernels_changes_nothing(
 
 def alone_changed(headers: str, written: list[str]) -> str:
     return headers + "\n".join(written).replace("void k0(int *x) { ", "void k0(int *x) { x[9] = 1; ") + "\n"
+
+
+def test_a_missing_library_names_its_wheel() -> None:
+    from nnkit.device.headers import where_to_get
+
+    assert where_to_get("curand_kernel.h") == "pip install nvidia-curand"
+    assert where_to_get("cub/nothing.cuh") == "pip install nvidia-cuda-cccl"
+    assert where_to_get("own.h") == "give its folder as -IFOLDER"
+    source = "template <class T> class A { A(); };\n#include <cub/nothing.cuh>\n__global__ void k() {}\n"
+    assert refusal(source).endswith('"cub/nothing.cuh": pip install nvidia-cuda-cccl (and 1 more error)')
+
+
+def test_what_nvcc_gives_unasked() -> None:
+    kernel = "__global__ void k(float *x) { register int i = INT_MAX; x[0] = std::sqrt(x[1]) + uint(i); }\n"
+    source = f"int main() {{}}\n{kernel}"
+    assert entries(compile_cuda(source).ptx) == ["_Z1kPf"]

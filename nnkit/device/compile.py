@@ -256,16 +256,19 @@ def _wrong_option(nvrtc: Any, log: str, arch: str) -> str:
 
 def _first_error(compiled: Compiled, name: str) -> str:
     """One line: where and what."""
-    if error := _ERROR.search(compiled.log):
-        missing = _NO_HEADER.search(error[3])
+    errors = list(_ERROR.finditer(compiled.log))
+    if errors:
+        # A header that is missing ends the compilation, and is why names before it are not known.
+        first = next((found for found in errors if _NO_HEADER.search(found[3])), errors[0])
+        missing = _NO_HEADER.search(first[3])
         hint = f": {where_to_get(missing[1])}" if missing else ""
-        more = len(_ERROR.findall(compiled.log)) - 1
+        more = len(errors) - 1
         others = f" (and {more} more error{'s' if more > 1 else ''})" if more else ""
-        return f"{error[1]}:{error[2]}: error: {error[3]}{hint}{others}"
+        return f"{first[1]}:{first[2]}: error: {first[3]}{hint}{others}"
     if error := _PTXAS_ERROR.search(compiled.log):
         return f"{_place_in_ptx(compiled.ptx, int(error[1] or 0), name)}: ptxas error: {error[2]}"
-    first = (compiled.log.splitlines() or ["the compiler does not say why"])[0]
-    return f"{name}: error: {first.removeprefix('error: ')}"
+    said = (compiled.log.splitlines() or ["the compiler does not say why"])[0]
+    return f"{name}: error: {said.removeprefix('error: ')}"
 
 
 def _place_in_ptx(ptx: str, number: int, name: str) -> str:

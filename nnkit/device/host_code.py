@@ -70,6 +70,14 @@ class CannotSeparateError(Exception):
     """Host code that cannot be left out; the message says where and why, if there is something to say."""
 
 
+class NoDeviceCodeError(CannotSeparateError):
+    """Nothing is marked for the device; `functions` says whether there are functions at all."""
+
+    def __init__(self, functions: bool):
+        super().__init__("")
+        self.functions = functions
+
+
 def separate(path: str, text: str, folders: Sequence[str], compiles: Compile) -> tuple[Separated, bool, str]:
     """Leave out the host code of a text and of the headers in `folders` that it includes.
 
@@ -83,8 +91,7 @@ def separate(path: str, text: str, folders: Sequence[str], compiles: Compile) ->
         _read(file, macros, first=file is files[0])
         _cut_at_first(file)
     if not any(item.marked for file in files for item in file.all_items()):
-        functions = any(item.kind == "function" for item in files[0].all_items())
-        raise CannotSeparateError("there is no device code beside it" if functions else "")
+        raise NoDeviceCodeError(any(item.kind == "function" for item in files[0].all_items()))
     known = {os.path.abspath(file.path): file for file in files} | {file.path: file for file in files}
     for _ in range(ROUNDS):
         separated = _separated(files)

@@ -29,6 +29,7 @@ _AS_NVCC = """
 #ifndef __NVCC__
 #define __NVCC__ 1
 #endif
+#define register
 """
 
 _MATH_NAMES = """

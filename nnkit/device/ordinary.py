@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnkit.device import host_headers
-from nnkit.device.host_code import CannotSeparateError, Separated, separate
+from nnkit.device.host_code import CannotSeparateError, NoDeviceCodeError, Separated, separate
 from nnkit.device.host_libraries import stand_in
 from nnkit.device.nvrtc import Compiled, bundled_folders, run
 from nnkit.errors import CompileError
@@ -47,6 +47,14 @@ class Compilation:
             return status, compiled, ""
         try:
             separated, good, _ = separate(self.name, self.text, self.searched, self._compiles)
+        except NoDeviceCodeError as error:
+            first = next((line for line in compiled.log.splitlines() if "error" in line), "")
+            if error.functions and "not allowed in JIT mode" in first:
+                raise CompileError(
+                    f"{self.name}: error: there is no device code in it: mark functions __global__ or"
+                    f" __device__\n{compiled.log}"
+                ) from None
+            return status, compiled, ""
         except CannotSeparateError as error:
             return status, compiled, f"; host code cannot be left out: {error}" if str(error) else ""
         assert self._last is not None
