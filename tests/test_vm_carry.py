@@ -1,6 +1,8 @@
 """Sums and products longer than a register, through the carry flag, against Python's integers."""
 
+import itertools
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +21,18 @@ extern "C" __global__ void wide_arithmetic(
     sum[i] = a[i] + b[i];
     difference[i] = a[i] - b[i];
     product[i] = a[i] * b[i];
+}
+"""
+
+DIVISION = r"""
+typedef __int128 wide;
+extern "C" __global__ void division(
+    const wide *a, const wide *b, wide *quotient, wide *remainder, wide *third)
+{
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    quotient[i] = a[i] / b[i];
+    remainder[i] = a[i] % b[i];
+    third[i] = a[i] / 3;
 }
 """
 
@@ -88,6 +102,56 @@ def test_carries_reach_the_next_word(width: int) -> None:
         module[kernel].launch(1, COUNT, (*given, *outputs))
         for name, output in zip(names, outputs, strict=True):
             assert integers(output) == expected[name], name
+    device.close()
+
+
+def signed(value: int) -> int:
+    return (value + (1 << 127)) % (1 << 128) - (1 << 127)
+
+
+@pytest.mark.parametrize("width", [32, 16, 1])
+def test_division_of_128_bits(width: int) -> None:
+    """NVRTC's division asks by `addc` whether `subc.cc` borrowed: one flag serves sums and differences."""
+    device = VirtualDevice(width=width)
+    generator = random.Random(3)
+    a = numbers(1)
+    b = [(value >> generator.randrange(128)) or 1 for value in numbers(2)]
+    outputs = [device.zeros((2 * COUNT,), np.uint64) for _ in range(3)]
+    module = device.compile(DIVISION, options=["--device-int128"])
+    module["division"].launch(1, COUNT, (upload(device, a), upload(device, b), *outputs))
+    quotient, remainder, third = map(integers, outputs)
+    for x, y, q, r, t in zip(map(signed, a), map(signed, b), quotient, remainder, third, strict=True):
+        sign = -1 if (x < 0) != (y < 0) else 1
+        expected = sign * (abs(x) // abs(y))  # towards zero
+        assert signed(q) == signed(expected), (x, y)
+        assert signed(r) == x - expected * y, (x, y)
+        assert signed(t) == (1 if x >= 0 else -1) * (abs(x) // 3), x
+    device.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "flag"),
+    [
+        ("add.cc.u32 low, %1, %2;", "addc.u32 %0, 0, 0;", lambda a, b: a + b > 0xFFFFFFFF),
+        ("sub.cc.u32 low, %1, %2;", "addc.u32 %0, 0, 0;", lambda a, b: a >= b),
+        ("sub.cc.u32 low, %1, %2;", "subc.u32 %0, 1, 0;", lambda a, b: a >= b),
+        ("add.cc.u32 low, %1, %2;", "subc.u32 %0, 1, 0;", lambda a, b: a + b > 0xFFFFFFFF),
+        ("add.cc.u32 low, %1, 0; subc.cc.u32 low, %1, %2;", "addc.u32 %0, 0, 0;", lambda a, b: a > b),
+    ],
+)
+def test_one_flag_for_sums_and_differences(first: str, second: str, flag: Callable[[int, int], bool]) -> None:
+    device = VirtualDevice()
+    source = f"""
+    extern "C" __global__ void k(const unsigned *a, const unsigned *b, unsigned *out)
+    {{
+        const int i = threadIdx.x;
+        asm("{{ .reg .u32 low; {first} {second} }}" : "=r"(out[i]) : "r"(a[i]), "r"(b[i]));
+    }}"""
+    values = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF]
+    a, b = (np.array(side, np.uint32) for side in zip(*itertools.product(values, values), strict=True))
+    out = device.zeros((len(a),), np.uint32)
+    device.compile(source)["k"].launch(1, len(a), (a, b, out))
+    assert out.download().tolist() == [int(flag(int(x), int(y))) for x, y in zip(a, b, strict=True)]
     device.close()
 
 

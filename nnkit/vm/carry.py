@@ -1,7 +1,9 @@
 """Extended-precision arithmetic: sums, differences and products of integers longer than a register.
 
-The carry flag is a predicate register that the parser makes up; for differences it says that something was
-borrowed.
+The carry flag is a predicate register that the parser makes up. There is one for sums and differences, as
+in the adder of a GPU, where a - b is a + ~b + 1: a difference sets it where nothing was borrowed. The PTX
+manual tells of a borrow, which is the same where `subc` follows `sub.cc`; but NVRTC's division of 128-bit
+integers asks by `addc` what `subc.cc` has left.
 """
 
 from nnkit.ptx.cfg import sources
@@ -59,15 +61,19 @@ def _half(x: Lanes, item: Instruction, a: str, b: str) -> str:
 
 
 def _sum(x: Lanes, item: Instruction, a: str, b: str, carry: str) -> tuple[str, str]:
-    """a + b + carry or a - b - carry, and whether it left the range."""
+    """a + b + carry or a - b - (1 - carry), and the carry: for differences, whether nothing was borrowed."""
     kind = base(item)
     minus = item.opcode.startswith("sub")
     operation = "sub" if minus else "add"
     total = x.binary(operation, kind, a, b)
     flag = x.compare("ult", kind, a, b) if minus else x.compare("ult", kind, total, a)
     if carry:
+        if minus:
+            carry = x.binary("xor", "i1", carry, x.constant("i1", 1))
         step = x.cast("zext", "i1", carry, kind)
         first, total = total, x.binary(operation, kind, total, step)
         again = x.compare("ult", kind, first, step) if minus else x.compare("ult", kind, total, first)
         flag = x.binary("or", "i1", flag, again)
+    if minus:
+        flag = x.binary("xor", "i1", flag, x.constant("i1", 1))
     return total, flag
