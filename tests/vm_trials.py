@@ -128,13 +128,15 @@ def bounds(names: list[str], where: str = "") -> Iterator[Trial]:
 def _bound(p: Any, way: Way, module: str) -> str:
     for end in way.ends:
         with _device(way, end) as device:
+            # Once: every module has variables of its own.
+            loaded = _load(device, module)
             for stray in (False, True):
-                if said := _strayed(device, module, p, stray):
+                if said := _strayed(device, loaded, p, stray):
                     return said
     return ""
 
 
-def _strayed(device: Any, module: str, p: Any, stray: bool) -> str:
+def _strayed(device: Any, loaded: Any, p: Any, stray: bool) -> str:
     from nnkit.errors import DeviceMemoryError
 
     inputs = device.upload(p.cells())
@@ -142,7 +144,7 @@ def _strayed(device: Any, module: str, p: Any, stray: bool) -> str:
     given = [p.cells().tobytes()] if p.space == "param" else []
     args = (inputs, out, out, np.int32(p.bad if stray else -1), *given)
     try:
-        _load(device, module)[p.name].launch(p.grid, p.block, args, shared_bytes=p.dynamic_bytes)
+        loaded[p.name].launch(p.grid, p.block, args, shared_bytes=p.dynamic_bytes)
     except DeviceMemoryError as error:
         if not stray:
             return f"nothing is wrong, but {error}"
