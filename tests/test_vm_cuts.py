@@ -210,3 +210,66 @@ extern "C" __global__ void k(long long i, int j, int* out) {{
         k.launch(1, 64, (np.int64(i), np.int32(-1), out))
         right = [i + ((t - 20) >> 1) + 10 + (90 - i + t) // 4 + (62 + i + int(-t / 2)) for t in range(64)]
         assert out.download().tolist() == right
+
+
+MEETING = (
+    "i - x[t] + t",
+    "t - (i - x[0])",
+    "(i - x[t]) * 4 + t",
+    "(int)(i - x[t]) + t",
+    "(int)i - (int)x[t] + t",
+    "i - (x[t] & ~3LL) + t",
+    "i / 2 - x[t] / 2 + t",
+    "(j ? i : 1) - (j ? x[t] : 1) + t",
+    "i - u + t",
+    "(unsigned)i - u + t",
+    "i - (int)u + t",
+    "i - (long long)j * w + t",
+    "i - (long long)j * (START / 10) + t",
+    "i - START + t",
+    "4 * (i - START) + t",
+    "i - pair.first + t",
+    "i - walked(i) + t",
+)
+
+
+@pytest.mark.parametrize("start", [1_500_000_000, 3_000_000_000])
+def test_two_large_numbers_that_are_near_each_other(device: VirtualDevice, start: int) -> None:
+    """Their difference is a right index, and only one of the two is known as a parameter of 64 bits."""
+    # An int cannot hold the larger one.
+    meeting = [what for what in MEETING if start < 1 << 31 or "(int)u" not in what]
+    source = f"""
+#define START {start}LL
+struct Pair {{ long long first, second; }};
+__device__ long long walked(long long i) {{ // as large as i, in steps
+    long long k = 0;
+    for (; k < i; k += 1 << 22);
+    return k - (k - i);
+}}
+extern "C" __global__ void window(const long long* x, long long i, int* out) {{
+    {START.replace("s[t] = t", "s[t] = 0")}
+    for (int k = t; k < 300; k += 64) {{
+        long long place = x[k] - i;
+        if (place >= 0 && place < 64) atomicAdd(&s[place], 1);
+    }}
+    __syncthreads();
+    out[t] = s[t];
+}}""" + "".join(
+        f"""
+extern "C" __global__ void k{number}(long long i, long long w, int j, unsigned u, Pair pair,
+                                     const long long* x, int* out) {{
+    {START}
+    out[t] = s[{what}];
+}}"""
+        for number, what in enumerate(meeting)
+    )
+    module = device.compile(source, name="meeting.cu")
+    x, out, t = device.upload(np.full(64, start)), device.zeros((64,), np.int32), np.arange(64)
+    pair = np.array([start, 0]).tobytes()
+    for number, what in enumerate(meeting):
+        numbers = (np.int64(start), np.int64(start // 10), np.int32(10), np.uint32(start))
+        module[f"k{number}"].launch(1, 64, (*numbers, pair, x, out))
+        assert out.download().tolist() == t.tolist(), what
+    places = np.arange(300) * 7 % 90 - 13
+    module["window"].launch(1, 64, (device.upload(start + places), np.int64(start), out))
+    assert out.download().tolist() == [np.count_nonzero(places == n) for n in t]

@@ -4,15 +4,16 @@
 to shared memory have 32 bits. An index of 2^30 then wraps and would pass every check.
 
 Here the share that the kernel's 64-bit parameters have in an address is carried along in 64 bits. The rest
-of the address, all that is left when that share is taken away modulo 2^32, is a signed number of 32 bits as
-ever; the access uses the sum of both. Where nothing was lost that is the address as it was, and where
+of the address, all that is left when that share is taken away modulo 2^32, must be a signed number of 32
+bits; the access uses the sum of both. Where nothing was lost that is the address as it was, and where
 something was, the check sees it.
 
 The compiler keeps only the bits that it needs: constants, masks and extensions may be wrong above them. So
 nothing counts but parameters and what is linear in them: sums, multiples, left shifts, moves, choices. A
 register that depends on a parameter in any other way (`(unsigned)key % 100`, `(i + t) % 64`) is not followed,
-nor is any sum with one; nor what is cut but serves for something besides addresses, since a program may mean
-to cut. What is loaded, and 64-bit arithmetic on values born with 32 bits, is taken as it comes.
+nor is any sum with one, or with what is not certainly small (`nnkit.vm.small`): nobody knows the upper bits
+that it had, and `s[time[i] - start]` is right though both are large. Nor is what is cut but serves for
+something besides addresses, since a program may mean to cut.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -31,9 +32,7 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
-
-LARGEST = 1 << 24
-"""Factors from this on may be what the compiler has left of a negative one."""
+from nnkit.vm.small import LARGEST, Small
 
 _WINDOWS = {"shared", "local", "param"}
 _TYPES = {f"{kind}{bits}" for kind in "bsu" for bits in (32, 64)}
@@ -96,6 +95,7 @@ class _Shares:
                 self.dependent.add(name)
                 for item in self.readers.get(name, ()):
                     work += () if item.opcode in ("ld", "ldu", "atom") else cfg.destinations(item)
+        self.small = Small(self.definitions)
         # Of these the largest set that is linear, ...
         self.linear = set(self.dependent)
         work = list(self.linear)
@@ -119,7 +119,9 @@ class _Shares:
                 work += [n for item in self.definitions[name] for n in cfg.sources(item)]
         for item in self.items:
             address = _address(item)
-            if address is not None and isinstance(address.base, Register) and address.base.name in pure:
+            if address is None or not isinstance(address.base, Register) or abs(address.offset) >= LARGEST:
+                continue
+            if address.base.name in pure:
                 self.bases.add(address.base.name)
         self._need(short - pure)
 
@@ -141,8 +143,10 @@ class _Shares:
 
     def _is_linear(self, item: Instruction, name: str) -> bool:
         """Whether this definition gives a register a known share of the parameters."""
-        if self._reads_wide(item) or not self.dependent.intersection(cfg.sources(item)):
+        if self._reads_wide(item):
             return True
+        if not self.dependent.intersection(cfg.sources(item)):
+            return self.small.makes(item)
         if _is_cut(item):
             return _target(item) == name and _name(item.operands[1]) in self.linear
         if not _is_sum_or_product(item):
@@ -152,10 +156,13 @@ class _Shares:
             others = [o for o in factors if _name(o) not in self.dependent]
             if len(others) != 1 or not self._is_factor(others[0], item.opcode == "shl"):
                 return False
+        elif factors and not self.small.is_product(item):
+            return False
         terms = [item.operands[index] for index in _TERMS.get(item.opcode, ())]
         if item.opcode == "or" and all(_name(o) in self.dependent for o in terms):
             return False
         known = {_name(o) for o in (*factors, *terms)} & self.dependent <= self.linear
+        known &= all(self.small.holds(o) for o in terms if _name(o) not in self.dependent)
         return known and self.function.registers[name][1:] == item.type[1:]
 
     def _is_factor(self, operand: Operand, shift: bool) -> bool:
