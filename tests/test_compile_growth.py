@@ -89,7 +89,7 @@ def test_large_code_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(apart, "object_code", counted)
     monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
     values = np.arange(4096, dtype=np.int32) % 60
-    for source, expected in ((switch(3), []), (switch(120), [False])):
+    for source, expected in ((switch(3), []), (switch(240), [False])):
         ways.clear()
         device = VirtualDevice(threads=1)
         monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
@@ -131,6 +131,23 @@ def test_long_code_has_short_vectors() -> None:
 def test_what_llvm_refuses_is_told() -> None:
     with pytest.raises(Exception, match=r"LLVM cannot compile the kernel \(status 1\): .*"):
         apart.object_code("this is no IR", True, *compile.host())
+
+
+def test_what_is_not_made_well_in_time_is_made_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is processor time: one second is not enough to start Python and to make this well."""
+    program = Source(compile_cuda(switch(100), "grows.cu").ptx).program("k")
+    text, _ = llvm_text(program, Launch((64, 1, 1), 64, True), compile.has_avx512(), False)
+    tried: list[int] = []
+    inner = apart._run
+
+    def counted(text: str, seconds: int, name: str, features: str) -> tuple[int, bytes, bytes]:
+        tried.append(seconds)
+        return inner(text, seconds, name, features)
+
+    monkeypatch.setattr(apart, "_run", counted)
+    monkeypatch.setattr(apart, "WELL_SECONDS", 1)
+    assert apart.object_code(text, True, *compile.host()).startswith(b"\x7fELF")
+    assert tried == [1, 0]
 
 
 def test_stack_is_read_from_the_code() -> None:

@@ -8,11 +8,15 @@ blocks each on processors that have no instruction for them, become calls.
 
 import re
 
-QUICK_ABOVE = 300_000
-"""Lanes times lines of LLVM IR above which a kernel is compiled the quick way: some 5 s the thorough way."""
+QUICK_ABOVE = 1_000_000
+"""Lanes times lines of LLVM IR above which the thorough way is not even tried.
+
+The large matrix products that people write, with 64 sums a thread and all loops unrolled, weigh 250,000 to
+450,000 and take it 1 to 3 s; code that branches much takes it longer, and is stopped (`nnkit.vm.apart`).
+"""
 
 WORTH_A_PROCESS = 220_000
-"""The same from which LLVM has a process of its own, which Ctrl-C can end: a few seconds."""
+"""The same from which LLVM has a process of its own, which Ctrl-C can end: a second or more."""
 
 ACCESS_LINES = 40
 """What a gather or scatter weighs in lines."""
