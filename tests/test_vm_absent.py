@@ -67,6 +67,16 @@ K(voted_on) {
     int v = __shfl_down_sync(__activemask(), t, 1); // voted_on
     out[t] = __any_sync(__activemask(), v == 3);
 }
+K(behind_a_barrier) {
+    int t = threadIdx.x, u = t;
+    int v = __shfl_down_sync(ALL, t, 16); // behind_a_barrier
+    for (int k = 0; k < n; ++k) {
+        __syncthreads();
+        u += in[k];
+        __syncthreads();
+    }
+    out[t] = u + v;
+}
 K(in_shared) {
     __shared__ int s[64];
     int t = threadIdx.x, v = t;
@@ -108,6 +118,9 @@ EXISTS, HERE, MASK = "does not exist", "is not here", "is not in the mask"
         ("an_address", 32, 5, 4, 5, MASK),
         ("handed_on", 32, 5, 4, 5, MASK),
         ("voted_on", 32, 5, 4, 5, MASK),
+        ("behind_a_barrier", 20, 2, 4, 20, EXISTS),
+        ("behind_a_barrier", 84, 0, 68, 20, EXISTS),
+        ("behind_a_barrier", 84, 3, 68, 20, EXISTS),
         ("in_shared", 32, 5, 4, 5, MASK),
     ],
 )
@@ -210,6 +223,12 @@ K(kept_by_itself) {
     a[in[0] & 3] = __shfl_down_sync(__activemask(), in[t], 1);
     out[t] = t < n - 1 ? a[in[0] & 3] : 0;
 }
+K(over_barriers) {
+    int t = threadIdx.x, u = 0;
+    int v = __shfl_down_sync(ALL, in[t], 1), w = __shfl_up_sync(ALL, in[t], 1);
+    for (int k = 0; k < n % 4 + 1; ++k) { __syncthreads(); u += in[k]; }
+    out[t] = u + w + (t < n - 1 ? v : 0);
+}
 K(overwritten) {
     int t = threadIdx.x, v = 0; if (t >= n) return;
     for (int i = 0; i < 3; ++i) {
@@ -245,6 +264,7 @@ def rights(x: Any) -> dict[str, Any]:
         "living": x[N - 1] + N + (x[:N] == 3).any() + x[:N].sum() + matches,
         "sides": np.where(t % 3, x[1], x[18]),
         "kept_by_itself": np.append(x[1:N], 0),
+        "over_barriers": x[:2].sum() + np.append(x[1:N], 0) + np.append(x[0], x[: N - 1]),
         "overwritten": ends,
     }
 

@@ -12,7 +12,6 @@ from nnkit.ptx.ir import Immediate, Instruction, Negated, Operand, Pair, Registe
 from nnkit.vm import carry, table
 from nnkit.vm.access import access_of
 from nnkit.vm.analysis import Analysis
-from nnkit.vm.builder import ident
 from nnkit.vm.emitter import Emitter
 from nnkit.vm.layout import Fault, Worker
 
@@ -59,15 +58,10 @@ def is_pure(item: Instruction) -> bool:
     return carry.is_extended(item) or table.find(item) is not None
 
 
-def slots(e: Emitter) -> list[str]:
-    """The stack slots of the masks."""
-    return [f"{_slot(name)} = alloca i32" for name in sorted(e.suspects)]
-
-
 def begin(e: Emitter) -> None:
-    """Nothing is carried over a barrier: what matters there was stored before."""
+    """No lane holds such a value, until a register's mask is fetched from before a barrier."""
     for name in sorted(e.suspects):
-        e.text.line(f"store i32 0, ptr {_slot(name)}")
+        e.text.line(f"store i32 0, ptr {e.slot('u', name)}")
 
 
 def follow(e: Emitter, item: Instruction) -> None:
@@ -214,12 +208,8 @@ def _of(e: Emitter, operand: Operand) -> str:
     return _get(e, register.name) if known and isinstance(register, Register) else "0"
 
 
-def _slot(name: str) -> str:
-    return f"%u.{ident(name)}"
-
-
 def _get(e: Emitter, name: str) -> str:
-    return e.text.op(f"load i32, ptr {_slot(name)}")
+    return e.text.op(f"load i32, ptr {e.slot('u', name)}")
 
 
 def _set(e: Emitter, name: str, mask: str) -> None:
@@ -228,4 +218,4 @@ def _set(e: Emitter, name: str, mask: str) -> None:
         here = e.mask or ALL
         kept = e.one.binary("and", "i32", _get(e, name), e.one.binary("xor", "i32", here, ALL))
         mask = e.one.binary("or", "i32", kept, e.one.binary("and", "i32", mask, here))
-    e.text.line(f"store i32 {mask}, ptr {_slot(name)}")
+    e.text.line(f"store i32 {mask}, ptr {e.slot('u', name)}")

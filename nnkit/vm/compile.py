@@ -32,8 +32,7 @@ class Native:
 def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) -> tuple[str, Emitter]:
     """The kernel as LLVM IR, with the emitter that knows its sites and sizes."""
     analysis = Analysis(program.function, launch, program.memory.addresses)
-    emitter = Emitter(analysis, program.memory, has_avx512, poison)
-    emitter.suspects = absent.suspects(analysis)
+    emitter = Emitter(analysis, program.memory, has_avx512, poison, absent.suspects(analysis))
     regions = [emit_region(emitter, region) for region in analysis.regions]
     text = emitter.text
     parts = [

@@ -72,7 +72,14 @@ class Memory:
 class Emitter:
     """Text for all regions of one kernel."""
 
-    def __init__(self, analysis: Analysis, memory: "Memory", has_avx512: bool, poison: bool):
+    def __init__(
+        self,
+        analysis: Analysis,
+        memory: "Memory",
+        has_avx512: bool,
+        poison: bool,
+        suspects: frozenset[str] = frozenset(),
+    ):
         self.analysis = analysis
         self.memory = memory
         self.globals = memory.globals
@@ -86,9 +93,11 @@ class Emitter:
         self.caches = 0
         self.returns: set[int] = set()
         """The blocks of the region that others lead back to by one way, see `nnkit.vm.flow.emit_returns`."""
-        self.suspects: frozenset[str] = frozenset()
+        self.suspects = suspects
         """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.absent`."""
         self.patterns: dict[tuple[int, ...], str] = {}
+        self.suspect_offsets: dict[str, int] = {}
+        """Where the masks of those that outlive a barrier are saved."""
         self.frame_offsets, self.frame_size = self._frame()
         self.region: Region = analysis.regions[0]
         self.block: Block = analysis.blocks[0]
@@ -109,7 +118,7 @@ class Emitter:
         return register_type(self.analysis.function.registers[register])
 
     def slot(self, form: str, name: str) -> str:
-        """The stack slot of a register's scalar ("s"), vector ("v") or flag ("f")."""
+        """The stack slot of a register's scalar ("s"), vector ("v"), flag ("f") or suspect lanes ("u")."""
         slot = f"%{form}.{ident(name)}"
         self.slots.add(slot)
         return slot
@@ -361,6 +370,10 @@ class Emitter:
             position += size
             if self.analysis.shape(name).kind == "likely":
                 position = -(-position // 8) * 8 + 16
+        for name in sorted(self.suspects & offsets.keys()):
+            position = -(-position // 4) * 4
+            self.suspect_offsets[name] = position
+            position += 4
         return offsets, -(-position // 64) * 64
 
     def _has_vector(self, name: str) -> bool:
@@ -369,10 +382,11 @@ class Emitter:
     def frame_slots(self, name: str) -> list[tuple[str, str, int]]:
         """(slot, type, offset) of everything saved for one register."""
         kind, shape, offset = self.kind(name), self.analysis.shape(name), self.frame_offsets[name]
+        slots = [(self.slot("u", name), "i32", self.suspect_offsets[name])] if name in self.suspects else []
         if not self._has_vector(name):
-            return [(self.slot("s", name), kind, offset)]
+            return [*slots, (self.slot("s", name), kind, offset)]
         full = self.all.type(kind)
-        slots = [(self.slot("v", name), full, offset)]
+        slots.append((self.slot("v", name), full, offset))
         if shape.kind == "likely":
             behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
             slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]

@@ -45,7 +45,6 @@ def emit_region(e: Emitter, region: Region) -> str:
 def _slots(e: Emitter, region: Region) -> list[str]:
     """Stack slots for every register that the region's blocks touch."""
     lines = [
-        *absent.slots(e),
         *warp_wait.slots(e),
         "%vector = alloca i64",
         "%alive = alloca i" + str(e.width),
@@ -55,7 +54,7 @@ def _slots(e: Emitter, region: Region) -> list[str]:
         lines.append(f"%mask{number} = alloca i{e.width}")
     for name in sorted(e.analysis.function.registers):
         kind, short = e.kind(name), ident(name)
-        for form, type_ in (("s", kind), ("v", e.all.type(kind)), ("f", "i1")):
+        for form, type_ in (("s", kind), ("v", e.all.type(kind)), ("f", "i1"), ("u", "i32")):
             if f"%{form}.{short}" in e.slots:
                 lines.append(f"%{form}.{short} = alloca {type_}")
     fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
