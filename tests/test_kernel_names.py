@@ -13,7 +13,7 @@ from nnkit.device.compile import compile_cuda
 from nnkit.device.demangle import demangle
 from nnkit.device.kernel_names import expression, find_kernel, split_parameters, variables
 from nnkit.device.virtual import VirtualDevice
-from nnkit.errors import CompileError, UsageError
+from nnkit.errors import CompileError, NnkitError, UsageError
 
 KINDS = r"""
 struct P { int a; };
@@ -221,3 +221,37 @@ def test_variables_in_ptx() -> None:
         name[-2:] if name.startswith("_Z") else name for name in variables(compile_cuda(source).ptx)
     )[:2]
     assert variables(compile_cuda('__global__ void k() { printf("a"); }').ptx) == []
+
+
+MISTAKES = r"""
+__device__ float table[4];
+namespace ns { template <typename T> __global__ void stray(T *x) { x[threadIdx.x + 1] = 0; } }
+template __global__ void ns::stray<float>(float *x);
+__global__ void behind(float *x) { table[threadIdx.x] = *x; }
+__global__ void wrong(int x) { assert(x > 3); }
+__global__ void stuck(int *x) { if (threadIdx.x & 32) __syncthreads(); else asm("bar.sync 1;"); *x = 1; }
+__global__ void unknown(float *x) { asm volatile("wgmma.fence.sync.aligned;"); }
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "words"),
+    [
+        ("stray", 4, r"kernel ns::stray<float>\(float\*\) at m.cu:3, "),
+        ("behind", 8, r"kernel behind\(float\*\) at m.cu:5, .* global variable table of"),
+        ("wrong", 1, r"kernel wrong\(int\) at m.cu:6, .*assertion failed"),
+        ("stuck", 64, r"kernel stuck\(int\*\), block"),
+        ("stuck", 2000, r"kernel stuck\(int\*\): block"),
+        ("unknown", 1, r"kernel unknown\(float\*\).*wgmma"),
+    ],
+)
+def test_messages_name_kernels_and_variables_as_the_source_does(
+    device: VirtualDevice, name: str, block: int, words: str
+) -> None:
+    module = device.compile(MISTAKES, name="m.cu")
+    argument = (
+        np.int32(1) if name == "wrong" else device.zeros((4,), np.int32 if name == "stuck" else np.float32)
+    )
+    with pytest.raises(NnkitError, match=words) as caught:
+        module[name].launch(1, block, (argument,))
+    assert "_Z" not in str(caught.value)

@@ -202,7 +202,9 @@ class CudaKernel:
         the next call that waits for it.
         """
         context = self._context
-        (gx, gy, gz), (bx, by, bz) = check_extents(self.name, grid, block, shared_bytes, self._limits)
+        (gx, gy, gz), (bx, by, bz) = check_extents(
+            self._packer.kernel, grid, block, shared_bytes, self._limits
+        )
         context.activate()
         self._packer.pack(args, self._device)
         if shared_bytes > self._shared_bytes:
@@ -211,15 +213,15 @@ class CudaKernel:
         pointers = self._packer.pointers
         result = self._launch(self._function, gx, gy, gz, bx, by, bz, shared_bytes, queue, pointers, 0)
         if result[0]:
-            context.check(result, f"launching kernel {self.name}")
-        context.pending[self.name] = None
+            context.check(result, f"launching kernel {self._packer.kernel}")
+        context.pending[self._packer.kernel] = None
         for array in self._packer.take_borrowed():
             context.lent[id(array.lender)] = array
 
     def _queue(self, stream: Stream) -> Any:
         if not isinstance(stream, CudaStream) or stream.context is not self._context:
             raise LaunchError(
-                f"kernel {self.name}: stream is not one of this device; make it with device.stream()"
+                f"kernel {self._packer.kernel}: stream is not of this device; make it with device.stream()"
             )
         return stream.handle
 
@@ -231,7 +233,7 @@ class CudaKernel:
             self._function,
             attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
             shared_bytes,
-            doing=f"asking for {shared_bytes} bytes of shared memory for kernel {self.name}",
+            doing=f"asking for {shared_bytes} bytes of shared memory for kernel {self._packer.kernel}",
         )
         self._shared_bytes = shared_bytes
 
@@ -243,7 +245,7 @@ class CudaKernel:
                 "cuFuncGetAttribute",
                 getattr(known, f"CU_FUNC_ATTRIBUTE_{name}"),
                 self._function,
-                doing=f"asking about kernel {self.name}",
+                doing=f"asking about kernel {self._packer.kernel}",
             )
             for name in (*names, "MAX_THREADS_PER_BLOCK")
         ]

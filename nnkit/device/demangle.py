@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+_MANGLED = re.compile(r"\b_Z\w+")
+
 _BUILTIN = {
     "v": "void",
     "w": "wchar_t",
@@ -353,6 +355,11 @@ class _Reader:
         if letter not in _BUILTIN_D:
             raise _NotUnderstoodError
         return _Type(_BUILTIN_D[letter])
+
+
+def readable(message: str) -> str:
+    """A message in which names are those of the source."""
+    return _MANGLED.sub(lambda found: demangle(found[0]), message)
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from nnkit.contracts import Dimensions, Operations, Stream
 from nnkit.device import dlpack, foreign
 from nnkit.device.arguments import Packer
 from nnkit.device.array import CpuArray
-from nnkit.device.demangle import demangle
+from nnkit.device.demangle import demangle, readable
 from nnkit.device.elements import ElementTypes
 from nnkit.device.excerpts import with_source
 from nnkit.device.extents import Limits, check_extents
@@ -98,9 +98,9 @@ class VirtualKernel:
             self._device.check_open()
         if stream is not None and not isinstance(stream, HostStream):
             raise LaunchError(
-                f"kernel {self.name}: stream is not one of this device; make it with device.stream()"
+                f"kernel {self._packer.kernel}: stream is not of this device; make it with device.stream()"
             )
-        blocks, threads = check_extents(self.name, grid, block, shared_bytes, self._limits)
+        blocks, threads = check_extents(self._packer.kernel, grid, block, shared_bytes, self._limits)
         with self._packing:
             packed = bytes(self._packer.pack(args, self._device))
             # Arrays of other libraries are the device's for as long as this lives.
@@ -121,7 +121,7 @@ class VirtualModule:
 
         def make(name: str) -> VirtualKernel:
             if name in loaded.refused:
-                raise _explained(CompileError(loaded.refused[name]), origin)
+                raise _explained(CompileError(readable(loaded.refused[name])), origin)
             elements = ElementTypes(name, declared[name], ptx, text, lambda: loaded.source.module)
             packer = Packer(demangle(name), declared[name], elements)
             limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
@@ -331,10 +331,10 @@ def translate(action: Callable[[], Result], origin: "Origin | None" = None) -> R
     try:
         return action()
     except PtxError as error:
-        raise _explained(CompileError(str(error)), origin) from error.__cause__
+        raise _explained(CompileError(readable(str(error))), origin) from error.__cause__
     except KernelFault as fault:
         kind = DeviceMemoryError if fault.kind in MEMORY_FAULTS else KernelError
-        raise _explained(kind(str(fault)), origin) from None
+        raise _explained(kind(readable(str(fault))), origin) from None
     except MemoryError:
         raise DeviceError(
             "no memory left for the kernel: its variables, or its threads: use fewer, in NNKIT_THREADS"
