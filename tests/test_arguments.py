@@ -336,6 +336,14 @@ def test_structs_that_fit(size: int, argument: Any) -> None:
     assert bytes(pack.pack((argument,), DEVICE)) == bytes(memoryview(argument))
 
 
+@pytest.mark.parametrize(("size", "kind"), [(8, np.complex64), (16, np.complex128)])
+def test_complex_numbers_of_python(size: int, kind: type) -> None:
+    pack = Packer("k", (Parameter("s", size, 1, "struct"),))
+    assert bytes(pack.pack((1.5 - 2j,), DEVICE)) == kind(1.5 - 2j).tobytes()
+    for other in (4, 12, 24):
+        assert "(1.5-2j)" in refusal(Packer("k", (Parameter("s", other, 1, "struct"),)), 1.5 - 2j)
+
+
 @pytest.mark.parametrize(
     ("declared", "argument", "words"),
     [

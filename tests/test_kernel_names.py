@@ -255,3 +255,27 @@ def test_messages_name_kernels_and_variables_as_the_source_does(
     with pytest.raises(NnkitError, match=words) as caught:
         module[name].launch(1, block, (argument,))
     assert "_Z" not in str(caught.value)
+
+
+def test_modules_tell_of_templates(device: VirtualDevice) -> None:
+    module = device.compile(
+        "namespace ns { __global__ void put(int *x) { x[threadIdx.x] = 1; } }\n"
+        "template <class T, int N> __global__ void __launch_bounds__(N) fill(T *x) { x[threadIdx.x] = N; }\n"
+        "template <class T> __device__ T twice(T x) { return x + x; }\n"
+    )
+    assert repr(module).startswith("<module on virtual: kernels ")
+    assert "; templates fill" in repr(module)
+    with pytest.raises(
+        UsageError, match=r"there is no kernel 'filled'; known: .*fill<\.\.\.>.* Did you mean"
+    ):
+        module["filled"]
+    for nothing in ("twice", "twice<int>"):
+        with pytest.raises(UsageError, match="there is no kernel"):
+            module[nothing]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_source(device: VirtualDevice) -> None:
+    source = '\ufeffextern "C" __global__ void one(int *x) { *x = 1; }\r\n'
+    assert device.compile(source).kernels == ("one",)
+    with pytest.raises(CompileError):
+        device.compile(f" {source}")

@@ -12,7 +12,9 @@ from fake_driver import FakeDriver, one_line
 from nnkit.contracts import Device
 from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.variables import VariableTable, readable_name
+from nnkit.device.demangle import is_reserved, readable_name
+from nnkit.device.kernel_names import variables
+from nnkit.device.variables import VariableTable
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, DeviceMemoryError, UsageError
 from nnkit.ptx.parse import parse
@@ -254,6 +256,52 @@ def test_declarations(text: str, size: int, align: int, layout: Any) -> None:
 )
 def test_readable_names(mangled: str, words: str) -> None:
     assert readable_name(mangled) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "reserved"),
+    [
+        ("__cudart_i2opi_d", True),
+        ("_ZN4cuda3std3__45valueE", True),
+        ("_ZN4cuda3std3__41SIiE5valueE", True),
+        ("_ZN2ns5a1__bE", False),
+        ("a1__b", False),
+        ("_ZL6static", False),
+        ("plain", False),
+    ],
+)
+def test_reserved_names(name: str, reserved: bool) -> None:
+    assert is_reserved(name) is reserved
+    ptx = f".version 8.0\n.target sm_90\n.address_size 64\n.global .align 4 .u32 {name} = 5;\n"
+    assert bool(variables(ptx)) is not reserved
+
+
+def test_variables_of_headers_are_there_but_not_listed(virtual: VirtualDevice) -> None:
+    module = virtual.compile(
+        "namespace cuda { namespace __4 { __constant__ int value = 5; } }\n"
+        "__device__ int own; __device__ int my__own;\n"
+        "__global__ void k(int *x) { *x = cuda::__4::value + own + my__own; }"
+    )
+    assert list(module.variables) == ["own", "my__own"]
+    assert len(module.variables) == 2
+    assert repr(module).endswith("variables own, my__own>")
+    assert module.variables["cuda::__4::value"][()] == 5
+    with pytest.raises(UsageError, match=r"known: my__own, own\."):
+        module.variables["other"]
+
+
+def test_a_template_of_a_gpu_may_use_constants_of_headers(
+    fake_cuda: CudaDevice, fake_driver: FakeDriver
+) -> None:
+    """It is compiled apart, with variables of its own: that matters for those that somebody writes."""
+    source = "namespace cuda { namespace __4 { __constant__ int value = 5; } }\n"
+    template = "template <int N> __global__ void k(int *x) { *x = cuda::__4::value + N; }\n"
+    use = "__global__ void use(int *x) { *x = cuda::__4::value; }\n"
+    fake_cuda.compile(source + template + use)["k<3>"]
+    with pytest.raises(UsageError, match="would not see the module's variables"):
+        fake_cuda.compile(
+            source.replace("__4", "four") + template.replace("__4", "four") + use.replace("__4", "four")
+        )["k<3>"]
 
 
 def test_variables_of_a_gpu(fake_cuda: CudaDevice, fake_driver: FakeDriver) -> None:

@@ -27,6 +27,7 @@ BUFFER_ALIGN = 64
 
 _INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
+_COMPLEX = {8: np.complex64, 16: np.complex128}
 _INTEGERS = (
     *(np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64),
     *(np.longlong, np.ulonglong),
@@ -330,6 +331,8 @@ def _struct(size: int) -> Converter:
     def convert(argument: Any, device: Any) -> bytes:
         if isinstance(argument, bytes | bytearray):
             content = bytes(argument)
+        elif isinstance(argument, complex) and size in _COMPLEX:
+            content = _COMPLEX[size](argument).tobytes()
         elif _is_record(argument):
             # In the machine's byte order, whatever that of the fields is.
             content = np.asarray(argument).astype(argument.dtype.newbyteorder("=")).tobytes()

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -36,6 +37,7 @@ _ARCH = re.compile(r"(compute|sm)_\d+[af]?")
 _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
 _PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
+_TEMPLATE = re.compile(r"\btemplate\s*<[^;{}]*__global__[^;{}(]*(?:\([^()]*\)[^;{}(]*)?\b(\w+)\s*\(")
 _NO_HEADER = re.compile(r'open source file "([^"]*)"')
 
 
@@ -49,7 +51,7 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
         raise UsageError(f"a CUDA source is text or the path of a file, got {in_words(source)}")
     name = _file_name(name)
     if isinstance(source, str) and ("\n" in source or not source.endswith((".cu", ".cuh"))):
-        text = source
+        text = source.removeprefix("\ufeff")  # which editors put before what they save as UTF-8
     else:
         name = _file_name(source)
         try:
@@ -134,15 +136,10 @@ class Origin:
         text = self.text if "\n" in self.text else f"{self.text}\n"  # Else it might be taken for a path.
         return compile_cuda(text, self.name, self.options, self.arch, names)
 
-    def is_template(self, name: str) -> bool:
-        """Whether the text seems to have a template of a kernel of that name."""
-        last = re.escape(name.rpartition("::")[2])
-        return bool(
-            re.search(
-                rf"\btemplate\s*<[^;{{}}]*__global__[^;{{}}(]*(?:\([^()]*\)[^;{{}}(]*)?\b{last}\s*\(",
-                self.text,
-            )
-        )
+    @cached_property
+    def templates(self) -> tuple[str, ...]:
+        """What templates of kernels the text seems to have, without their namespaces."""
+        return tuple(dict.fromkeys(_TEMPLATE.findall(self.text)))
 
     def instantiate(self, expression: str) -> tuple[str, Compiled]:
         """Compile the kernel that a name expression names: its name in the PTX, and the whole result.

@@ -74,7 +74,7 @@ class CudaModule:
             tuple(self._parameters),
             self._make,
             self._instantiate if origin else None,
-            origin.is_template if origin else None,
+            origin.templates if origin else (),
         )
         self._more: list[CudaModule] = []
         self._handle = _load(device, image)
@@ -120,7 +120,7 @@ class CudaModule:
         return CudaKernel(self.device, name, function, packer, self._required.get(name))
 
     def __repr__(self) -> str:
-        return described(self, self.device.label)
+        return described(self, self.device.label, self._kernels.templates)
 
     def _instantiate(self, expression: str) -> "tuple[str, Callable[[str], CudaKernel]]":
         """More kernels of the same source, in an image of their own."""

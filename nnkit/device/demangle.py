@@ -373,3 +373,19 @@ def demangle(name: str) -> str:
     except _NotUnderstoodError:
         return name
     return spelled if reader.at == len(name) else name
+
+
+def readable_name(name: str) -> str:
+    """What the source calls a variable: with its namespaces, and the arguments of its template."""
+    # A variable's name is mangled as a function's without the parameters; those of templates tell a result.
+    for ending in ("", "vv"):
+        words = demangle(name + ending)
+        if not words.startswith("_Z"):
+            return words.removesuffix("()").replace("(anonymous namespace)::", "")
+    return name
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a variable's name holds one that C++ keeps for compilers and their headers: `__x`."""
+    # Most names need not be read.
+    return "__" in name and re.search(r"(?<!\w)__\w", readable_name(name)) is not None

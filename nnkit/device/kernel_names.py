@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from nnkit.device.demangle import demangle
+from nnkit.device.demangle import demangle, is_reserved
 from nnkit.errors import UsageError, unknown_name
 
 Found = TypeVar("Found")
@@ -26,13 +26,13 @@ class KernelTable(Generic[Found]):
 
     `own` holds the names in the PTX. `make` gives the kernel of such a name. `instantiate` compiles the
     source once more for a name expression such as `fill<float, 3>`; it gives the name in the PTX and a maker.
-    `is_template` says whether the source has a template of that name.
+    `templates` are the names of the templates that the source has, without their namespaces.
     """
 
     own: tuple[str, ...]
     make: Callable[[str], Found]
     instantiate: Callable[[str], tuple[str, Callable[[str], Found]]] | None = None
-    is_template: Callable[[str], bool] | None = None
+    templates: tuple[str, ...] = ()
     _made: dict[str, Found] = field(default_factory=dict)
 
     @property
@@ -56,11 +56,11 @@ class KernelTable(Generic[Found]):
             if own not in self.own:
                 return make(own)
         if own is None:
-            if self.is_template is not None and self.is_template(name):
+            if name.rpartition("::")[2] in self.templates:
                 raise UsageError(
                     f"kernel {name!r} is a template: ask for it with its arguments, like {name + '<float>'!r}"
                 )
-            raise unknown_name("kernel", name, self.names)
+            raise unknown_name("kernel", name, (*self.names, *(f"{it}<...>" for it in self.templates)))
         made = self._made.get(own)
         if made is None:
             made = self._made[own] = self.make(own)
@@ -98,8 +98,11 @@ def expression(name: str) -> str:
 
 
 def variables(ptx: str) -> list[str]:
-    """The names of the variables in the PTX that a kernel may share with another."""
-    return [name for name in _VARIABLE.findall(ptx) if not UNNAMED.match(name)]
+    """The names of the variables in the PTX that a kernel may share with another.
+
+    Those of CUDA's headers are constants.
+    """
+    return [name for name in _VARIABLE.findall(ptx) if not UNNAMED.match(name) and not is_reserved(name)]
 
 
 def split_parameters(name: str) -> tuple[str, str | None]:

@@ -6,12 +6,12 @@ type comes from the declaration in the CUDA source, where there is one and it sa
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
-from nnkit.device.demangle import demangle
+from nnkit.device.demangle import is_reserved, readable_name
 from nnkit.device.kernel_names import UNNAMED
 from nnkit.errors import NnkitError, UsageError, unknown_name
 from nnkit.ptx.ir import SIZES, Variable
@@ -67,11 +67,13 @@ class VariableTable:
         spelled = list(readable.values())
         # Two that read the same keep what the PTX calls them.
         self.names = {name if spelled.count(words) > 1 else words: name for name, words in readable.items()}
+        # CUDA's headers have hundreds, which nobody asks for.
+        self.listed = [words for words, name in self.names.items() if not is_reserved(name)]
 
     def find(self, name: object) -> Variable:
         """The variable of that name, which may be given without its namespaces. Raises UsageError."""
         if not isinstance(name, str):
-            raise unknown_name("variable", name, self.names)
+            raise unknown_name("variable", name, self.listed)
         if name in self._declared:
             return self._declared[name]
         wanted = name.replace(" ", "").removeprefix("::")
@@ -88,7 +90,7 @@ class VariableTable:
                 raise UsageError(f"there are {len(found)} variables {name!r}: ask for one of {candidates}")
             if found:
                 return self._declared[found[0]]
-        raise unknown_name("variable", name, self.names)
+        raise unknown_name("variable", name, self.listed)
 
     def layout(self, variable: Variable) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and dtype of a variable."""
@@ -96,7 +98,10 @@ class VariableTable:
 
 
 class Variables(Mapping[str, Found]):
-    """A module's variables as arrays of its device, which keep the module alive."""
+    """A module's variables as arrays of its device, which keep the module alive.
+
+    Those with reserved names, such as the constants of CUDA's headers, are there but not listed.
+    """
 
     def __init__(
         self, table: VariableTable, make: Callable[[Variable, tuple[int, ...], np.dtype[Any]], Found]
@@ -111,10 +116,10 @@ class Variables(Mapping[str, Found]):
         return self._make(variable, *self._table.layout(variable))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._table.names)
+        return iter(self._table.listed)
 
     def __len__(self) -> int:
-        return len(self._table.names)
+        return len(self._table.listed)
 
     def __contains__(self, name: object) -> bool:
         try:
@@ -132,16 +137,6 @@ class Variables(Mapping[str, Found]):
 
     def __repr__(self) -> str:
         return f"Variables({', '.join(self)})"
-
-
-def readable_name(name: str) -> str:
-    """What the source calls a variable: with its namespaces, and the arguments of its template."""
-    # A variable's name is mangled as a function's without the parameters; those of templates tell a result.
-    for ending in ("", "vv"):
-        words = demangle(name + ending)
-        if not words.startswith("_Z"):
-            return words.removesuffix("()").replace("(anonymous namespace)::", "")
-    return name
 
 
 def _layout(variable: Variable, name: str, text: str | None) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -215,12 +210,13 @@ def _parts(extents: str) -> list[str]:
     return re.findall(r"\[([^\]]*)\]", extents)
 
 
-def described(module: Any, device: str) -> str:
-    """A module in a line: its kernels and its variables."""
+def described(module: Any, device: str, templates: Sequence[str]) -> str:
+    """A module in a line: its kernels, templates of kernels, variables."""
     try:
         variables = list(module.variables)
     except NnkitError:
         variables = []
     parts = [f"kernels {', '.join(module.kernels) or 'none'}"]
+    parts += [f"templates {', '.join(templates)}"] if templates else []
     parts += [f"variables {', '.join(variables)}"] if variables else []
     return f"<module on {device}: {'; '.join(parts)}>"

@@ -131,7 +131,7 @@ class VirtualModule:
             (*declared, *loaded.refused),
             make,
             self._instantiate if origin else None,
-            origin.is_template if origin else None,
+            origin.templates if origin else (),
         )
 
     @property
@@ -160,7 +160,7 @@ class VirtualModule:
         return Variables(self._table, make)
 
     def __repr__(self) -> str:
-        return described(self, "virtual")
+        return described(self, "virtual", self._kernels.templates)
 
     def _instantiate(self, expression: str) -> tuple[str, Callable[[str], VirtualKernel]]:
         """More kernels of the same source; they use the same variables."""
