@@ -47,7 +47,20 @@ def calls(count: int) -> str:
     return f"{function} {HEAD} {'x = f(x, o);' * count} o[t] = x; }}"
 
 
-KINDS = {"straight": straight, "switch": switch, "ifs": ifs, "calls": calls}
+def compares(count: int) -> str:
+    ways = " else ".join(f"if (x == {i * i * 7}) {{ x += o[t + {i}]; o[{i}] = x; }}\n" for i in range(count))
+    return f"{HEAD} {ways} o[t] = x; }}"
+
+
+def barriers(count: int) -> str:
+    body = "".join(f"s[t] = x; __syncthreads(); x += s[(t + {i}) & 63];\n" for i in range(count))
+    return f"{HEAD} __shared__ int s[64]; {body} o[t] = x; }}"
+
+
+KINDS = {
+    **{"straight": straight, "switch": switch, "ifs": ifs, "calls": calls},
+    **{"compares": compares, "barriers": barriers},
+}
 
 
 def lines(source: str) -> int:

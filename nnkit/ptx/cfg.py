@@ -7,6 +7,7 @@ conditions.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
 from nnkit.ptx.ir import (
@@ -241,31 +242,62 @@ def _reachable(blocks: list[Block]) -> list[Block]:
     return kept
 
 
-def live_in(blocks: list[Block]) -> list[set[str]]:
-    """For every block the registers whose value at its start may still be read."""
-    reads: list[set[str]] = []
-    writes: list[set[str]] = []
-    for block in blocks:
+class Liveness:
+    """For every block the registers whose value at its start may still be read: as bits, and as names."""
+
+    def __init__(self, blocks: list[Block]):
+        self.bit: dict[str, int] = {}
+        """Each register's bit."""
+        self._names: list[str] = []
+        reads, writes = [], []
+        for block in blocks:
+            read, written = self._used(block)
+            reads.append(read)
+            writes.append(written)
+        before: list[list[int]] = [[] for _ in blocks]
+        for block in blocks:
+            for target in block.targets:
+                before[target].append(block.number)
+        self.bits = list(reads)
+        # Those that stand last first: what follows a block is mostly known when it is looked at.
+        work = [-number for number in range(len(blocks))]
+        heapify(work)
+        listed = [True] * len(blocks)
+        while work:
+            number = -heappop(work)
+            listed[number] = False
+            after = 0
+            for target in blocks[number].targets:
+                after |= self.bits[target]
+            found = reads[number] | (after & ~writes[number])
+            if found != self.bits[number]:
+                self.bits[number] = found
+                for each in before[number]:
+                    if not listed[each]:
+                        listed[each] = True
+                        heappush(work, -each)
+
+    def __getitem__(self, block: int) -> set[str]:
+        return {self._names[at] for at, bit in enumerate(bin(self.bits[block])[:1:-1]) if bit == "1"}
+
+    def _used(self, block: Block) -> tuple[int, int]:
+        """What a block reads before it writes it, and what it writes."""
         read: set[str] = set()
         written: set[str] = set()
         for item in (*block.instructions, *((block.last,) if block.last else ())):
             read.update(name for name in sources(item) if name not in written)
             written.update(destinations(item))
-        reads.append(read)
-        writes.append(written)
-    live = [set(read) for read in reads]
-    changed = True
-    while changed:
-        changed = False
-        for block in reversed(blocks):
-            after: set[str] = set()
-            for target in block.targets:
-                after |= live[target]
-            new = reads[block.number] | (after - writes[block.number])
-            if new != live[block.number]:
-                live[block.number] = new
-                changed = True
-    return live
+        return self._set(read), self._set(written)
+
+    def _set(self, names: set[str]) -> int:
+        found = 0
+        for name in sorted(names):
+            bit = self.bit.get(name)
+            if bit is None:
+                bit = self.bit[name] = 1 << len(self._names)
+                self._names.append(name)
+            found |= bit
+        return found
 
 
 def ordered(entry: int, successors: dict[int, tuple[int, ...]]) -> list[int]:
@@ -274,9 +306,8 @@ def ordered(entry: int, successors: dict[int, tuple[int, ...]]) -> list[int]:
     Edges back to a loop's first block are the only ones that run against the order (in an irreducible loop,
     the first block found is taken for its header).
     """
-    components = _components(entry, successors)
     result: list[int] = []
-    for component in components:
+    for component in components(entry, successors):
         header = component[0]
         if len(component) == 1:
             result.append(header)
@@ -290,7 +321,7 @@ def ordered(entry: int, successors: dict[int, tuple[int, ...]]) -> list[int]:
     return result
 
 
-def _components(entry: int, successors: dict[int, tuple[int, ...]]) -> list[list[int]]:
+def components(entry: int, successors: dict[int, tuple[int, ...]]) -> list[list[int]]:
     """Strongly connected components in topological order (Tarjan), each with its entry in front."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}

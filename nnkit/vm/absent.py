@@ -60,7 +60,9 @@ def is_pure(item: Instruction) -> bool:
 
 def begin(e: Emitter) -> None:
     """No lane holds such a value, until a register's mask is fetched from before a barrier."""
-    for name in sorted(e.suspects):
+    # What a region behind a barrier does not touch stays in the frame.
+    here = e.analysis.touched_in(e.region) if e.region.number else e.suspects
+    for name in sorted(e.suspects & here):
         e.text.line(f"store i32 0, ptr {e.slot('u', name)}")
 
 

@@ -12,7 +12,8 @@ old value for those lanes: it is blended, and so it varies. Shapes and pending s
 only grow, so the search for a fixed point ends.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from itertools import accumulate, chain
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -22,7 +23,6 @@ from nnkit.ptx.ir import (
     Function,
     Immediate,
     Instruction,
-    Location,
     Operand,
     Register,
     Special,
@@ -31,33 +31,11 @@ from nnkit.ptx.ir import (
 )
 from nnkit.vm import shapes
 from nnkit.vm.geometry import Launch, special
+from nnkit.vm.regions import Cutter, Region, find_pending, is_way_out, items
 from nnkit.vm.shapes import UNIFORM, VARYING, Shape
 
 PATIENCE = 4
 """How often a register's range may grow before it is given up."""
-
-WORTH_SHARING = 64
-"""Instructions from which code that several regions share becomes a region of its own."""
-
-
-@dataclass
-class Region:
-    """The blocks that a warp can run from one (re)start until it waits at a barrier or ends."""
-
-    number: int
-    entry: int
-    barrier: Location
-    """Of the barrier behind which it begins; unknown for others."""
-    order: list[int]
-    place: dict[int, int] = field(default_factory=dict)
-    pending: dict[int, frozenset[int]] = field(default_factory=dict)
-    """For every block, where else lanes may be waiting while it runs."""
-
-    @property
-    def masked(self) -> frozenset[int]:
-        """The blocks that need a mask of their own: lanes can wait for them, or elsewhere while they run."""
-        waited_for = frozenset().union(*self.pending.values()) if self.pending else frozenset()
-        return waited_for | {number for number, others in self.pending.items() if others}
 
 
 class Analysis:
@@ -76,24 +54,27 @@ class Analysis:
 
     def _analyse(self) -> None:
         self.blocks = cfg.build(self.function, self.waits)
-        self.live = cfg.live_in(self.blocks)
+        self.live = cfg.Liveness(self.blocks)
         # A register that may be read before it is written holds the same (0 or poison) in all lanes.
         self.shapes: dict[str, Shape] = dict.fromkeys(self.live[0], UNIFORM)
         self.written = {
-            name
-            for block in self.blocks
-            for item in (*block.instructions, *((block.last,) if block.last else ()))
-            for name in cfg.destinations(item)
+            name for block in self.blocks for item in items(block) for name in cfg.destinations(item)
         }
+        self.votes: dict[int, list[Instruction]] = {}
+        """The barriers with a vote that lead to a block, in which the result is read."""
+        for block in self.blocks:
+            if block.ending == "barrier" and block.last and cfg.is_vote(block.last):
+                self.votes.setdefault(block.targets[0], []).append(block.last)
+        cutter = Cutter(self.blocks)
         self.blended: set[str] = set()
         self.joints: frozenset[int] = frozenset()
         """Blocks that regions share and that are a region of their own, so that they are compiled once."""
-        self.regions = self._regions()
+        self.regions = cutter.cut(self.joints)
         self._converge()
-        joint = self._joint()
+        joint = cutter.joint(self.regions)
         if joint is not None:
             self.joints = frozenset((joint,))
-            self.regions = self._regions()
+            self.regions = cutter.cut(self.joints)
             self._converge()
         self.full = self._stays_full()
         self.saved = self._saved()
@@ -129,7 +110,19 @@ class Analysis:
 
     def must_blend(self, region: Region, block: int, register: str) -> bool:
         """Whether lanes that wait elsewhere still need the register's old value."""
-        return any(register in self.live[other] for other in region.pending[block])
+        return bool(self.live.bit.get(register, 0) & self.needed(region, region.pending[block]))
+
+    def needed(self, region: Region, waiting: int) -> int:
+        """The registers that lanes need that wait for a set of a region's blocks, as bits."""
+        known = region.needed
+        ahead = []
+        while waiting not in known:
+            ahead.append(waiting)
+            waiting &= waiting - 1
+        for each in reversed(ahead):
+            low = each & -each
+            known[each] = known[each ^ low] | self.live.bits[region.order[low.bit_length() - 1]]
+        return known[ahead[0] if ahead else waiting]
 
     def may_wait(self, region: Region, number: int) -> bool:
         """Whether a block begins with a warp's barrier at which lanes wait until others come or leave."""
@@ -141,76 +134,36 @@ class Analysis:
     def _would_wait(self, region: Region, number: int) -> bool:
         """Whether lanes meet at a barrier of the warp while others may be where they can still come from."""
         return any(map(cfg.is_warp_barrier, self.blocks[number].instructions)) and any(
-            not self.is_way_out(other) for other in region.pending[number]
+            not self.is_way_out(other) for other in region.waiting(number)
         )
 
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
-        blocks = [self.blocks[number] for number in region.order if not self.leaves(region, number)]
-        items = [
-            item for block in blocks for item in (*block.instructions, *((block.last,) if block.last else ()))
-        ]
         # A vote's result is written where the region begins.
-        items += [
-            b.last for b in self.blocks if b.ending == "barrier" and b.last and b.targets[0] == region.entry
-        ]
-        return {name for item in items for name in cfg.destinations(item)}
+        return self._names(region, cfg.destinations, self.votes.get(region.entry, ()))
+
+    def touched_in(self, region: Region) -> set[str]:
+        """The registers that a region's blocks read or write."""
+        return self._names(region, cfg.sources, ()) | self.written_in(region)
+
+    def size(self, region: Region, first: int = 0, end: int | None = None) -> int:
+        """The instructions of the blocks from one place in a region's order up to another, jumps too."""
+        if not region.sizes:
+            each = (len(self.blocks[number].instructions) + 1 for number in region.order)
+            region.sizes = list(accumulate(each, initial=0))
+        return region.sizes[-1 if end is None else end] - region.sizes[first]
+
+    def _names(
+        self, region: Region, of: Callable[[Instruction], list[str]], more: Iterable[Instruction]
+    ) -> set[str]:
+        blocks = [self.blocks[number] for number in region.order if not self.leaves(region, number)]
+        return {name for item in chain(*map(items, blocks), more) for name in of(item)}
 
     # -- the fixed point ------------------------------------------------------------------------------------
 
-    def _regions(self) -> list[Region]:
-        starts = {0: Location()}
-        for block in self.blocks:
-            if block.ending == "barrier":
-                starts.setdefault(block.targets[0], block.location)
-        starts |= {joint: Location() for joint in sorted(self.joints) if joint not in starts}
-        regions = []
-        for number, (start, barrier) in enumerate(starts.items()):
-            inside = {
-                b.number: ()
-                if b.ending == "barrier" or (b.number in self.joints and b.number != start)
-                else b.targets
-                for b in self.blocks
-            }
-            order = self._leaving_first(cfg.ordered(start, inside))
-            regions.append(Region(number, start, barrier, order, {block: i for i, block in enumerate(order)}))
-        return regions
-
-    def _leaving_first(self, order: list[int]) -> list[int]:
-        """The order with every barrier behind the blocks of lanes that leave the kernel without it.
-
-        `if (i >= n) return; ... __syncthreads();` is for the lanes that are left. A block that lanes reach
-        from behind the barrier too is none of those: who goes there past the barrier has missed it.
-        """
-        for barrier in [n for n in order if self.blocks[n].ending == "barrier"]:
-            behind = set(self._reachable(self.blocks[barrier].targets[0]))
-            place = order.index(barrier)
-            tail = order[place + 1 :]
-            first = [n for n in tail if n not in behind or self.is_way_out(n)]
-            order = [*order[:place], *first, barrier, *(n for n in tail if n not in first)]
-        return order
-
     def is_way_out(self, number: int) -> bool:
         """Whether a block does nothing but leave the kernel."""
-        return self.blocks[number].ending == "exit" and not self.blocks[number].instructions
-
-    def _joint(self) -> int | None:
-        """The first block, outside loops, from which several regions run the same long code together."""
-        inside = {b.number: () if b.ending == "barrier" else b.targets for b in self.blocks}
-        everywhere = {b.number: b.targets for b in self.blocks}
-        for number in cfg.ordered(0, everywhere):
-            users = [region for region in self.regions if number in region.place]
-            if len(users) < 2 or any(region.pending[number] or region.entry == number for region in users):
-                continue
-            behind = cfg.ordered(number, inside)
-            size = sum(len(self.blocks[n].instructions) + 1 for n in behind)
-            if size >= WORTH_SHARING and not any(number in everywhere[n] for n in self._reachable(number)):
-                return number
-        return None
-
-    def _reachable(self, start: int) -> list[int]:
-        """All blocks behind one, barriers or not."""
-        return cfg.ordered(start, {b.number: b.targets for b in self.blocks})
+        return is_way_out(self.blocks[number])
 
     def leaves(self, region: Region, number: int) -> bool:
         """Whether a block is only the door to another region here."""
@@ -234,13 +187,13 @@ class Analysis:
             self.blended |= found
 
     def _find_shapes(self) -> None:
-        items = [item for block in self.blocks for item in block.instructions]
-        items += [block.last for block in self.blocks if block.ending == "barrier" and block.last]
+        listed = [item for block in self.blocks for item in block.instructions]
+        listed += [block.last for block in self.blocks if block.ending == "barrier" and block.last]
         visits: dict[str, int] = {}
         changed = True
         while changed:
             changed = False
-            for item in items:
+            for item in listed:
                 for name, shape in self._results(item):
                     old = self.shapes.get(name)
                     new = VARYING if name in self.blended else shapes.join(old, shape)
@@ -300,45 +253,11 @@ class Analysis:
         return shapes.of_type(item.type) if uniform and space not in ("local", "") else VARYING
 
     def _find_pending(self, region: Region) -> None:
-        """Propagate along the edges that the code will have until nothing changes."""
-        pending: dict[int, set[int]] = {region.entry: set()}
-        work = [region.entry]
-        while work:
-            number = work.pop()
-            for target, others in self.edges(region, number, frozenset(pending[number])):
-                if self.may_wait(region, target):
-                    # Some of those who come may go on at once, and the others wait here meanwhile.
-                    others |= {target}
-                known = pending.get(target)
-                if known is None or not others <= known:
-                    pending[target] = (known or set()) | others
-                    work.append(target)
-        region.pending = {number: frozenset(pending.get(number, ())) for number in region.order}
-
-    def edges(self, region: Region, number: int, pending: frozenset[int]) -> list[tuple[int, frozenset[int]]]:
-        """Where the code may go from a block, each with who is then pending elsewhere."""
-        block = self.blocks[number]
-        if self.leaves(region, number):
-            return []
-        found = []
-        if self.may_wait(region, number):
-            found = [(t, pending - {t}) for t in pending if self.blocks[t].ending != "barrier"]
-        for group in self.arms(block):
-            waiting = sorted(pending | group, key=region.place.__getitem__)
-            for index, target in enumerate(waiting):
-                found.append((target, frozenset(waiting[index + 1 :])))
-                # Lanes surely go to a single target; one that is only pending may turn out empty.
-                if target in group and len(group) == 1:
-                    break
-        return found
-
-    def arms(self, block: Block) -> list[frozenset[int]]:
-        """The sets of targets that lanes go to together: all at once if they diverge, else one by one."""
-        if block.ending in ("exit", "barrier"):
-            return [frozenset()]
-        if self.diverges(block):
-            return [frozenset(block.targets)]
-        return [frozenset((target,)) for target in dict.fromkeys(block.targets)]
+        region.may_wait = 0
+        if self.waits:
+            region.may_wait = sum(1 << at for at, n in enumerate(region.order) if self.may_wait(region, n))
+        diverging = [number for number in region.order if self.diverges(self.blocks[number])]
+        find_pending(region, self.blocks, diverging, self.joints)
 
     # -- what the code generator asks besides ---------------------------------------------------------------
 

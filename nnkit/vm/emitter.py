@@ -24,9 +24,10 @@ from nnkit.ptx.ir import (
     Symbol,
 )
 from nnkit.vm import shapes
-from nnkit.vm.analysis import Analysis, Region
+from nnkit.vm.analysis import Analysis
 from nnkit.vm.builder import BITS, LLVM_TYPES, Lanes, Text, float_literal, ident, is_literal, register_type
 from nnkit.vm.layout import Context, Fault, Worker
+from nnkit.vm.regions import Region
 from nnkit.vm.shapes import VARYING, Shape
 
 POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
@@ -93,6 +94,8 @@ class Emitter:
         self.caches = 0
         self.returns: set[int] = set()
         """The blocks of the region that others lead back to by one way, see `nnkit.vm.flow.emit_returns`."""
+        self.searches: dict[tuple[int, int], str] = {}
+        """The labels of what blocks of the region share to find out who is next, see `nnkit.vm.flow`."""
         self.suspects = suspects
         """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.absent`."""
         self.patterns: dict[tuple[int, ...], str] = {}
@@ -106,7 +109,7 @@ class Emitter:
         self.guards: dict[object, object] = {}
         self.mask = ""
         """The current block's mask as an integer; "" where every lane is active for certain."""
-        self.slots: set[str] = set()
+        self.slots: set[tuple[str, str]] = set()
         """The stack slots that the region uses."""
         self.entry_text: list[str] = []
         self.constants: dict[str, str] = {}
@@ -119,9 +122,8 @@ class Emitter:
 
     def slot(self, form: str, name: str) -> str:
         """The stack slot of a register's scalar ("s"), vector ("v"), flag ("f") or suspect lanes ("u")."""
-        slot = f"%{form}.{ident(name)}"
-        self.slots.add(slot)
-        return slot
+        self.slots.add((name, form))
+        return f"%{form}.{ident(name)}"
 
     def read(self, name: str) -> Value:
         """A register's value in the current block."""
@@ -167,13 +169,13 @@ class Emitter:
     def flush(self) -> None:
         """Store what this block has changed and somebody may still read."""
         region, number = self.region, self.block.number
-        needed: set[str] = set()
-        for target in (*self.block.targets, *region.pending[number]):
-            needed |= self.analysis.live[target]
+        live = self.analysis.live
+        needed = self.analysis.needed(region, region.pending[number])
+        for target in self.block.targets:
+            needed |= live.bits[target]
         last = self.block.last
-        if last is not None:
-            needed.update(cfg.sources(last))
-        for name in sorted(self.changed & needed):
+        read = set() if last is None else set(cfg.sources(last))
+        for name in sorted(name for name in self.changed if name in read or live.bit.get(name, 0) & needed):
             value = self.now[name]
             shape, kind = self.analysis.shape(name), self.kind(name)
             if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):

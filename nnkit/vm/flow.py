@@ -7,10 +7,13 @@ targets' masks, and whichever waiting block comes first in the region's order ru
 from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import Guard, Immediate, Instruction, PtxError
 from nnkit.vm import calls
-from nnkit.vm.analysis import Region
 from nnkit.vm.emitter import Emitter
 from nnkit.vm.frames import alive_mask, suspend
 from nnkit.vm.layout import ENDED, Context, Fault, Worker
+from nnkit.vm.regions import Region
+
+LONG = 8
+"""Blocks to look through for lanes above which that is done in code that other blocks share."""
 
 
 def mask_literal(width: int, full: int) -> str:
@@ -48,7 +51,7 @@ def _exit(e: Emitter, region: Region) -> None:
     alive = alive_mask(e)
     gone = e.one.binary("xor", f"i{e.width}", _current(e), mask_literal(e.width, (1 << e.width) - 1))
     e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive, gone)}, ptr %alive")
-    _chain(e, region, sorted(pending, key=region.place.__getitem__), certain=None)
+    _search(e, region, pending, -1)
 
 
 def _end(e: Emitter) -> None:
@@ -79,7 +82,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     place = text.op(f"getelementptr i64, ptr {waits}, i64 {vector}")
     text.line(f"store i64 {calls.barrier_word(e, block.last)}, ptr {place}")
     # A loop around a barrier never jumps backwards inside a region.
-    _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order))
+    _burn(e, e.analysis.size(region))
     text.jump("next.vector")
 
 
@@ -150,32 +153,79 @@ def _switch(e: Emitter, region: Region, block: Block) -> None:
 
 def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
     """Hand lanes to their targets and run whichever waiting block comes first in the order."""
-    pending = region.pending[e.block.number]
-    targets = list(dict.fromkeys(target for target, _ in masks))
     for target, mask in masks:
         if target in region.masked:
             old = e.text.op(f"load i{e.width}, ptr %mask{target}")
             e.text.line(f"store i{e.width} {e.one.binary('or', f'i{e.width}', old, mask)}, ptr %mask{target}")
-    waiting = sorted(pending | set(targets), key=region.place.__getitem__)
-    certain = targets[0] if len(targets) == 1 else None
-    _chain(e, region, waiting, certain)
+    places = {region.place[target] for target, _ in masks}
+    waiting = region.pending[e.block.number]
+    for place in places:
+        waiting |= 1 << place
+    _search(e, region, waiting, max(places))
 
 
-def _chain(e: Emitter, region: Region, waiting: list[int], certain: int | None) -> None:
-    """Jump to the first block that has lanes; at least one has, unless all have left the kernel."""
-    for index, target in enumerate(waiting):
-        is_last = index == len(waiting) - 1 and (certain is not None or e.block.ending != "exit")
-        if target == certain or is_last:
+def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
+    """Jump to the first of the waiting blocks that has lanes.
+
+    The block at place `last` has some if none before it has; where that is -1, all may have left the kernel.
+    """
+    if last >= 0:
+        waiting &= (2 << last) - 1
+    if waiting.bit_count() > LONG:
+        e.text.jump(_search_label(e, region, waiting, last))
+        return
+    while waiting:
+        place = (waiting & -waiting).bit_length() - 1
+        target = region.order[place]
+        if place == last:
             jump(e, region, target)
             return
-        mask = e.text.op(f"load i{e.width}, ptr %mask{target}")
-        some = e.one.compare("ne", f"i{e.width}", mask, mask_literal(e.width, 0))
+        some = has_lanes(e, target)
         here, on = e.text.label("go"), e.text.label("on")
         e.text.branch(some, here, on)
         e.text.place(here)
         jump(e, region, target)
         e.text.place(on)
+        waiting &= waiting - 1
     _end(e)
+
+
+def has_lanes(e: Emitter, target: int) -> str:
+    """Whether lanes wait for a block."""
+    mask = e.text.op(f"load i{e.width}, ptr %mask{target}")
+    return e.one.compare("ne", f"i{e.width}", mask, mask_literal(e.width, 0))
+
+
+def _search_label(e: Emitter, region: Region, waiting: int, last: int) -> str:
+    """Where a search is that all blocks share whose lanes may be followed by the same waiting ones."""
+    label = e.searches.get((waiting, last))
+    if label is None:
+        label = e.searches[waiting, last] = e.text.label("search")
+    return label
+
+
+def emit_searches(e: Emitter, region: Region) -> None:
+    """The searches that blocks share; each is a test and the rest, which may be a search of its own."""
+    done: set[tuple[int, int]] = set()
+    while ahead := [search for search in e.searches if search not in done]:
+        for waiting, last in ahead:
+            done.add((waiting, last))
+            e.text.place(e.searches[waiting, last])
+            if not waiting:
+                _end(e)
+                continue
+            place = (waiting & -waiting).bit_length() - 1
+            target = region.order[place]
+            there = f"block{target}"
+            if (region.headers | region.may_wait) >> place & 1 and not e.analysis.is_way_out(target):
+                # For some of those who come this is a way back.
+                e.returns.add(target)
+                there = f"return{target}"
+            if place == last:
+                e.text.jump(there)
+            else:
+                on = _search_label(e, region, waiting & waiting - 1, last)
+                e.text.branch(has_lanes(e, target), there, on)
 
 
 def jump(e: Emitter, region: Region, target: int) -> None:
@@ -188,9 +238,7 @@ def jump(e: Emitter, region: Region, target: int) -> None:
         e.returns.add(target)
         e.text.jump(f"return{target}")
         return
-    first, last = region.place[target], region.place[e.block.number]
-    cost = sum(len(e.analysis.blocks[n].instructions) + 1 for n in region.order[first : last + 1])
-    _burn(e, cost)
+    _burn(e, e.analysis.size(region, region.place[target], region.place[e.block.number] + 1))
     e.text.jump(f"block{target}")
 
 
@@ -199,8 +247,7 @@ def emit_returns(e: Emitter, region: Region) -> None:
     for target in sorted(e.returns):
         e.block, e.mask = e.analysis.blocks[target], ""
         e.text.place(f"return{target}")
-        behind = region.order[region.place[target] :]
-        _burn(e, sum(len(e.analysis.blocks[n].instructions) + 1 for n in behind))
+        _burn(e, e.analysis.size(region, region.place[target]))
         e.text.jump(f"block{target}")
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS
 from nnkit.vm.emitter import Emitter
 from nnkit.vm.layout import Worker
+from nnkit.vm.regions import Region
 
 
 def _frame_place(e: Emitter, vector: str, offset: int) -> str:

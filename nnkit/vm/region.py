@@ -4,12 +4,12 @@ from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
 from nnkit.vm import absent, atomics, calls, carry, memory, plain, warp, warp_wait
 from nnkit.vm.access import plan
-from nnkit.vm.analysis import Region
 from nnkit.vm.builder import BITS, ident
 from nnkit.vm.emitter import POISON, Emitter
-from nnkit.vm.flow import emit_returns, go_on_in, leave, mask_literal
+from nnkit.vm.flow import emit_returns, emit_searches, go_on_in, leave, mask_literal
 from nnkit.vm.frames import alive_mask, restore
 from nnkit.vm.layout import Worker
+from nnkit.vm.regions import Region
 from nnkit.vm.table import find
 
 
@@ -22,10 +22,12 @@ def emit_region(e: Emitter, region: Region) -> str:
     e.constants = {}
     e.slots = set()
     e.returns = set()
+    e.searches = {}
     blocks = [e.analysis.blocks[number] for number in region.order]
     _start(e, region)
     for block in blocks:
         _emit_block(e, region, block)
+    emit_searches(e, region)
     emit_returns(e, region)
     _finish(e)
     slots = _slots(e, region)
@@ -52,11 +54,9 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     ]
     for number in sorted(region.masked):
         lines.append(f"%mask{number} = alloca i{e.width}")
-    for name in sorted(e.analysis.function.registers):
-        kind, short = e.kind(name), ident(name)
-        for form, type_ in (("s", kind), ("v", e.all.type(kind)), ("f", "i1"), ("u", "i32")):
-            if f"%{form}.{short}" in e.slots:
-                lines.append(f"%{form}.{short} = alloca {type_}")
+    for name, form in sorted(e.slots, key=lambda slot: (slot[0], "svfu".index(slot[1]))):
+        type_ = {"s": e.kind(name), "v": e.all.type(e.kind(name)), "f": "i1", "u": "i32"}[form]
+        lines.append(f"%{form}.{ident(name)} = alloca {type_}")
     fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
     lines += [
         "store i64 %first, ptr %vector",
@@ -88,6 +88,9 @@ def _start(e: Emitter, region: Region) -> None:
     absent.begin(e)
     warp_wait.begin(e)
     live = e.analysis.live[region.entry]
+    if region.number:
+        # What the region does not touch stays in the frame.
+        live &= e.analysis.touched_in(region)
     for name in sorted(live):
         if name in e.frame_offsets and region.number:
             restore(e, name, vector)
@@ -193,10 +196,8 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
 
 def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instruction]:
     """The barriers with a vote that lead to the region's first block: there the result is read."""
-    if block.number != region.entry or not region.number:
-        return []
-    lasts = [b.last for b in e.analysis.blocks if b.ending == "barrier" and b.targets[0] == block.number]
-    return [last for last in lasts if last is not None and "red" in last.modifiers]
+    entered = block.number == region.entry and region.number
+    return e.analysis.votes.get(block.number, []) if entered else []
 
 
 def emit_instruction(e: Emitter, item: Instruction) -> None:

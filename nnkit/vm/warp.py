@@ -112,7 +112,7 @@ def missing_lanes(e: Emitter) -> str:
     """The lanes that are not here and have something left to do."""
     alive = e.text.op("load i32, ptr %alive")
     missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
-    for number in sorted(e.region.pending[e.block.number]):
+    for number in sorted(e.region.waiting(e.block.number)):
         # Lanes that have nothing left to do count as gone.
         if e.analysis.is_way_out(number):
             leaving = e.text.op(f"load i32, ptr %mask{number}")

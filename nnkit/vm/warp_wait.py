@@ -30,7 +30,7 @@ def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
 
     region, text, one, number = e.region, e.text, e.one, e.block.number
     here = e.mask or "-1"
-    pending = sorted(region.pending[number] - {number}, key=region.place.__getitem__)
+    pending = [other for other in region.waiting(number) if other != number]
     released = text.op(f"load i32, ptr {RELEASED}")
     elsewhere = {other: text.op(f"load i32, ptr %mask{other}") for other in pending}
     waiting = "0"
