@@ -1,13 +1,17 @@
 """Compiling CUDA C++: what comes out, what the cache may answer, and what errors say."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from fake_driver import one_line
 
+from nnkit import open_device
 from nnkit.device import compile as compiler
 from nnkit.device.compile import compile_cuda, read_source
 from nnkit.device.headers import cuda_folders
@@ -192,3 +196,47 @@ def test_without_bindings_or_library_the_cure_is_named(monkeypatch: pytest.Monke
         assert refusal(DeviceError, PLAIN).endswith("NVRTC is missing: pip install nvidia-cuda-nvrtc")
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     assert refusal(DeviceError, PLAIN).endswith("pip install cuda-python")
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/", "kernels/add.cpp", "add.ptx", "../add", "C:\\\\add.cxx", "a" * 90 + ".c", "\ufeffadd.h"]
+)
+def test_text_that_is_a_path_to_something_else_is_told_so(path: str) -> None:
+    one_line(UsageError, lambda: compile_cuda(path), "is no CUDA source, and no path", "pathlib.Path")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "// a/comment.cpp", "/*.*/", "int;", "#define A .5", "__device__ int x(5);", "A.B\n"],
+)
+def test_short_texts_are_no_paths(text: str) -> None:
+    with contextlib.suppress(CompileError):
+        compile_cuda(text)
+
+
+def test_other_files_can_be_sources(tmp_path: Path) -> None:
+    file = tmp_path / "kernel.cpp"
+    file.write_text('\ufeffextern "C" __global__ void k() {}')
+    assert ".entry k" in compile_cuda(file).ptx
+
+
+def test_ptx_is_no_source() -> None:
+    ptx = compile_cuda('extern "C" __global__ void k() {}').ptx
+    for text in (ptx, ptx[ptx.index(".version") :], f"// {ptx}"):
+        one_line(UsageError, lambda text=text: compile_cuda(text, name="k.cu"), "k.cu is PTX", "load_ptx")
+    assert ".entry k" in compile_cuda('// .version\nextern "C" __global__ void k() {}').ptx
+
+
+def test_ptx_may_be_a_file(tmp_path: Path) -> None:
+    ptx = compile_cuda('extern "C" __global__ void k(int *x) { *x = 3; }').ptx
+    file = tmp_path / "k.ptx"
+    device = open_device("virtual")
+    for text in (ptx, f"\ufeff{ptx}"):
+        file.write_text(text)
+        for given in (file, str(file)):
+            x = device.zeros(1, np.int32)
+            device.load_ptx(given)["k"].launch(1, 1, (x,))
+            assert x[0] == 3
+    one_line(UsageError, lambda: device.load_ptx(tmp_path / "other.ptx"), "other.ptx", "No such file")
+    one_line(UsageError, lambda: device.load_ptx("other.ptx"), "other.ptx", "No such file")
+    one_line(UsageError, lambda: device.load_ptx(b"\x7fELF\x02\x01"), "machine code", "nvcc -ptx")

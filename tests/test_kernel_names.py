@@ -13,7 +13,7 @@ from nnkit.device.compile import compile_cuda
 from nnkit.device.demangle import demangle
 from nnkit.device.kernel_names import expression, find_kernel, split_parameters, variables
 from nnkit.device.virtual import VirtualDevice
-from nnkit.errors import CompileError, NnkitError, UsageError
+from nnkit.errors import CompileError, LaunchError, NnkitError, UsageError
 
 KINDS = r"""
 struct P { int a; };
@@ -279,3 +279,21 @@ def test_a_byte_order_mark_is_no_part_of_the_source(device: VirtualDevice) -> No
     assert device.compile(source).kernels == ("one",)
     with pytest.raises(CompileError):
         device.compile(f" {source}")
+
+
+def test_names_as_profilers_write_them(device: VirtualDevice) -> None:
+    module = device.compile("template <class T> __global__ void k(T *x) { x[0] = 5; }")
+    x = device.zeros((1,), np.int32)
+    module["void k<int>(int*)"].launch(1, 1, (x,))
+    assert x[0] == 5
+    with pytest.raises(UsageError, match=r"^there is no kernel 'k<int>\(float\*\)' in kernel\.cu: "):
+        module["k<int>(float*)"]
+    with pytest.raises(UsageError, match="there is no kernel 'voided"):
+        module["voided"]
+
+
+def test_refused_arguments_are_not_called_by_mangled_names(device: VirtualDevice) -> None:
+    module = device.compile('__global__ void k(int x) {}\nextern "C" __global__ void plain(int x) {}')
+    for name, called in (("k", r"1 \(a 32-bit"), ("plain", r"1 \(plain_param_0, a 32-bit")):
+        with pytest.raises(LaunchError, match=called):
+            module[name].launch(1, 1, ("x",))

@@ -150,3 +150,21 @@ def test_what_the_text_says() -> None:
     text = HEAD + ".entry a .maxntid 8, 0x8 { ret; }\n.entry b() .reqntid 4, 2 .maxnreg 9 { ret; }"
     assert thread_limits(text) == {"a": 64, "b": 8}
     assert required_blocks(text) == {"b": (4, 2, 1)}
+
+
+def constants(words: int, more: str = "") -> str:
+    return f"""
+__constant__ int table[{words}]; {more}
+extern "C" __global__ void f(int* out) {{
+    out[threadIdx.x] = 63 - threadIdx.x + table[out[0] + {words - 1}];
+}}
+extern "C" __global__ void g(int* out) {{ out[threadIdx.x] = 63 - threadIdx.x; }}"""
+
+
+def test_constant_memory_has_a_limit(device: VirtualDevice) -> None:
+    run(device, constants(16384))
+    one_line(CompileError, lambda: run(device, constants(16385)), "65540 bytes of constant memory")
+    # ptxas counts a module's together, whatever a kernel uses.
+    two = constants(10_000, "__constant__ char second[30000];")
+    one_line(CompileError, lambda: run(device, two, "g"), "70000 bytes of constant memory")
+    run(device, two.replace("__constant__ char", "__device__ char"), "g")

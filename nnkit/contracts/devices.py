@@ -235,8 +235,8 @@ class Device(Protocol):
         with the compiler's log, and UsageError on a device that runs no kernels.
         """
 
-    def load_ptx(self, ptx: str | bytes) -> Module:
-        """Load PTX text as it is. Raises CompileError where it cannot be understood."""
+    def load_ptx(self, ptx: str | bytes | PathLike[str]) -> Module:
+        """Load PTX as it is, text or a path. Raises CompileError where it cannot be understood."""
 
     def stream(self) -> Stream:
         """A new stream."""

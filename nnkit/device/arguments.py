@@ -166,8 +166,10 @@ class Packer:
 
     def _refused(self, index: int, argument: Any, why: str) -> LaunchError:
         parameter = self.parameters[index]
+        # NVRTC makes the names of parameters out of that of the kernel, which may be mangled.
+        called = "" if parameter.name.startswith("_Z") else f"{parameter.name}, "
         return LaunchError(
-            f"kernel {self.kernel}, argument {index + 1} of {len(self.parameters)} ({parameter.name}, "
+            f"kernel {self.kernel}, argument {index + 1} of {len(self.parameters)} ({called}"
             f"{_noun(parameter)}): got {in_words(argument)}{', ' + why if why else ''}; "
             f"expected {_expected(parameter)}"
         )

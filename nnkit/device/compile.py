@@ -38,6 +38,8 @@ _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
 _PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
 _TEMPLATE = re.compile(r"\btemplate\s*<[^;{}]*__global__[^;{}(]*(?:\([^()]*\)[^;{}(]*)?\b(\w+)\s*\(")
+_PATH = re.compile(r"[^\s{};#\"'()]*[./\\][^\s{};#\"'()]*")
+_PTX = re.compile(r"(?:\s|//[^\n]*\n)*\.version\b")
 _NO_HEADER = re.compile(r'open source file "([^"]*)"')
 
 
@@ -52,6 +54,11 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     name = _file_name(name)
     if isinstance(source, str) and ("\n" in source or not source.endswith((".cu", ".cuh"))):
         text = source.removeprefix("\ufeff")  # which editors put before what they save as UTF-8
+        if _PATH.fullmatch(text) and not text.startswith(("//", "/*")):
+            raise UsageError(
+                f"{text[:200]!r} is no CUDA source, and no path that ends in .cu or .cuh: give the path of"
+                " another file as a pathlib.Path, PTX to load_ptx"
+            )
     else:
         name = _file_name(source)
         try:
@@ -63,6 +70,8 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
             ) from None
         except UnicodeDecodeError:
             raise UsageError(f"the CUDA source {name} is not text in UTF-8: save it as UTF-8") from None
+    if _PTX.match(text):
+        raise UsageError(f"the CUDA source {name} is PTX: give it to load_ptx")
     if "\0" in text:
         # NVRTC takes a C string: it would silently compile what stands before.
         raise UsageError(f"the CUDA source {name} holds a zero byte: give text")

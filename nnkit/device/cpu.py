@@ -123,7 +123,7 @@ class CpuDevice:
         """Raises UsageError: this device runs no kernels."""
         raise _no_kernels()
 
-    def load_ptx(self, ptx: str | bytes) -> Module:
+    def load_ptx(self, ptx: str | bytes | PathLike[str]) -> Module:
         """Raises UsageError: this device runs no kernels."""
         raise _no_kernels()
 

@@ -168,8 +168,8 @@ class CudaDevice:
         origin = Origin(*read_source(source, name), tuple(options), arch)
         return self._module(compiled.cubin or compiled.ptx.encode(), compiled.ptx, origin)
 
-    def load_ptx(self, ptx: str | bytes) -> CudaModule:
-        """Load PTX text, which the driver assembles; raises CompileError with its log."""
+    def load_ptx(self, ptx: str | bytes | PathLike[str]) -> CudaModule:
+        """Load PTX, text or a path, which the driver assembles; raises CompileError with its log."""
         text = ptx_text(ptx)
         return self._module(text.encode(), text)
 

@@ -5,6 +5,7 @@ As NumPy takes them where that has one meaning; anything else is a UsageError of
 
 import sys
 from operator import index
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -140,11 +141,24 @@ def _converted(host: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 def ptx_text(ptx: Any) -> str:
-    """PTX as text, given as text or as bytes; raises UsageError."""
+    """PTX as text, given as text, as bytes, or as a path; raises UsageError.
+
+    A path is a PathLike, or a str without newline that ends in .ptx.
+    """
+    if isinstance(ptx, PathLike) or (isinstance(ptx, str) and ptx.endswith(".ptx") and "\n" not in ptx):
+        try:
+            with open(ptx, "rb") as stream:
+                ptx = stream.read()
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"cannot read the PTX {str(ptx)[:200]!r}: {reason(error)}: give a file that is there"
+            ) from None
     if isinstance(ptx, bytes | bytearray):
+        if ptx.startswith(b"\x7fELF"):
+            raise UsageError(f"{len(ptx)} bytes are machine code (a cubin), not PTX: nvcc -ptx makes PTX")
         try:
             # As the driver takes it: with or without the zero byte that ends a C string.
-            text = bytes(ptx).rstrip(b"\0").decode()
+            text = bytes(ptx).rstrip(b"\0").decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UsageError(
                 f"{len(ptx)} bytes are no PTX, which is text: give what compile_cuda or nvcc -ptx makes"
@@ -152,7 +166,7 @@ def ptx_text(ptx: Any) -> str:
     elif isinstance(ptx, str):
         text = ptx
     else:
-        raise UsageError(f"PTX must be text or bytes, got {in_words(ptx)}")
+        raise UsageError(f"PTX must be text, bytes or a path, got {in_words(ptx)}")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text if letter > "\ud7ff"):
         raise UsageError("the PTX holds a zero byte or a lone surrogate: give text")
     return text

@@ -50,9 +50,14 @@ class KernelTable(Generic[Found]):
         return made
 
     def _find(self, name: str) -> Found:
+        name = name.strip().removeprefix("void ")  # as debuggers and profilers call templates
         own = find_kernel(name, self.own)
         if own is None and self.instantiate is not None and ("<" in name or "(" in name):
-            own, make = self.instantiate(expression(name))
+            wanted = expression(name)
+            try:
+                own, make = self.instantiate(wanted)
+            except UsageError as error:
+                raise UsageError(str(error).replace(repr(wanted), repr(name))) from None
             if own not in self.own:
                 return make(own)
         if own is None:

@@ -273,8 +273,8 @@ class VirtualDevice:
         ptx = compile_cuda(source, name, options, arch).ptx
         return self._module(ptx, Origin(*read_source(source, name), tuple(options), arch))
 
-    def load_ptx(self, ptx: str | bytes) -> VirtualModule:
-        """Load PTX text. Raises CompileError, which names the line, for text that is not PTX.
+    def load_ptx(self, ptx: str | bytes | PathLike[str]) -> VirtualModule:
+        """Load PTX, text or a path. Raises CompileError, which names the line, for text that is not PTX.
 
         What the machine does not know is refused when a kernel that needs it is asked for; here only if there
         is no other kernel.

@@ -17,6 +17,10 @@ LOCAL_BYTES = 512 * 1024
 """The most local memory of a thread. Both limits are those of every GPU since compute capability 2.0."""
 
 
+CONSTANT_BYTES = 64 * 1024
+"""The most constant memory of a whole module, of every GPU too."""
+
+
 PARAMETER_BYTES = 32764
 """The most that a kernel's parameters take, since PTX 8.1."""
 
@@ -149,6 +153,19 @@ def _named(function: Function) -> set[str]:
             for operand in item.operands:
                 look(operand)
     return found
+
+
+def refuse_constants(module: Module) -> None:
+    """Raise PtxError for a module whose constant variables no GPU has room for; one is checked for all."""
+    end = 0
+    for variable in module.variables.values():
+        if variable.space == "const":
+            end = -(-end // variable.align) * variable.align + variable.size
+    if end > CONSTANT_BYTES:
+        raise PtxError(
+            f"{end} bytes of constant memory, a module can have {CONSTANT_BYTES}: keep large tables in "
+            "global memory, __device__ or const *"
+        )
 
 
 def _refuse_too_much(function: Function, memory: Memory) -> None:

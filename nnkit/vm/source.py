@@ -12,7 +12,7 @@ from typing import Any
 from nnkit.ptx.ir import Instruction, Module, PtxError, Relocation, Variable
 from nnkit.ptx.parse import parse
 from nnkit.vm import store
-from nnkit.vm.program import Program, Traits, prepare
+from nnkit.vm.program import Program, Traits, prepare, refuse_constants
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Source:
         kept = store.store.get(key)
         found = _unpack(kept) if kept is not None else None
         if found is None:
+            refuse_constants(self.module)
             variables = tuple(v for v in self.module.variables.values() if v.space in ("global", "const"))
             kernels: dict[str, Traits] = {}
             refused: dict[str, PtxError] = {}
