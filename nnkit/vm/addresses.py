@@ -2,7 +2,7 @@
 
 from nnkit.vm.access import Access, Group
 from nnkit.vm.checks import in_window, space_pointer
-from nnkit.vm.emitter import Emitter, Value
+from nnkit.vm.emitter import Emitter, Memory, Value
 from nnkit.vm.layout import WINDOWS, Worker
 
 
@@ -26,15 +26,20 @@ def pointers(e: Emitter, access: Access, base: Value, extra: int = 0) -> str:
     return e.text.op(f"inttoptr {e.all.type('i64')} {host} to {e.all.type('ptr')}")
 
 
+def local_stride(memory: Memory) -> int:
+    """Bytes from one thread's local memory to the next one's: aligned for every access."""
+    return -(-memory.local_bytes // 16) * 16
+
+
 def _lane_starts(e: Emitter, space: str) -> str:
     """Where each lane's window begins in host memory."""
     if space != "local":
         return e.splat("i64", e.text.op(f"ptrtoint ptr {space_pointer(e, space)} to i64"))
     start = e.worker_field(Worker.LOCAL)
     vector = e.text.op("load i64, ptr %vector")
-    skipped = e.one.binary("mul", "i64", vector, str(e.width * e.memory.local_bytes))
+    skipped = e.one.binary("mul", "i64", vector, str(e.width * local_stride(e.memory)))
     first = e.splat("i64", e.one.binary("add", "i64", start, skipped))
-    steps = ", ".join(f"i64 {lane * e.memory.local_bytes}" for lane in range(e.width))
+    steps = ", ".join(f"i64 {lane * local_stride(e.memory)}" for lane in range(e.width))
     return e.all.binary("add", "i64", first, f"<{steps}>")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnkit.ptx.ir import PtxError
 from nnkit.vm import absent, apart, large, runtime, scheduler
+from nnkit.vm.addresses import local_stride
 from nnkit.vm.analysis import Analysis
 from nnkit.vm.emitter import Emitter, Site
 from nnkit.vm.geometry import Launch
@@ -22,7 +23,7 @@ class Native:
     width: int
     vectors: int
     frame_bytes: int
-    local_bytes: int
+    local_stride: int
     caches: int
     barriers: list[str]
     """For every region, the source line of the barrier behind which it begins, if it is known."""
@@ -61,7 +62,7 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
         launch.width,
         launch.vectors,
         emitter.frame_size,
-        program.memory.local_bytes,
+        local_stride(program.memory),
         emitter.caches,
         [str(region.barrier) for region in emitter.analysis.regions],
         emitter.sites,

@@ -252,11 +252,11 @@ class Run:
 
     def _bytes_at(self, record: Words, lane: int, address: int) -> bytes | None:
         """What a generic address points to, up to the end of its memory; None where there is nothing."""
-        local = self.variant.native.local_bytes
+        local, stride = self.kernel.traits.local_bytes, self.variant.native.local_stride
         if LOCAL_WINDOW <= address < LOCAL_WINDOW + local:
             thread = record[Worker.FAULT_VECTOR] * self.variant.native.width + lane
             offset = address - LOCAL_WINDOW
-            return ctypes.string_at(record[Worker.LOCAL] + thread * local + offset, local - offset)
+            return ctypes.string_at(record[Worker.LOCAL] + thread * stride + offset, local - offset)
         if SHARED_WINDOW <= address < SHARED_WINDOW + self.shared:
             offset = address - SHARED_WINDOW
             return ctypes.string_at(record[Worker.SHARED] + offset, self.shared - offset)

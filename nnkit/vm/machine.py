@@ -205,7 +205,7 @@ class Variant:
         sizes = {
             Worker.FRAMES: native.frame_bytes * native.vectors,
             Worker.SHARED: shared_bytes,
-            Worker.LOCAL: native.local_bytes * native.vectors * native.width,
+            Worker.LOCAL: native.local_stride * native.vectors * native.width,
             Worker.SITES: 16 * max(native.caches, 1),
             Worker.ADDRESSES: 8 * native.width,
             Worker.RESUME: 4 * native.vectors,

@@ -129,9 +129,7 @@ def _memory(module: Module, function: Function) -> Memory:
     local = _place([v for v in variables if v.space == "local"], addresses)
     parameters = _place(list(function.parameters), addresses)
     names = [v.name for v in module.variables.values() if v.space in ("global", "const")]
-    return Memory(
-        start, -(-local // 16) * 16, parameters, addresses, {name: i for i, name in enumerate(names)}
-    )
+    return Memory(start, local, parameters, addresses, {name: i for i, name in enumerate(names)})
 
 
 def _named(function: Function) -> set[str]:
