@@ -43,7 +43,8 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Write JSON lines, one an epoch.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw loss, accuracy and confusion (.png).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw loss, accuracy and confusion (.png, .pdf, .svg)."),
     ] = None,
     ranks: Annotated[
         int | None, typer.Option(metavar="N", help="Start N ranks here; under mpirun leave it out.")

@@ -34,7 +34,7 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
         raise
     except Exception as error:
         # Damaged files trip the decoders in more ways than can be listed.
-        raise DataError(f"cannot read the picture {path}: {reason(error)}: give a PNG file") from None
+        raise DataError(f"cannot read the picture {path}: {reason(error)}: give a PNG or JPEG file") from None
     if not grey.size:
         raise DataError(f"the picture {path} has no pixels: give one with a digit")
     pixels = np.rint(grey * 255).astype(np.uint8)
@@ -55,7 +55,7 @@ def _read(path: Path) -> npt.NDArray[np.float64]:
     known = tuple(name for name in FORMATS if name in Image.OPEN)
     # What comes through a pipe or from a device may never end.
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise DataError(f"cannot read the picture {path}: it is no file: give a PNG file")
+        raise DataError(f"cannot read the picture {path}: it is no file: give a PNG or JPEG file")
     with Image.open(path, formats=known) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise DataError(f"{path} is too large ({picture.width} x {picture.height}): scale it down")

@@ -37,6 +37,8 @@ def open_device(name: str = "auto", turn: int = 0) -> Device:
         from nnkit.device.cpu import CpuDevice
 
         return CpuDevice()
+    if name.lower().startswith(("gpu", "nvidia")):
+        raise UsageError(f"there is no device {name!r}: a GPU is 'cuda', or 'cuda:0' if there are several")
     raise unknown_name("device", name, ["auto", *DEVICES, "cuda:N"])
 
 

@@ -185,7 +185,7 @@ def _noun(parameter: Parameter) -> str:
     bits = 8 * parameter.size
     return {
         "pointer": "a pointer" if parameter.marked else "a pointer or a 64-bit integer",
-        "integer": f"a {bits}-bit integer",
+        "integer": f"an {bits}-bit integer" if bits == 8 else f"a {bits}-bit integer",
         "float": f"a {bits}-bit float",
         "bits": f"any {bits} bits",
         "struct": f"a struct of {parameter.size} bytes",
@@ -247,6 +247,8 @@ def _null_or_array(argument: Any, device: Any) -> Any:
         raise _Refusal(str(error)) from None
     if borrowed is not None:
         return _Borrowed(borrowed)
+    if isinstance(argument, list | tuple | range):
+        raise _Refusal("which is no array: make one with np.array(..., dtype)")
     raise _Refusal(_why_no_scalar(argument))
 
 
@@ -284,6 +286,8 @@ def _integer(size: int) -> Converter:
             return int(argument)
         if isinstance(argument, float | np.floating):
             raise _Refusal("a float")
+        if isinstance(argument, np.integer):
+            raise _Refusal(f"which has {8 * argument.itemsize} bits: write int(...) or np.int{8 * size}(...)")
         raise _Refusal(_why_no_scalar(argument))
 
     return convert
@@ -308,6 +312,10 @@ def _float(size: int) -> Converter:
             return argument
         if isinstance(argument, int | np.integer):
             raise _Refusal(f"an integer: write float({argument})")
+        if isinstance(argument, np.floating):
+            raise _Refusal(
+                f"which has {8 * argument.itemsize} bits: write float(...) or np.float{8 * size}(...)"
+            )
         raise _Refusal(_why_no_scalar(argument))
 
     return convert

@@ -11,6 +11,7 @@ from os import PathLike
 from typing import Any
 
 from nnkit.device import host_headers
+from nnkit.device.advice import advice
 from nnkit.device.cache import DiskCache, digest
 from nnkit.device.excerpts import as_given
 from nnkit.device.headers import (
@@ -28,6 +29,7 @@ from nnkit.device.nvrtc import load as _nvrtc
 from nnkit.device.nvrtc import version_of as _version_of
 from nnkit.device.ordinary import Compilation
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
+from nnkit.ptx.locations import file_name
 
 CACHE_BYTES = 64 << 20
 """How much compiled code is kept on disk."""
@@ -267,7 +269,12 @@ def _first_error(compiled: Compiled, name: str) -> str:
         # A header that is missing ends the compilation, and is why names before it are not known.
         first = next((found for found in errors if _NO_HEADER.search(found[3])), errors[0])
         missing = _NO_HEADER.search(first[3])
-        hint = f": {where_to_get(missing[1])}" if missing else ""
+        if not missing:
+            # What the compiler makes of a type that it does not know comes before that it does not know it.
+            same = (found for found in errors if found[1] == first[1] and found[2] == first[2])
+            first = next((found for found in same if advice(found[3])), first)
+        todo = where_to_get(missing[1]) if missing else advice(first[3])
+        hint = f": {todo}" if todo else ""
         more = len(errors) - 1
         others = f" (and {more} more error{'s' if more > 1 else ''})" if more else ""
         return f"{first[1]}:{first[2]}: error: {first[3]}{hint}{others}"
@@ -283,6 +290,7 @@ def _place_in_ptx(ptx: str, number: int, name: str) -> str:
     locations = [found for line in lines if (found := re.match(r"\s*\.loc\s+(\d+) (\d+)", line))]
     if not locations:
         return name
-    file = re.search(rf'^\s*\.file\s+{locations[-1][1]} "(.*?)"', ptx, re.MULTILINE)
-    place = name if file is None or file[1] == os.path.abspath(name) else file[1]
+    file = re.search(rf'^\s*\.file\s+{locations[-1][1]} "((?:[^"\\]|\\.)*)"', ptx, re.MULTILINE)
+    path = name if file is None else file_name(file[1])
+    place = name if path == os.path.abspath(name) else path
     return f"{place}:{locations[-1][2]} (PTX line {number}, {lines[-1].strip()!r})"

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from nnkit.errors import NnkitError
+from nnkit.ptx.locations import file_name
 
-_FILE = re.compile(r'^(\s*\.file\s+\d+\s+")([^"\\]+)(")', re.MULTILINE)
+_FILE = re.compile(r'^(\s*\.file\s+\d+\s+")((?:[^"\\]|\\.)+)(")', re.MULTILINE)
 _STARTED = time.time()
 _MOST = 4
 
@@ -26,10 +27,18 @@ def as_given(ptx: str, name: str) -> str:
         return ptx
 
     def shown(match: re.Match[str]) -> str:
-        path = os.path.normpath(match[2])
-        return f"{match[1]}{name if path == own else path.removeprefix(here)}{match[3]}"
+        path = os.path.normpath(file_name(match[2]))
+        return f"{match[1]}{_quoted(name if path == own else path.removeprefix(here))}{match[3]}"
 
     return _FILE.sub(shown, ptx)
+
+
+def _quoted(path: str) -> str:
+    """A path as NVRTC writes it into PTX."""
+    return "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in os.fsencode(path)
+    )
 
 
 def with_source(error: NnkitError, name: str, text: str) -> NnkitError:
@@ -40,6 +49,9 @@ def with_source(error: NnkitError, name: str, text: str) -> NnkitError:
     places = dict.fromkeys(
         re.findall(r"([^\s(),:'\"][^(),:'\"]*\.\w+):(\d+)\b", str(error).partition("\n")[0])
     )
+    if re.search(r"[(),:'\"]", name):
+        own = re.findall(rf"(?<![^\s(]){re.escape(name)}:(\d+)\b", str(error).partition("\n")[0])
+        places = dict.fromkeys((name, number) for number in own) | places
     notes = []
     for found, number in places:
         # A path may have blanks in it: what stands before it in the sentence does not belong to it.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any
 
+import numpy as np
+
 from nnkit.contracts import Dimensions
 from nnkit.errors import LaunchError
 
@@ -60,9 +62,13 @@ def check_extents(
     return blocks, threads
 
 
+def _axes(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else (value,)
+
+
 def _extent(kernel: str, what: str, value: Any, largest: Extent) -> Extent:
     try:
-        axes = value if isinstance(value, (tuple, list)) else (value,)
+        axes = value if isinstance(value, (tuple, list)) else _axes(value)
         x, y, z = map(index, (*axes, *ONES[len(axes) :]) if axes else ())
     except (TypeError, ValueError):
         raise LaunchError(

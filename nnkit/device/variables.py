@@ -115,6 +115,12 @@ class Variables(Mapping[str, Found]):
         variable = self._table.find(name)
         return self._make(variable, *self._table.layout(variable))
 
+    def __setitem__(self, name: str, values: object) -> None:
+        """Refuses: what is written is the array's content."""
+        raise UsageError(
+            f"a module's variable is not replaced: write to it, variables[{name!r}].write(values)"
+        )
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._table.listed)
 

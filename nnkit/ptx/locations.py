@@ -8,8 +8,21 @@ from nnkit.ptx.tokens import Cursor
 
 _FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"((?:[^"\\]|\\.)*)"', re.MULTILINE)
 
+_ESCAPE = re.compile(r"(?:\\(?:[0-7]{1,3}|.))+")
+
 Place = tuple[int, int, int]
 """File number, line, column."""
+
+
+def file_name(quoted: str) -> str:
+    """A path as `.file` has it between its quotes, where bytes outside of ASCII are octal, as `\\303`."""
+
+    def plain(run: re.Match[str]) -> str:
+        codes = re.findall(r"\\([0-7]{1,3}|.)", run[0])
+        read = (bytes([int(code, 8) & 255]) if code[0] in "01234567" else code.encode() for code in codes)
+        return b"".join(read).decode(errors="replace")
+
+    return _ESCAPE.sub(plain, quoted)
 
 
 class _Frame(NamedTuple):
@@ -24,7 +37,7 @@ class Locations:
 
     def __init__(self, text: str):
         # `.file` comes last in NVRTC's output, after the lines that refer to it.
-        self.files = {int(match[1]): match[2] for match in _FILE.finditer(text)}
+        self.files = {int(match[1]): file_name(match[2]) for match in _FILE.finditer(text)}
         self.now = Location()
         self.frames: dict[Place, _Frame] = {}
         self.known: dict[_Frame, Location] = {}

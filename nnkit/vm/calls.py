@@ -45,6 +45,10 @@ def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:
         return
     name, results, arguments = item.operands
     assert isinstance(name, Symbol)
+    if name.name.startswith("_Z"):
+        raise PtxError(
+            f"function {name.name} is declared alone: its body must be in the same source", item.line
+        )
     if name.name not in KNOWN_CALLS:
         raise PtxError(f"function {name.name} is not supported by the virtual device", item.line)
     sizes = [
