@@ -4,26 +4,16 @@ It is no compiler: what it does not recognise for certain is of the kind "other"
 leave such things alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nnkit.device.cpp_macros import CLOSE, CONSTANTS, MARKS, OPEN, Macros
+from nnkit.device.cpp_names import WITH_ARGUMENT, declarators, of_simple, outside
 from nnkit.device.cpp_tokens import Token, UnreadableError
 
-MARKS = frozenset({"__global__", "__device__", "__constant__", "__shared__", "__managed__"})
-"""What makes a declaration one for the device."""
-
-_OPEN, _CLOSE = {"(": ")", "[": "]", "{": "}"}, {")": "(", "]": "[", "}": "{"}
 _CLASS = frozenset({"class", "struct", "union", "enum"})
-_SIMPLE = frozenset({"using", "typedef", "static_assert", "friend", "asm", "namespace", "concept"})
+_SIMPLE = frozenset({"using", "typedef", "static_assert", "asm", "namespace", "concept"})
 _AFTER_PARAMETERS = frozenset({")", "const", "volatile", "noexcept", "override", "final", "&", "try"})
-# A parenthesis behind these belongs to no declarator.
-_WITH_ARGUMENT = frozenset(
-    (
-        *("__launch_bounds__", "__attribute__", "__declspec", "alignas", "noexcept", "decltype", "explicit"),
-        *("throw", "__align__", "requires", "__typeof__", "typeof", "__maxnreg__", "__cluster_dims__"),
-        *("__block_size__", "_Pragma"),
-    )
-)
 
 
 @dataclass
@@ -38,6 +28,8 @@ class Item:
     first: int
     last: int
     name: str = ""
+    variables: list[str] = field(default_factory=list)
+    """The names that it declares, but for those of functions and classes."""
     body: int = 0
     marked: bool = False
     constant: bool = False
@@ -47,40 +39,10 @@ class Item:
     children: list["Item"] = field(default_factory=list)
 
 
-@dataclass
-class Macros:
-    """What the macros of a source stand for, as far as the shape of declarations goes."""
-
-    bodies: Mapping[str, Sequence[str]]
-    """The words and marks of each."""
-    functional: frozenset[str]
-    """Those with parameters."""
-    _marked: dict[str, bool] = field(default_factory=dict)
-
-    def marked(self, name: str) -> bool:
-        """Whether it expands to something that marks device code, perhaps through other macros."""
-        known = self._marked.get(name)
-        if known is None:
-            self._marked[name] = False  # One that names itself.
-            body = self.bodies.get(name, ())
-            known = self._marked[name] = any(word in MARKS or self.marked(word) for word in body)
-        return known
-
-    def unbalanced(self, name: str) -> bool:
-        """Whether its expansion opens or closes something that it does not close or open."""
-        depth: list[str] = []
-        for word in self.bodies.get(name, ()):
-            if word in _OPEN:
-                depth.append(word)
-            elif word in _CLOSE and (not depth or depth.pop() != _CLOSE[word]):
-                return True
-        return bool(depth)
-
-
 class Reader:
     """Reads the items of one text. Raises UnreadableError where the text is not what it knows."""
 
-    def __init__(self, found: Sequence[Token], macros: Macros):
+    def __init__(self, found: list[Token], macros: Macros):
         self.tokens = found
         self.macros = macros
         self.partner = self._pairs()
@@ -103,10 +65,10 @@ class Reader:
                 raise UnreadableError(token.line, f"the macro {token.text} opens or closes a bracket")
             if token.kind != "mark":
                 continue
-            if token.text in _OPEN:
+            if token.text in OPEN:
                 opened.append(index)
-            elif token.text in _CLOSE:
-                if not opened or self.tokens[opened[-1]].text != _CLOSE[token.text]:
+            elif token.text in CLOSE:
+                if not opened or self.tokens[opened[-1]].text != CLOSE[token.text]:
                     raise UnreadableError(token.line, f"a {token.text} that closes nothing")
                 partner[opened[-1]] = index
                 partner[index] = opened.pop()
@@ -148,7 +110,8 @@ class Reader:
         if self.text(first) in self.macros.functional and self._next(first, end) == "(":
             close = self.partner[self._after(first, end)]
             behind = self._next(close, end)
-            if behind not in ("{", ":", "::", "->", "const", "=", ",", "("):
+            whole = behind in (";", "") or self.macros.completes(self.text(first))
+            if whole and behind not in ("{", ":", "::", "->", "const", "=", ",", "("):
                 last = self._after(close, end) if behind == ";" else close
                 return Item("macro", first, last, marked=self.macros.marked(self.text(first)))
         return _Declaration(self, first, end, member).read()
@@ -240,26 +203,49 @@ class _Declaration:
         item.kind, item.last = kind, last
         limit = item.body - 1 if kind == "function" else last
         item.marked = self._marks(self.first, limit)
-        words = [self.reader.text(index) for index in range(self.first, limit + 1)]
-        item.constant = not {"constexpr", "consteval", "constinit"}.isdisjoint(words)
+        words = [self.reader.text(index) for index in outside(self.reader, self.first, limit + 1)]
+        declared = words[: words.index("=")] if "=" in words else words
+        item.constant = any(self._is(word, CONSTANTS) for word in [*declared, *self._macro_arguments(limit)])
         item.static = "static" in words
         if kind == "variable" and not item.constant:
-            declared = words[: words.index("=")] if "=" in words else words
             # `const int *p` is a variable, `int *const p` is none.
             last_star = max((index for index, word in enumerate(declared) if word == "*"), default=-1)
-            item.constant = "const" in declared[last_star + 1 :]
+            item.constant = any(self._is(word, frozenset({"const"})) for word in declared[last_star + 1 :])
+            # Each of `const int *p, n` is another thing.
+            item.constant = item.constant and (last_star < 0 or len(item.variables) < 2)
         return item
 
-    def _to_semicolon(self, at: int, kind: str) -> Item:
+    def _macro_arguments(self, last: int) -> Iterator[str]:
         reader = self.reader
+        for at in range(self.first, last):
+            if reader.text(at) in reader.macros.functional and reader.text(at + 1) == "(":
+                yield from map(reader.text, range(at + 2, reader.partner[at + 1]))
+
+    def _is(self, word: str, words: frozenset[str]) -> bool:
+        return word in words or self.reader.macros.holds(word, words)
+
+    def _to_semicolon(self, at: int, kind: str) -> Item:
+        reader, start = self.reader, at
         while at < self.end and reader.text(at) != ";":
-            if reader.text(at) in _OPEN:
+            self._refuse_separator(at)
+            if reader.text(at) in OPEN:
                 at = reader.partner[at]
             at += 1
-        return self._done(min(at, self.end - 1), kind)
+        last = min(at, self.end - 1)
+        if kind == "class":
+            self.item.variables = declarators(reader, start, last, typed=True)
+        else:
+            self.item.variables = of_simple(reader, start, last)
+            self.item.name = self.item.variables[0] if self.item.variables else ""
+        return self._done(last, kind)
+
+    def _refuse_separator(self, at: int) -> None:
+        token = self.reader.tokens[at]
+        if token.kind == "word" and self.reader.macros.separates(token.text):
+            raise UnreadableError(token.line, f"the macro {token.text} ends a declaration")
 
     def _declarator(self, at: int) -> Item:  # noqa: PLR0912, PLR0915  As many branches as the grammar has.
-        reader, end = self.reader, self.end
+        reader, end, start = self.reader, self.end, at
         keyword, named, parameters, initialised, in_list = "", -1, False, False, False
         previous = ""
         while at < end:
@@ -267,10 +253,14 @@ class _Declaration:
             if token.kind == "directive":
                 at += 1
                 continue
+            self._refuse_separator(at)
             if word == ";":
                 if keyword and not initialised and not parameters and self._declares_class(at):
                     return self._done(at, "class")
                 kind = "variable" if not parameters or initialised else "declaration"
+                self.item.variables = declarators(reader, start, at)
+                if kind == "declaration" and self.item.variables and self._is_pointer(named):
+                    kind = "variable"
                 return self._declared(at, kind, named)
             if word == "operator" and not initialised:
                 # Up to its parameters: operator() has two pairs.
@@ -294,7 +284,8 @@ class _Declaration:
             elif word in _CLASS and not parameters and not initialised and not keyword:
                 keyword = word
             elif word in ("(", "["):
-                if word == "(" and previous not in _WITH_ARGUMENT and not parameters and not initialised:
+                plain = previous not in WITH_ARGUMENT and previous not in reader.macros.functional
+                if word == "(" and plain and not parameters and not initialised:
                     parameters, named = True, self._before(at)
                 at = reader.partner[at]
                 previous, at = reader.text(at), at + 1
@@ -326,20 +317,25 @@ class _Declaration:
         return self._done(end - 1, "other")
 
     def _declared(self, last: int, kind: str, named: int) -> Item:
-        if named >= 0:
-            token = self.reader.tokens[named]
-            before = self.reader.tokens[named - 1].text if named > self.first else ""
-            self.item.name = "operator" if token.text == "operator" else token.text
-            self.item.qualified = before == "::" or (before == "~" and self.reader.text(named - 2) == "::")
-            if kind == "function" and token.kind != "word":
-                kind = "other"
-        elif kind == "variable":
-            self.item.name = self._variable_name(last)
+        if kind == "variable":
+            self.item.name = self.item.variables[0] if self.item.variables else ""
             written = [self.reader.text(index) for index in range(self.first, last)]
             self.item.qualified = self._qualified(written)
             if not self.item.name:
                 kind = "other"
+        elif named >= 0:
+            token = self.reader.tokens[named]
+            before = self.reader.tokens[named - 1].text if named > self.first else ""
+            self.item.name = token.text if token.kind == "word" else ""
+            self.item.qualified = before == "::" or (before == "~" and self.reader.text(named - 2) == "::")
+            if kind == "function" and token.kind != "word" and token.text != ")":
+                kind = "other"
         return self._done(last, kind)
+
+    def _is_pointer(self, named: int) -> bool:
+        """Whether `(*name` stands behind the token, and no parameters."""
+        reader = self.reader
+        return reader.text(reader.after(reader.after(named, self.end), self.end)) in ("*", "&")
 
     def _before(self, at: int) -> int:
         """The token that a parenthesis follows."""
@@ -394,14 +390,3 @@ class _Declaration:
         ends = [index for index, word in enumerate(words) if word in ("=", "[", "{", ",")]
         name = (ends[0] if ends else len(words)) - 1
         return name > 0 and words[name - 1] == "::"
-
-    def _variable_name(self, last: int) -> str:
-        """The first name that it declares; "" where no type stands before it."""
-        words = []
-        for index in range(self.first, last):
-            token = self.reader.tokens[index]
-            if token.text in ("=", "[", "{", ",", ":"):
-                break
-            if token.kind == "word":
-                words.append(token.text)
-        return words[-1] if len(words) > 1 else ""

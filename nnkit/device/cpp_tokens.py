@@ -9,7 +9,7 @@ _TOKEN = re.compile(
     (?P<space> (?: [ \t\r\n\f\v] | \\\r?\n )+ )
   | (?P<comment> // (?: \\\r?\n | [^\n] )* | /\* .*? \*/ )
   | (?P<raw> (?: u8 | [uUL] )? R"(?P<mark>[^()\\\s"]{0,16})\( .*? \)(?P=mark)" )
-  | (?P<string> (?: u8 | [uUL] )? "(?: \\. | [^"\\\n] )*" )
+  | (?P<string> (?: u8 | [uUL] )? "(?: \\\r\n | \\. | [^"\\\n] )*" )
   | (?P<char> (?: u8 | [uUL] )? '(?: \\. | [^'\\\n] )+' )
   | (?P<number> \.?\d (?: [eEpP][+-] | '?[\w.] )* )
   | (?P<word> [^\W\d] [\w$]* | \$[\w$]* )
@@ -20,10 +20,11 @@ _TOKEN = re.compile(
 _DIRECTIVE_REST = re.compile(
     r"""
     (?: \\\r?\n | /\* .*? \*/ | // (?: \\\r?\n | [^\n] )*
-      | " (?: \\. | [^"\\\n] )* " | ' (?: \\. | [^'\\\n] )* ' | [^\n] )*
+      | " (?: \\\r\n | \\. | [^"\\\n] )* " | ' (?: \\. | [^'\\\n] )* ' | [^\n] )*
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SPLICE = re.compile(r"(?:\\\r?\n)+")
 _DIGRAPHS = ("<%", "%>", "<:", ":>", "%:")
 
 
@@ -67,9 +68,11 @@ def tokens(text: str, tolerant: bool = False) -> Iterator[Token]:
         kind = {"mark": "raw", "mark1": "mark", "raw": "string"}.get(kind, kind)
         kind = "string" if kind == "raw" else kind
         if kind == "space":
-            fresh = fresh or "\n" in spelled
+            fresh = fresh or "\n" in _SPLICE.sub("", spelled)
+            if not tolerant and _SPLICE.fullmatch(spelled):
+                _check_splice(text, at, found.end(), line)
         elif kind == "comment":
-            fresh = fresh or False
+            pass  # No end of the line, even if there is one within.
         else:
             fresh = False
             if not tolerant:
@@ -88,6 +91,13 @@ def _check(text: str, at: int, line: int, spelled: str) -> None:
         raise UnreadableError(line, "a digraph")
     if spelled == "\\":
         raise UnreadableError(line, "a backslash that stands alone")
+
+
+def _check_splice(text: str, start: int, end: int, line: int) -> None:
+    """A line that goes on in the next one, with no blank in between, may cut a token in two."""
+    sides = text[start - 1 : start] + text[end : end + 1]
+    if len(sides) == 2 and not any(side.isspace() or side in ",;()[]{}" for side in sides):
+        raise UnreadableError(line, "a line that goes on in the next one in the middle of a word")
 
 
 def blank(text: str) -> str:

@@ -9,25 +9,22 @@ was left out does not compile, with its line; it never means something else.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
-from nnkit.device.cpp_items import Item, Macros, Reader
+from nnkit.device.cpp_conditions import DEFINE, Compile, NotResolvedError, directives, resolve
+from nnkit.device.cpp_items import Item, Reader
+from nnkit.device.cpp_macros import Macros
 from nnkit.device.cpp_tokens import Token, UnreadableError, blank, tokens
-
-Compile = Callable[[str, Mapping[str, str]], tuple[bool, str]]
-"""Compiles a text with these headers; says whether it went well, and the log."""
+from nnkit.device.host_cuts import lost, replacement, ways
 
 ROUNDS = 12
 """How often more may be left out before it is given up."""
 
 _INCLUDE = re.compile(r'#\s*include\s*(?:"([^"\n]+)"|<([^>\n]+)>)')
-_DEFINE = re.compile(r"#\s*define\s+(\w+)(\()?((?:\\\r?\n|[^\n])*)")
-_CONDITION = re.compile(r"#\s*(ifdef|ifndef|if|elif|elifdef|elifndef|else|endif)\b")
-_ACTIVE = re.compile(r'#pragma message: "nnkit (\d+) (\d+)"')
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error\b.*$", re.MULTILINE)
 _CONTEXT = re.compile(r'\bat line (\d+)(?: of "?([^"\n]+?)"?)?$', re.MULTILINE)
-_POISON = "nnkit_left_out"
+_DIRECTIVES = "nnkit_directives_of:"
 
 
 @dataclass
@@ -39,8 +36,9 @@ class File:
     text: str
     tokens: list[Token] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    reader: Reader | None = None
     cuts: dict[int, str] = field(default_factory=dict)
-    """How items are left out, by their first token: "body", "poison" or "whole"."""
+    """How items are left out (`nnkit.device.host_cuts`), by their first token."""
 
     def all_items(self) -> Iterator[Item]:
         """Every declaration, those in namespaces and classes too, outer ones first."""
@@ -64,6 +62,10 @@ class Separated:
     """The source's own headers without theirs, by the names that the text includes them under."""
     left_out: dict[str, str]
     """Where what was left out stands, by its name, as "file:line"."""
+    host_variables: dict[str, str]
+    """Where those variables of the host stand that may still be there."""
+    lost: dict[str, str]
+    """Where names were declared that now mean nothing, or something else."""
 
 
 class CannotSeparateError(Exception):
@@ -84,11 +86,18 @@ def separate(path: str, text: str, folders: Sequence[str], compiles: Compile) ->
     Returns what is left, whether it compiles, and the compiler's last log. Raises CannotSeparateError.
     """
     files = _own_files(path, text, folders)
-    for file, active in zip(files, _active_texts(files, compiles), strict=True):
-        file.text = active
-    macros = _macros(files)
+    try:
+        files[0].text, own, expansions = resolve(
+            files[0].text, {file.path: file.text for file in files[1:]}, compiles
+        )
+    except NotResolvedError as error:
+        raise CannotSeparateError(str(error)) from None
+    for file in files[1:]:
+        file.text = own[file.path]
+    macros = _macros(files, expansions)
     for file in files:
         _read(file, macros, first=file is files[0])
+        _refuse_counter(file, macros)
         _cut_at_first(file)
     if not any(item.marked for file in files for item in file.all_items()):
         raise NoDeviceCodeError(any(item.kind == "function" for item in files[0].all_items()))
@@ -118,7 +127,7 @@ def _own_files(path: str, text: str, folders: Sequence[str]) -> list[File]:
             if target is None:
                 continue
             if target not in found:
-                with open(target, encoding="utf-8", errors="surrogateescape") as stream:
+                with open(target, encoding="utf-8-sig", errors="surrogateescape") as stream:
                     add(target, stream.read(), os.path.dirname(target))
             pieces += [
                 content[at : token.start],
@@ -141,92 +150,20 @@ def _first_file(name: str, folders: Sequence[str]) -> str | None:
     return None
 
 
-def _active_texts(files: Sequence[File], compiles: Compile) -> list[str]:
-    """The texts without what their conditions leave out, as the compiler decides them."""
-    branches = [_branches(file.text) for file in files]
-    if not any(branches):
-        return [file.text for file in files]
-    probes = [
-        _probe(file.text, number, found)
-        for number, (file, found) in enumerate(zip(files, branches, strict=True))
-    ]
-    headers = {file.path: probe for file, probe in zip(files[1:], probes[1:], strict=True)}
-    good, log = compiles(probes[0], headers)
-    if not good and "catastrophic error" in log:
-        first = next(line for line in log.splitlines() if "catastrophic error" in line)
-        raise CannotSeparateError(first)
-    active = {(int(number), int(branch)) for number, branch in _ACTIVE.findall(log)}
-    texts = []
-    for number, (file, found) in enumerate(zip(files, branches, strict=True)):
-        out = [
-            piece for index, pieces in enumerate(found) if (number, index) not in active for piece in pieces
-        ]
-        texts.append(_without(file.text, out, keep_conditions=True))
-    return texts
-
-
-def _branches(text: str) -> list[list[tuple[int, int]]]:
-    """The pieces of text of every branch of every condition, without those of conditions within it."""
-    found: list[list[tuple[int, int]]] = []
-    opened: list[tuple[int, int]] = []  # The branch, and where its current piece begins.
-    for token in tokens(text, tolerant=True):
-        condition = _CONDITION.match(token.text) if token.kind == "directive" else None
-        if condition is None:
-            continue
-        if opened:
-            branch, start = opened[-1]
-            found[branch].append((start, token.start))
-        word = condition[1]
-        if word in ("if", "ifdef", "ifndef"):
-            found.append([])
-            opened.append((len(found) - 1, token.end))
-        elif opened:
-            opened.pop()
-            if word == "endif":
-                if opened:
-                    opened[-1] = (opened[-1][0], token.end)
-            else:
-                found.append([])
-                opened.append((len(found) - 1, token.end))
-    return found
-
-
-def _probe(text: str, number: int, branches: Sequence[Sequence[tuple[int, int]]]) -> str:
-    """The directives alone, and in every branch a message."""
-    messages = {
-        pieces[0][0]: f'\n_Pragma("message(\\"nnkit {number} {index}\\")")\n'
-        for index, pieces in enumerate(branches)
-        if pieces
-    }
-    result, at = [], 0
-    for token in tokens(text, tolerant=True):
-        if token.kind == "directive":
-            result += [blank(text[at : token.start]), token.text, messages.get(token.end, "")]
-            at = token.end
-    return "".join(result) + "\n"
-
-
-def _without(text: str, pieces: Sequence[tuple[int, int]], keep_conditions: bool = False) -> str:
-    result = text
-    for start, end in pieces:
-        result = result[:start] + blank(text[start:end]) + result[end:]
-    return result
-
-
-def _macros(files: Sequence[File]) -> Macros:
-    """What the files define, all definitions of a name together."""
-    bodies: dict[str, list[str]] = {}
+def _macros(files: Sequence[File], expansions: Mapping[str, str]) -> Macros:
+    """What the files define, all definitions of a name together, and what others define."""
+    bodies = {name: [inner.text for inner in tokens(text, True)] for name, text in expansions.items()}
     functional = set()
     for file in files:
         for token in tokens(file.text, tolerant=True):
-            defined = _DEFINE.match(token.text) if token.kind == "directive" else None
+            defined = DEFINE.match(token.text) if token.kind == "directive" else None
             if defined is None:
                 continue
             body = defined[3]
             if defined[2]:
                 functional.add(defined[1])
                 body = body.partition(")")[2]
-            words = [inner.text for inner in tokens(body, tolerant=True) if inner.kind != "string"]
+            words = [inner.text for inner in tokens(f" {body}", tolerant=True) if inner.kind != "string"]
             bodies[defined[1]] = bodies.get(defined[1], []) + words
     return Macros(bodies, frozenset(functional))
 
@@ -234,11 +171,26 @@ def _macros(files: Sequence[File]) -> Macros:
 def _read(file: File, macros: Macros, first: bool) -> None:
     try:
         file.tokens = list(tokens(file.text))
-        file.items = Reader(file.tokens, macros).items()
+        file.reader = Reader(file.tokens, macros)
+        file.items = file.reader.items()
     except UnreadableError as error:
         if first:
             raise CannotSeparateError(f"{file.path}:{error.line}: {error}") from None
-        file.tokens, file.items = [], []  # Then the header stays as it is.
+        file.tokens, file.items, file.reader = [], [], None  # Then the header stays as it is.
+
+
+def _refuse_counter(file: File, macros: Macros) -> None:
+    """A counter of the compiler's counts what is left out too."""
+    counter = "__COUNTER__"
+    marked = [(item.first, item.last) for item in file.all_items() if item.marked]
+    for index, token in enumerate(file.tokens):
+        if token.kind == "directive":
+            counts = counter in token.text and not DEFINE.match(token.text)
+        else:
+            counts = token.text == counter or macros.holds(token.text, frozenset({counter}))
+            counts = counts and any(first <= index <= last for first, last in marked)
+        if counts:
+            raise CannotSeparateError(f"{file.path}:{token.line}: {counter} depends on it")
 
 
 def _cut_at_first(file: File) -> None:
@@ -246,10 +198,8 @@ def _cut_at_first(file: File) -> None:
     for item in file.all_items():
         if item.marked or item.constant or (item.member and not (item.kind == "variable" and item.static)):
             continue
-        if item.kind == "function":
-            file.cuts[item.first] = "whole" if item.qualified or item.name == "main" else "body"
-        elif item.kind == "variable":
-            file.cuts[item.first] = "whole" if item.qualified or item.member else "poison"
+        if item.kind in ("function", "variable") and file.reader and (known := ways(file.reader, item)):
+            file.cuts[item.first] = known[0]
 
 
 def _cut_more(log: str, files: Mapping[str, File]) -> bool:
@@ -278,13 +228,10 @@ def _cut_at(file: File, line: int) -> bool:
     for item in reversed(inside):
         if item.marked:
             continue
-        way = file.cuts.get(item.first)
-        if item.member and item.kind != "function":
-            continue  # Its class has another size without it.
-        ways = ["poison", "whole"] if item.name and not item.member and not item.qualified else ["whole"]
-        if item.kind == "function" and not item.qualified:
-            ways.insert(0, "body")
-        left = ways[ways.index(way) + 1 :] if way in ways else ways if way is None else []
+        if file.reader is None:
+            continue
+        way, known = file.cuts.get(item.first), ways(file.reader, item)
+        left = known[known.index(way) + 1 :] if way in known else known
         if left:
             file.cuts[item.first] = left[0]
             return True
@@ -297,18 +244,50 @@ def _covers(file: File, item: Item, line: int) -> bool:
 
 
 def _separated(files: Sequence[File]) -> Separated:
-    left_out: dict[str, str] = {}
-    texts = []
+    result = Separated("", {}, {}, {}, {})
+    own = {file.path for file in files}
+    kept: set[str] = set()
     for file in files:
         for item in file.all_items():
-            if item.first in file.cuts and item.name:
-                left_out.setdefault(item.name, f"{file.path}:{file.line(item)}")
-        texts.append(_cut_text(file))
-    headers = {file.path: text for file, text in zip(files[1:], texts[1:], strict=True)}
-    return Separated(texts[0], headers, left_out)
+            place = f"{file.path}:{file.line(item)}"
+            way = file.cuts.get(item.first) if item.kind != "scope" else None
+            if way is not None and file.reader is not None:
+                for name in {item.name, *item.variables} - {""}:
+                    result.left_out.setdefault(name, place)
+                result.lost.update(dict.fromkeys(lost(file.reader, item, way), place))
+            elif item.marked or item.constant:
+                kept.update(item.variables)
+            else:
+                result.host_variables.update(dict.fromkeys(item.variables, place))
+        result.headers[file.path] = _cut_text(file, own)
+        result.headers[f"{_DIRECTIVES}{file.path}"] = _included_within("".join(directives(file.text)), own)
+    for name in kept:
+        result.host_variables.pop(name, None)
+    text = result.headers.pop(files[0].path)
+    words = (
+        {word for cut in (text, *result.headers.values()) for word in _words(cut)} if result.lost else set()
+    )
+    return replace(result, text=text, lost={name: at for name, at in result.lost.items() if name in words})
 
 
-def _cut_text(file: File) -> str:
+def _words(text: str) -> Iterator[str]:
+    for token in tokens(text, tolerant=True):
+        if token.kind == "word":
+            yield token.text
+        elif token.kind == "directive" and (defined := DEFINE.match(token.text)):
+            yield from re.findall(r"\w+", defined[3])
+
+
+def _included_within(directive: str, own: Set[str]) -> str:
+    """The directives with only the directives of the headers that they include."""
+
+    def instead(found: re.Match[str]) -> str:
+        return f'#include "{_DIRECTIVES}{found[1]}"' if found[1] in own else found[0]
+
+    return _INCLUDE.sub(instead, directive)
+
+
+def _cut_text(file: File, own: Set[str]) -> str:
     pieces: list[tuple[int, int, str]] = []
     skip = -1
     for item in sorted(file.all_items(), key=lambda item: (item.first, -item.last)):
@@ -317,34 +296,25 @@ def _cut_text(file: File) -> str:
         way = file.cuts.get(item.first) if item.kind != "scope" else None
         end = file.tokens[item.last].end
         head = file.tokens[item.first : item.body if item.kind == "function" else item.last]
-        if way == "body":
-            pieces.append((file.tokens[item.body].start, end, ";"))
-        elif way is not None:
-            pieces.append((file.tokens[item.first].start, end, _poison(item) if way == "poison" else ""))
-            skip = item.last
-            continue
+        if way is not None and file.reader is not None:
+            first, instead = replacement(file.reader, item, way)
+            pieces.append((file.tokens[first].start, end, instead))
+            if way != "body" or item.kind == "class":
+                skip = item.last
+                continue
         if not item.marked and item.kind in ("function", "declaration", "variable"):
             # NVRTC refuses the word; without it the function is one that no kernel calls.
             pieces += [(token.start, token.end, "") for token in head if token.text == "__host__"]
     result, at = [], 0
-    directives = [token for token in file.tokens if token.kind == "directive"]
+    within = [token for token in file.tokens if token.kind == "directive"]
     for start, end, instead in sorted(pieces):
         result += [file.text[at:start], instead]
         kept = start
-        for token in directives:
+        for token in within:
             if start <= token.start < end:
-                result += [blank(file.text[kept : token.start]), token.text]
+                result += [blank(file.text[kept : token.start]), _included_within(token.text, own)]
                 kept = token.end
         rest = blank(file.text[kept:end])
         result.append(rest[len(instead) :] if kept == start and "\n" not in rest[: len(instead)] else rest)
         at = end
     return "".join(result) + file.text[at:]
-
-
-def _poison(item: Item) -> str:
-    """A declaration of the same name that nothing can use: a kernel that does is refused."""
-    if item.kind in ("function", "declaration"):
-        return f"void {item.name}(struct {_POISON});"
-    if item.kind in ("class", "simple"):
-        return f"struct {item.name};"
-    return f"extern struct {_POISON} {item.name};"

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nnkit.device import host_headers
+from nnkit.device.demangle import demangle
 from nnkit.device.host_code import CannotSeparateError, NoDeviceCodeError, Separated, separate
 from nnkit.device.host_libraries import stand_in
+from nnkit.device.kernel_names import split_parameters, variables
 from nnkit.device.nvrtc import Compiled, bundled_folders, run
 from nnkit.errors import CompileError
 
@@ -18,6 +20,7 @@ _MISSING = re.compile(r'could not open source file "([^"]+)"|cannot open source 
 _ERROR = re.compile(r"^.+\(\d+\): (?:catastrophic )?error\b", re.MULTILINE)
 _NAME_ERROR = re.compile(r"^__nv_name_map\(\d+\): error\b", re.MULTILINE)
 _EXTERN = re.compile(r"\.extern\s+\.func\s+(?:\([^)]*\)\s*)?([\w$]+)")
+_EXTERN_VARIABLE = re.compile(r"\.extern\s+\.(?:global|const)\b[^;]*?([\w$]+)\s*[\[;]")
 _OF_THE_RUNTIME = re.compile(r"vprintf|malloc|free|__assertfail|cuda\w+|__nv_\w+|__cuda\w+")
 
 
@@ -62,7 +65,7 @@ class Compilation:
             self._last = self._attempt(separated.text, separated.headers, self._as_nvcc(), self.names)
         last_status, last = self._last
         if good:
-            _check_calls(last.ptx, separated)
+            _check_uses(last.ptx, separated)
             return last_status, replace(last, host_code_left_out=True), ""
         if not separated.left_out:
             return status, compiled, ""
@@ -101,16 +104,36 @@ class Compilation:
         return not _MISSING.search(log) and len(_NAME_ERROR.findall(log)) < len(_ERROR.findall(log))
 
 
-def _check_calls(ptx: str, separated: Separated) -> None:
-    """Raises CompileError where device code calls a function of the host."""
-    for called in _EXTERN.findall(ptx):
-        if _OF_THE_RUNTIME.fullmatch(called):
-            continue
-        for name, place in separated.left_out.items():
-            if re.search(rf"(?<![A-Za-z_]){re.escape(name)}", called):
+def _check_uses(ptx: str, separated: Separated) -> None:
+    """Raises CompileError where device code uses functions or variables of the host, or might mean others."""
+    for name, place in separated.lost.items():
+        raise CompileError(
+            f"{place}: error: {name} is host code, which cannot be left out: device code has something else"
+            " of that name: give one of them another name"
+        )
+    code = ptx.partition("\n\t.section")[0]
+    called = [name for name in _EXTERN.findall(code) if not _OF_THE_RUNTIME.fullmatch(name)]
+    for what, found, host in (
+        ("calls", called, separated.left_out),
+        ("uses", _EXTERN_VARIABLE.findall(code), separated.left_out),
+        ("uses", variables(code), separated.host_variables),
+    ):
+        for mangled in found:
+            name = _last_name(mangled)
+            place = host.get("operator" if name.startswith("operator") else name, "")
+            # Its declaration is one.
+            if place and len(re.findall(rf"(?<![\w$]){re.escape(mangled)}(?![\w$])", code)) > 1:
                 raise CompileError(
-                    f"{place}: error: a kernel calls {name}, which is host code: mark it __device__"
+                    f"{place}: error: a kernel {what} {name}, which is host code: mark it __device__"
                 )
+
+
+def _last_name(mangled: str) -> str:
+    """`f` for the name of `ns::f<int>(float)` in PTX."""
+    head = split_parameters(demangle(mangled))[0]
+    if "operator" in head:
+        return head[head.rindex("operator") :]
+    return re.sub(r"<.*", "", head).rpartition("::")[2]
 
 
 def _what_was_left_out(log: str, separated: Separated) -> str:
