@@ -1,6 +1,8 @@
 """The cache holds code that is run: what another user could have put there is not used, and that is told."""
 
+import grp
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from nnkit.cli.info import collect
 from nnkit.device import private_folder
 from nnkit.device.cache import DiskCache, digest
-from nnkit.device.private_folder import make_private, read_own, refusal
+from nnkit.device.private_folder import is_group_of_one, make_private, read_own, refusal
 
 KEY, DATA = digest("key"), b"machine code"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -17,7 +19,8 @@ ANOTHER = 54321
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for the cache, and nothing told yet."""
+    """A folder for the cache, and nothing told yet; whoever runs this, others are in his group."""
+    monkeypatch.setattr(private_folder, "is_group_of_one", lambda group, user: False)
     monkeypatch.setattr(private_folder, "_TOLD", set())
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path / "home" / "cache"))
     return tmp_path / "home"
@@ -66,6 +69,58 @@ def test_where_others_may_write_nothing_is_read_or_written(
     assert f"others may write to {place}: chmod go-w {place}" in lines[0]
     place.chmod(0o755)
     assert cache.get(KEY) == DATA
+
+
+USERS = [
+    pwd.struct_passwd((name, "x", uid, gid, "", "", ""))
+    for name, uid, gid in [
+        ("ada", 71, 71),
+        ("bob", 72, 72),
+        ("eve", 73, 72),
+        ("kim", 74, 100),
+        ("lee", 75, 75),
+    ]
+]
+GROUPS = [
+    grp.struct_group((name, "x", gid, members))
+    for name, gid, members in [
+        ("ada", 71, ["ada"]),
+        ("bob", 72, []),
+        ("users", 100, []),
+        ("lee", 75, ["eve"]),
+    ]
+]
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "alone"),
+    [
+        (71, 71, True),
+        (72, 72, False),  # Another user's group too.
+        (74, 100, False),  # Of a name that is not the user's: who is in it may not be listed.
+        (75, 75, False),  # It has a member.
+        (71, 72, False),
+        (76, 76, False),  # No such user.
+    ],
+)
+def test_a_group_that_has_its_user_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch, user: int, group: int, alone: bool
+) -> None:
+    """As where each user has a group of his own and the umask is 002."""
+    monkeypatch.setattr(pwd, "getpwall", lambda: USERS)
+    monkeypatch.setattr(pwd, "getpwuid", {found.pw_uid: found for found in USERS}.__getitem__)
+    monkeypatch.setattr(grp, "getgrgid", {found.gr_gid: found for found in GROUPS}.__getitem__)
+    is_group_of_one.cache_clear()
+    try:
+        assert is_group_of_one(group, user) is alone
+    finally:
+        is_group_of_one.cache_clear()
+    monkeypatch.setattr(private_folder, "is_group_of_one", lambda group, user: alone)
+    cache = cached(home)
+    home.chmod(0o775)
+    assert (cache.get(KEY) == DATA) is alone
+    home.chmod(0o777)
+    assert cache.get(KEY) is None
 
 
 def test_reading_is_no_harm(home: Path) -> None:

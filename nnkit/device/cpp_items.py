@@ -146,6 +146,13 @@ class Reader:
         """The next token that is no directive, or `end`."""
         return self._after(at, end)
 
+    def before(self, at: int) -> int:
+        """The token before that is no directive."""
+        at -= 1
+        while at > 0 and self.tokens[at].kind == "directive":
+            at -= 1
+        return at
+
     def angle(self, at: int, end: int) -> int:
         """Behind the `>` that closes the `<` here; `at` itself if none does."""
         depth, start = 0, at
@@ -255,7 +262,7 @@ class _Declaration:
                 continue
             self._refuse_separator(at)
             if word == ";":
-                if keyword and not initialised and not parameters and self._declares_class(at):
+                if keyword and not initialised and not parameters and self._declares_class(start, at):
                     return self._done(at, "class")
                 kind = "variable" if not parameters or initialised else "declaration"
                 self.item.variables = declarators(reader, start, at)
@@ -305,6 +312,9 @@ class _Declaration:
                 if parameters and not initialised and (in_list or self._behind_parameters(at, named)):
                     if not in_list:
                         self.item.body = at
+                    before = reader.before(self.item.body)
+                    if reader.text(before) == "try":
+                        self.item.body = before
                     while reader.text(min(reader.after(close, end), end - 1)) == "catch":
                         close = reader.partner[reader.after(reader.after(close, end), end)]
                         close = reader.partner[reader.after(close, end)]
@@ -339,9 +349,7 @@ class _Declaration:
 
     def _before(self, at: int) -> int:
         """The token that a parenthesis follows."""
-        at -= 1
-        while at > self.first and self.reader.tokens[at].kind == "directive":
-            at -= 1
+        at = self.reader.before(at)
         if self.reader.text(at) == ">":  # name<arguments>(
             depth = 0
             while at > self.first:
@@ -354,17 +362,14 @@ class _Declaration:
     def _behind_parameters(self, at: int, named: int) -> bool:
         """Whether what stands between the parameters and this brace is what a function may have there."""
         reader = self.reader
-        previous = at - 1
-        while reader.tokens[previous].kind == "directive":
-            previous -= 1
-        if reader.text(previous) in _AFTER_PARAMETERS:
+        if reader.text(reader.before(at)) in _AFTER_PARAMETERS:
             return True
         return any(reader.text(index) == "->" for index in range(named + 1, at))
 
-    def _declares_class(self, last: int) -> bool:
+    def _declares_class(self, start: int, last: int) -> bool:
         """Whether `struct X;` or `template class X<int>;` stands here, and not `struct X x;`."""
         reader = self.reader
-        at = next(index for index in range(self.first, last) if reader.text(index) in _CLASS) + 1
+        at = next(index for index in range(start, last) if reader.text(index) in _CLASS) + 1
         while at < last and reader.text(at) in ("class", "struct", "[", "(", "::"):
             at = reader.partner.get(at, at) + 1
         while at + 2 < last and reader.text(at + 1) == "::":

@@ -109,9 +109,12 @@ def of_simple(text: Text, first: int, end: int) -> list[str]:
 
 
 def enumerators(text: Text, first: int, end: int) -> set[str]:
-    """Every word within the braces of an enumeration; its enumerators are among them."""
-    brace = next((at for at in range(first, end) if text.text(at) == "{"), end)
-    return {token.text for token in text.tokens[brace:end] if token.kind == "word"}
+    """The names within the braces of an enumeration."""
+    brace = next((at for at in range(first, end) if text.text(at) == "{"), None)
+    if brace is None:
+        return set()
+    words = [",", *(text.text(at) for at in outside(text, brace + 1, text.partner[brace]))]
+    return {behind for word, behind in pairwise(words) if word == ","}
 
 
 def tags(text: Text, first: int, end: int) -> set[str]:

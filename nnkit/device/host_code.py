@@ -204,12 +204,17 @@ def _cut_at_first(file: File) -> None:
 
 def _cut_more(log: str, files: Mapping[str, File]) -> bool:
     """Leave out what the compiler complains of; False if there is nothing that may be."""
-    progress = False
-    for place, number in _places(log):
-        file = files.get(place) or files.get(os.path.abspath(place))
-        if file is not None and file.items:
-            progress |= _cut_at(file, number)
-    return progress
+    places = list(_places(log))
+    # What is a constant is complained of most often because of something else.
+    for constants in (False, True):
+        progress = False
+        for place, number in places:
+            file = files.get(place) or files.get(os.path.abspath(place))
+            if file is not None and file.items:
+                progress |= _cut_at(file, number, constants)
+        if progress:
+            return True
+    return False
 
 
 def _places(log: str) -> Iterator[tuple[str, int]]:
@@ -222,13 +227,13 @@ def _places(log: str) -> Iterator[tuple[str, int]]:
             yield (context[2] or error[1]), int(context[1])
 
 
-def _cut_at(file: File, line: int) -> bool:
+def _cut_at(file: File, line: int, constants: bool) -> bool:
     """Leave out more of the innermost item at that line that may be; False if none may."""
     inside = [item for item in file.all_items() if _covers(file, item, line) and item.kind != "scope"]
     for item in reversed(inside):
         if item.marked:
             continue
-        if file.reader is None:
+        if file.reader is None or (item.constant and not constants):
             continue
         way, known = file.cuts.get(item.first), ways(file.reader, item)
         left = known[known.index(way) + 1 :] if way in known else known

@@ -40,7 +40,9 @@ def ways(reader: Reader, item: Item) -> list[str]:
             if special
             else _named(item)
         )
-    if item.kind == "class" and "enum" not in words and item.body and item.name:
+    if item.kind == "class" and not item.body:
+        return []
+    if item.kind == "class" and "enum" not in words and item.name:
         return ["body"] if template == "template" else ["body", "whole"]
     if item.kind == "macro":
         return ["whole"] if _declares_no_type(reader, item) else []

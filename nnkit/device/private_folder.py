@@ -1,8 +1,11 @@
 """Is a folder the user's own? What lies in the cache is run as code: nobody else may put anything there."""
 
+import grp
 import os
+import pwd
 import stat
 import sys
+from functools import cache
 from pathlib import Path
 
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -14,8 +17,9 @@ def refusal(folder: Path) -> str | None:
     """Why the folder, existing or not, is no place for the user's code: what is wrong and what to do.
 
     None if it is private: it belongs to this user, and nobody else can write there or replace a folder or a
-    link on the way to it. The administrator (who owns "/") is trusted, and so is a folder with the sticky
-    bit on the way, such as /tmp: others cannot rename in it what is not theirs.
+    link on the way to it. A group that has its owner alone, as many systems give each user, is nobody else.
+    The administrator (who owns "/") is trusted, and so is a folder with the sticky bit on the way, such as
+    /tmp: others cannot rename in it what is not theirs.
     """
     place = os.path.abspath(folder)
     whole = os.path.realpath(place)
@@ -32,7 +36,8 @@ def refusal(folder: Path) -> str | None:
             if stat.S_ISLNK(state.st_mode):
                 continue
             sticky = state.st_mode & stat.S_ISVTX and path not in (place, whole)
-            if state.st_mode & OTHERS and not sticky:
+            alone = not state.st_mode & stat.S_IWOTH and is_group_of_one(state.st_gid, state.st_uid)
+            if state.st_mode & OTHERS and not sticky and not alone:
                 chmod = f"chmod go-w {path}, or " if state.st_uid == os.geteuid() else ""
                 return f"others may write to {path}: {chmod}{_elsewhere()}"
         state = os.stat(whole)
@@ -43,6 +48,18 @@ def refusal(folder: Path) -> str | None:
     if state.st_uid != os.geteuid():
         return f"{whole} belongs to another user: {_elsewhere()}"
     return None
+
+
+@cache
+def is_group_of_one(group: int, user: int) -> bool:
+    """Whether the group is the user's own, of the same name, and nobody else is in it."""
+    try:
+        own, found = pwd.getpwuid(user), grp.getgrgid(group)
+    except (KeyError, OverflowError):
+        return False
+    if own.pw_gid != group or found.gr_name != own.pw_name or not {own.pw_name}.issuperset(found.gr_mem):
+        return False
+    return all(other.pw_uid == user for other in pwd.getpwall() if other.pw_gid == group)
 
 
 def _ways(path: str) -> list[str]:
