@@ -34,7 +34,7 @@ from nnkit.ptx.locations import file_name
 CACHE_BYTES = 64 << 20
 """How much compiled code is kept on disk."""
 
-_FORMAT = "2"  # Of a cached result, and of what its key holds.
+_FORMAT = "3"  # Of a cached result, and of what its key holds.
 _ARCH = re.compile(r"(compute|sm)_\d+[af]?")
 _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
