@@ -1,5 +1,6 @@
 """Parameters read from PTX, arguments packed for them, and extents: every layout and every refusal."""
 
+import array
 import ctypes
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from nnkit.device.array import CpuArray
 from nnkit.device.compile import compile_cuda
 from nnkit.device.extents import Limits, check_extents
 from nnkit.device.parameters import Parameter, parameters, thread_limits
+from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, DeviceError, LaunchError
 
 
@@ -334,6 +336,17 @@ def test_arguments_that_are_no_list(args: Any) -> None:
 def test_structs_that_fit(size: int, argument: Any) -> None:
     pack = Packer("k", (Parameter("s", size, 1, "struct"),))
     assert bytes(pack.pack((argument,), DEVICE)) == bytes(memoryview(argument))
+
+
+@pytest.mark.parametrize(
+    "argument", [b"abcd", bytearray(4), memoryview(b"abcd"), (ctypes.c_float * 1)(), array.array("f", [1])]
+)
+def test_buffers_of_python_are_no_arrays(argument: Any) -> None:
+    device = VirtualDevice(threads=1)
+    message = refusal(packer(".u64 .ptr .align 1"), argument, device=device)
+    assert "np.frombuffer" in message
+    packer(".u64 .ptr .align 1").pack((np.frombuffer(argument, np.uint8),), device)
+    device.close()
 
 
 @pytest.mark.parametrize(("size", "kind"), [(8, np.complex64), (16, np.complex128)])

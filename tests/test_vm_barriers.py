@@ -14,7 +14,7 @@ import pytest
 from vm_support import line_of, report
 
 from nnkit.device.virtual import VirtualDevice, VirtualModule
-from nnkit.errors import KernelError
+from nnkit.errors import CompileError, KernelError
 
 SOURCE = """
 #define I threadIdx.x
@@ -381,4 +381,17 @@ def test_what_a_handler_raises_ends_the_launch(monkeypatch: pytest.MonkeyPatch) 
     assert len(rang) == 2
     module["one"].launch(1, 32, (x,))
     assert x.host.tolist() == [0, 1, 0, 0]
+    device.close()
+
+
+def test_a_grid_wide_barrier_is_called_so() -> None:
+    """Cooperative groups find it by a register that the driver sets."""
+    text = (
+        ".version 8.0\n.target sm_90\n.address_size 64\n"
+        ".visible .entry k()\n{ .reg .b32 %r<2>; mov.u32 %r1, REGISTER; ret; }"
+    )
+    device = VirtualDevice(threads=1)
+    with pytest.raises(CompileError, match="grid-wide barrier"):
+        device.load_ptx(text.replace("REGISTER", "%envreg2"))["k"].launch(1, 1, ())
+    device.load_ptx(text.replace("REGISTER", "%warpid"))["k"].launch(1, 1, ())
     device.close()

@@ -4,6 +4,7 @@ Used by the devices `virtual` and `cuda` on every launch, so what can be decided
 chosen for each parameter when the kernel is loaded.
 """
 
+import array
 import ctypes
 import struct
 from collections.abc import Callable, Sequence
@@ -249,6 +250,8 @@ def _null_or_array(argument: Any, device: Any) -> Any:
         return _Borrowed(borrowed)
     if isinstance(argument, list | tuple | range):
         raise _Refusal("which is no array: make one with np.array(..., dtype)")
+    if isinstance(argument, bytes | bytearray | memoryview | ctypes.Array | array.array):
+        raise _Refusal("which is no array: np.frombuffer(..., dtype) makes one in its place")
     raise _Refusal(_why_no_scalar(argument))
 
 
