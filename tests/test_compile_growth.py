@@ -57,9 +57,16 @@ def barriers(count: int) -> str:
     return f"{HEAD} __shared__ int s[64]; {body} o[t] = x; }}"
 
 
+def warp_barriers(count: int) -> str:
+    body = "".join(
+        f"if (w < {32 - i % 31}) {{ s[w] += s[(w + {i}) & 31]; __syncwarp(); }}\n" for i in range(count)
+    )
+    return f"{HEAD} int w = t & 31; __shared__ int s[32]; s[w] = x; {body} o[t] = s[w]; }}"
+
+
 KINDS = {
     **{"straight": straight, "switch": switch, "ifs": ifs, "calls": calls},
-    **{"compares": compares, "barriers": barriers},
+    **{"compares": compares, "barriers": barriers, "warp barriers": warp_barriers},
 }
 
 

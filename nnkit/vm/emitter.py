@@ -94,8 +94,8 @@ class Emitter:
         self.caches = 0
         self.returns: set[int] = set()
         """The blocks of the region that others lead back to by one way, see `nnkit.vm.flow.emit_returns`."""
-        self.searches: dict[tuple[int, int], str] = {}
-        """The labels of what blocks of the region share to find out who is next, see `nnkit.vm.flow`."""
+        self.searches: dict[str, set[int]] = {}
+        """Where in the order blocks begin to search for lanes, see `nnkit.vm.flow.emit_searches`."""
         self.suspects = suspects
         """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.absent`."""
         self.patterns: dict[tuple[int, ...], str] = {}
@@ -343,7 +343,7 @@ class Emitter:
         self.sites.append(Site(what, space, size, item.line, item.location))
         return len(self.sites) - 1
 
-    def fault(self, kind: Fault, site: int, mask: str) -> None:
+    def fault(self, kind: Fault, site: int | str, mask: str) -> None:
         """End the launch here: store what happened and leave the region."""
         self.store_worker(Worker.FAULT, str(int(kind)))
         self.store_worker(Worker.FAULT_SITE, str(site))

@@ -6,14 +6,14 @@ targets' masks, and whichever waiting block comes first in the region's order ru
 
 from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import Guard, Immediate, Instruction, PtxError
-from nnkit.vm import calls
+from nnkit.vm import calls, warp_wait
 from nnkit.vm.emitter import Emitter
 from nnkit.vm.frames import alive_mask, suspend
 from nnkit.vm.layout import ENDED, Context, Fault, Worker
 from nnkit.vm.regions import Region
 
 LONG = 8
-"""Blocks to look through for lanes above which that is done in code that other blocks share."""
+"""Blocks to look through for lanes above which that is done in code that all blocks share."""
 
 
 def mask_literal(width: int, full: int) -> str:
@@ -157,6 +157,8 @@ def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
         if target in region.masked:
             old = e.text.op(f"load i{e.width}, ptr %mask{target}")
             e.text.line(f"store i{e.width} {e.one.binary('or', f'i{e.width}', old, mask)}, ptr %mask{target}")
+            if region.may_wait >> region.place[target] & 1:
+                warp_wait.stand(e, mask)
     places = {region.place[target] for target, _ in masks}
     waiting = region.pending[e.block.number]
     for place in places:
@@ -172,7 +174,7 @@ def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
     if last >= 0:
         waiting &= (2 << last) - 1
     if waiting.bit_count() > LONG:
-        e.text.jump(_search_label(e, region, waiting, last))
+        search(e, "search", waiting)
         return
     while waiting:
         place = (waiting & -waiting).bit_length() - 1
@@ -180,7 +182,7 @@ def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
         if place == last:
             jump(e, region, target)
             return
-        some = has_lanes(e, target)
+        some = _has_lanes(e, target)
         here, on = e.text.label("go"), e.text.label("on")
         e.text.branch(some, here, on)
         e.text.place(here)
@@ -190,42 +192,55 @@ def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
     _end(e)
 
 
-def has_lanes(e: Emitter, target: int) -> str:
+def search(e: Emitter, name: str, waiting: int) -> None:
+    """Look for lanes in code that blocks share, from the first of the waiting blocks on."""
+    first = (waiting & -waiting).bit_length() - 1
+    e.searches[name].add(first)
+    e.text.jump(f"{name}{first}")
+
+
+def _has_lanes(e: Emitter, target: int, among: str = "") -> str:
     """Whether lanes wait for a block."""
     mask = e.text.op(f"load i{e.width}, ptr %mask{target}")
+    if among:
+        mask = e.one.binary("and", f"i{e.width}", mask, among)
     return e.one.compare("ne", f"i{e.width}", mask, mask_literal(e.width, 0))
 
 
-def _search_label(e: Emitter, region: Region, waiting: int, last: int) -> str:
-    """Where a search is that all blocks share whose lanes may be followed by the same waiting ones."""
-    label = e.searches.get((waiting, last))
-    if label is None:
-        label = e.searches[waiting, last] = e.text.label("search")
-    return label
-
-
 def emit_searches(e: Emitter, region: Region) -> None:
-    """The searches that blocks share; each is a test and the rest, which may be a search of its own."""
-    done: set[tuple[int, int]] = set()
-    while ahead := [search for search in e.searches if search not in done]:
-        for waiting, last in ahead:
-            done.add((waiting, last))
-            e.text.place(e.searches[waiting, last])
-            if not waiting:
-                _end(e)
-                continue
-            place = (waiting & -waiting).bit_length() - 1
+    """The searches that blocks share: each looks at one block and goes on with the search behind it.
+
+    All blocks with a mask are looked at: those for which nobody can be waiting have none.
+    """
+    for name, all_wait in (("search", False), ("stopped", True)):
+        if not e.searches[name]:
+            continue
+        masked = sorted(region.place[block] for block in region.masked)
+        places = [place for place in masked if place >= min(e.searches[name])]
+        for place, following in zip(places, [*places[1:], -1], strict=True):
             target = region.order[place]
+            e.block = e.analysis.blocks[target]
+            e.text.place(f"{name}{place}")
+            on = f"{name}{following}" if following >= 0 else f"{name}.end"
+            if all_wait and e.block.ending == "barrier":
+                e.text.jump(on)
+                continue
             there = f"block{target}"
-            if (region.headers | region.may_wait) >> place & 1 and not e.analysis.is_way_out(target):
+            if all_wait or (region.headers | region.may_wait) >> place & 1:
                 # For some of those who come this is a way back.
-                e.returns.add(target)
-                there = f"return{target}"
-            if place == last:
-                e.text.jump(there)
-            else:
-                on = _search_label(e, region, waiting & waiting - 1, last)
-                e.text.branch(has_lanes(e, target), there, on)
+                there = way_back(e, target)
+            kept = warp_wait.released(e) if all_wait and e.analysis.may_wait(region, target) else ""
+            e.text.branch(_has_lanes(e, target, kept), there, on)
+        e.text.place(f"{name}.end")
+        (warp_wait.nobody_runs if all_wait else _end)(e)
+
+
+def way_back(e: Emitter, target: int) -> str:
+    """The label of a way to a block that costs fuel; its code is there once."""
+    if e.analysis.is_way_out(target):
+        return f"block{target}"
+    e.returns.add(target)
+    return f"return{target}"
 
 
 def jump(e: Emitter, region: Region, target: int) -> None:
@@ -234,9 +249,8 @@ def jump(e: Emitter, region: Region, target: int) -> None:
         e.text.jump(f"block{target}")
         return
     if e.analysis.may_wait(region, target):
-        # Many blocks lead back to it: the code for that is there once.
-        e.returns.add(target)
-        e.text.jump(f"return{target}")
+        # Many blocks lead back to it.
+        e.text.jump(way_back(e, target))
         return
     _burn(e, e.analysis.size(region, region.place[target], region.place[e.block.number] + 1))
     e.text.jump(f"block{target}")

@@ -22,7 +22,7 @@ def emit_region(e: Emitter, region: Region) -> str:
     e.constants = {}
     e.slots = set()
     e.returns = set()
-    e.searches = {}
+    e.searches = {"search": set(), "stopped": set()}
     blocks = [e.analysis.blocks[number] for number in region.order]
     _start(e, region)
     for block in blocks:
@@ -177,6 +177,7 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
         e.mask = "" if e.analysis.full else alive_mask(e)
     if number in region.masked:
         text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+    warp_wait.enter(e)
     if e.analysis.leaves(region, number):
         go_on_in(e, region, block.number)
         return

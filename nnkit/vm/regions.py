@@ -7,6 +7,7 @@ region the bits are those of the blocks' places, so that the lowest one is the b
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
@@ -14,6 +15,9 @@ from nnkit.ptx.ir import Instruction, Location
 
 CHEAP = 4
 """Blocks for which lanes wait, on average, up to which the first order that is found is taken."""
+
+FEW_STOPS = 64
+"""Sets of waiting blocks at barriers of warps up to which each is followed for itself."""
 
 WORTH_SHARING = 64
 """Instructions from which code that several regions share becomes a region of its own."""
@@ -158,7 +162,9 @@ def find_pending(
     """
     parting, place = set(diverging), region.place
     pending = {region.entry: 0}
-    work, known = [region.entry], set[tuple[int, int]]()
+    # Places whose blocks are to be looked at, the first first: what comes before a block is known by then.
+    work, known = [place[region.entry]], set[tuple[int, int]]()
+    barriers = sum(1 << at for at, number in enumerate(region.order) if blocks[number].ending == "barrier")
 
     def reach(at: int, others: int) -> None:
         target = region.order[at]
@@ -167,18 +173,30 @@ def find_pending(
         before = pending.get(target)
         if before is None or others & ~before:
             pending[target] = (before or 0) | others
-            work.append(target)
+            heappush(work, at)
 
-    while work:
-        number = work.pop()
+    stopped: set[int] = set()
+    while work or stopped:
+        if not work:
+            # Lanes have stopped at a warp's barrier: any that wait run, first those that have not stopped.
+            together = 0
+            for waiting in stopped:
+                together |= waiting
+            # Where there are many sets, what follows from all of them together: more may seem to wait.
+            for waiting in stopped if len(stopped) <= FEW_STOPS else [together]:
+                for at in bits(waiting & ~barriers):
+                    reach(at, waiting & (region.may_wait | barriers | -2 << at) & ~(1 << at))
+            stopped.clear()
+            continue
+        number = region.order[heappop(work)]
+        while work and region.order[work[0]] == number:
+            heappop(work)
         block, waiting = blocks[number], pending[number]
         if number in joints and number != region.entry:
             continue
         if region.may_wait >> place[number] & 1 and (waiting, -2) not in known:
             known.add((waiting, -2))
-            for at in bits(waiting):
-                if blocks[region.order[at]].ending != "barrier":
-                    reach(at, waiting & ~(1 << at))
+            stopped.add(waiting)
         for group in _arms(block, number in parting):
             together, stop = waiting, -1
             for target in group:
