@@ -38,12 +38,37 @@ def nested(count: int) -> str:
     return body(lambda _: ways + "}" * count, 1)
 
 
+def compares(count: int) -> str:
+    """A chain of else-ifs, each thread ending somewhere."""
+    ways = " else ".join(f"if (x == {i * i * 7}) {{ x += o[t + {i}]; o[{i}] = x; }}" for i in range(count))
+    return body(lambda _: ways, 1)
+
+
+def deep_loops(count: int) -> str:
+    """Each loop within the one before."""
+    heads = "".join(
+        f"#pragma unroll 1\nfor (int i{i} = 0; i{i} < o[x & {i}]; i{i}++) {{ x += o[x & 255];\n"
+        for i in range(count)
+    )
+    return body(lambda _: heads + "}" * count, 1)
+
+
+def many_live(count: int) -> str:
+    """All registers are live throughout."""
+    loads = "\n".join(f"int r{i} = o[t + {i * 64}];" for i in range(count))
+    stores = "\n".join(f"o[t + {i * 64}] = r{i};" for i in range(count))
+    start = f"{loads} __threadfence();"
+    lines = (f"r{i} = r{i} * r{(i * 7 + 1) % count} + r{(i * 13 + 5) % count};" for i in range(count))
+    return body(lambda _: "\n".join(lines) + f"__threadfence(); {stores}", 1, start)
+
+
 CALLED = "__device__ __noinline__ int f(int x, int *o) { if (x > 5) o[0] = x; return x * 3 + o[x & 255]; }\n"
 KINDS: dict[str, tuple[Callable[[int], str], int]] = {
-    "straight": (lambda n: body(lambda i: f"x = x * {i % 7 + 2} + (x >> {i % 13 + 1});", n), 600),
-    "loads": (lambda n: body(lambda i: f"o[t + {i * 37}] = o[t + {i * 53 + 1}] + {i};", n), 400),
-    "gathers": (lambda n: body(lambda i: f"x = o[x & 1023] + {i};", n), 300),
-    "switch": (switch, 150),
+    "straight": (lambda n: body(lambda i: f"x = x * {i % 7 + 2} + (x >> {i % 13 + 1});", n), 300),
+    "loads": (lambda n: body(lambda i: f"o[t + {i * 37}] = o[t + {i * 53 + 1}] + {i};", n), 300),
+    "gathers": (lambda n: body(lambda i: f"x = o[x & 1023] + {i};", n), 75),
+    "switch": (switch, 60),
+    "compares": (compares, 50),
     "ifs": (lambda n: body(lambda i: f"if (o[x & 255] > {i}) {{ x += o[x & {i}]; o[{i}] = x; }}", n), 100),
     "nested ifs": (nested, 100),
     "loops": (
@@ -52,8 +77,23 @@ KINDS: dict[str, tuple[Callable[[int], str], int]] = {
         ),
         100,
     ),
+    "deep loops": (deep_loops, 15),
     "calls": (lambda n: body(lambda i: "x = f(x, o);", n, head=CALLED), 200),
     "printf": (lambda n: body(lambda i: f'printf("{i} %d\\n", x + {i});', n), 100),
+    "local arrays": (
+        lambda n: body(
+            lambda i: f"int a{i}[16]; a{i}[t & 15] = x; a{i}[x & 15] += 3; x += a{i}[(t + x) & 15];", n
+        ),
+        40,
+    ),
+    "many live": (many_live, 100),
+    "kernels": (
+        lambda n: "\n".join(
+            f'extern "C" __global__ void k{i or ""}(int *o) {{ o[threadIdx.x] = o[threadIdx.x + {i}] * 3; }}'
+            for i in range(n)
+        ),
+        200,
+    ),
     "shared arrays": (
         lambda n: body(lambda i: f"__shared__ int s{i}[8]; s{i}[t & 7] = x; x += s{i}[(t + 1) & 7];", n),
         200,
@@ -63,6 +103,14 @@ KINDS: dict[str, tuple[Callable[[int], str], int]] = {
             lambda i: f"s[t] = x; __syncthreads(); x += s[(t + {i}) & 63];", n, "__shared__ int s[64];"
         ),
         50,
+    ),
+    "warp barriers": (
+        lambda n: body(
+            lambda i: f"if (t < {63 - i % 62}) {{ s[t] += s[(t + {i}) & 63]; __syncwarp(); }}",
+            n,
+            "__shared__ int s[64];",
+        ),
+        16,
     ),
 }
 

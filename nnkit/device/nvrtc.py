@@ -8,6 +8,7 @@ from typing import Any
 
 from nnkit.device.cache import cache_folder
 from nnkit.device.private_folder import is_private, make_private
+from nnkit.device.waiting import interruptible
 from nnkit.errors import DeviceError, reason
 
 
@@ -60,10 +61,22 @@ def run(
 ) -> tuple[Any, Compiled]:
     """NVRTC's status, and what it made: after an error the log, and the PTX if ptxas found the error.
 
-    `headers` are texts that includes of these names get; `names` are name expressions.
+    `headers` are texts that includes of these names get; `names` are name expressions. Ctrl-C ends the wait
+    for it; the compiler then goes on to its end, and nothing is made of that.
     """
-    texts = [os.fsencode(header) for header in (headers or {}).values()] or None
-    titles = [os.fsencode(header) for header in headers or {}] or None
+    return interruptible(lambda: _run(nvrtc, text, name, flags, headers or {}, names))
+
+
+def _run(
+    nvrtc: Any,
+    text: str,
+    name: str,
+    flags: Sequence[str],
+    headers: Mapping[str, str],
+    names: Sequence[str],
+) -> tuple[Any, Compiled]:
+    texts = [os.fsencode(header) for header in headers.values()] or None
+    titles = [os.fsencode(header) for header in headers] or None
     status, program = nvrtc.nvrtcCreateProgram(
         text.encode(), os.fsencode(name), len(texts or ()), texts, titles
     )
