@@ -79,11 +79,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+def test_an_index_of_64_bits_is_no_pointer(virtual: VirtualDevice, arch: str) -> None:
+    source = kernel("float *x, long long first", "x[first + i] *= 2;")
+    k = virtual.compile(source, name="k.cu", arch=arch)["k"]
+    with pytest.raises(LaunchError, match=r"argument 1 of 2 .*float32"):
+        k.launch(1, 8, (virtual.zeros((64,), np.int32), np.int64(3)))
+    k.launch(1, 8, (virtual.zeros((64,), np.float32), np.int64(3)))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_certainly_something_else_is_refused(virtual: VirtualDevice, what: str, arch: str) -> None:
     source, dtypes = REFUSED[what]
     if "template" in source:
-        source = source.replace("__global__ void k", "__global__ void k")
         module = virtual.compile(source, name="k.cu", arch=arch)
         found = module[module.kernels[0]]
         with pytest.raises(LaunchError, match="argument 1 of 2"):

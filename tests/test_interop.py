@@ -251,12 +251,27 @@ def test_numpy_arrays_are_checked(virtual: VirtualDevice) -> None:
         DeviceMemoryError, match=r"end of an array of shape \(100,\) float32 in the program's"
     ):
         twice.launch(1, 128, (101, x, y))
-    with pytest.raises(DeviceMemoryError, match="before"):
-        twice.launch(1, 1, (1, x, y[150:160].view(np.uint8)[4:].ctypes.data - 160 * 4))
+    # The place before one that is lent, as an address: nothing else can be nearer.
+    with pytest.raises(DeviceMemoryError, match=r"4 bytes before an array of shape \(100,\) float32 in the"):
+        twice.launch(1, 1, (1, y[99:].ctypes.data, y[100:]))
     x.flags.writeable = False
     twice.launch(1, 128, (100, x, y))
     with pytest.raises(DeviceMemoryError, match="read-only"):
         twice.launch(1, 128, (100, y, x))
+    # Two views of one memory, of which one is to be read only, and the other overlaps it.
+    both = np.arange(8, dtype=np.float32)
+    read = both[2:]
+    read.flags.writeable = False
+    twice.launch(1, 1, (1, read, both[:6]))
+    assert both[0] == 4
+    # A view of the device's own memory beside the whole.
+    own = virtual.upload(np.arange(64, dtype=np.float32))
+    twice.launch(1, 64, (64, own, own))
+    twice.launch(1, 64, (4, np.asarray(own)[4:8], own.rows(32, 36)))
+    twice.launch(1, 64, (64, np.asarray(own)[:], own))
+    doubled = [2 * t for t in range(64)]
+    doubled[32:36] = [16, 20, 24, 28]
+    assert own.download().tolist() == [2 * value for value in doubled]
     # What is lent for a launch is not known after it.
     address = y.ctypes.data
     with pytest.raises(DeviceMemoryError):

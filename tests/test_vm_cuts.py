@@ -228,13 +228,18 @@ MEETING = (
     "i - (long long)j * (START / 10) + t",
     "i - START + t",
     "4 * (i - START) + t",
+    "(j > 5 ? i - START : 1) + t",
     "i - pair.first + t",
     "i - walked(i) + t",
 )
 
 
-@pytest.mark.parametrize("start", [1_500_000_000, 3_000_000_000])
-def test_two_large_numbers_that_are_near_each_other(device: VirtualDevice, start: int) -> None:
+@pytest.mark.parametrize(
+    ("start", "arch"), [(1_500_000_000, "compute_90"), (3_000_000_000, "compute_90"), (3_000_000_000, None)]
+)
+def test_two_large_numbers_that_are_near_each_other(
+    device: VirtualDevice, start: int, arch: str | None
+) -> None:
     """Their difference is a right index, and only one of the two is known as a parameter of 64 bits."""
     # An int cannot hold the larger one.
     meeting = [what for what in MEETING if start < 1 << 31 or "(int)u" not in what]
@@ -263,7 +268,7 @@ extern "C" __global__ void k{number}(long long i, long long w, int j, unsigned u
 }}"""
         for number, what in enumerate(meeting)
     )
-    module = device.compile(source, name="meeting.cu")
+    module = device.compile(source, name="meeting.cu", arch=arch)
     x, out, t = device.upload(np.full(64, start)), device.zeros((64,), np.int32), np.arange(64)
     pair = np.array([start, 0]).tobytes()
     for number, what in enumerate(meeting):

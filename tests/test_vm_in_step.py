@@ -142,6 +142,14 @@ KERNEL(in_global) {
     for (int d = 1; d < 32; d *= 2) if (lane >= d) room[t] += room[t - d];
     out[t] = room[t];
 }
+KERNEL(fenced_in_global) {
+    int t = T, lane = t % 32; int* plain = (int*)room; plain[t] = in[t]; __threadfence_block();
+    for (int d = 1; d < 32; d *= 2) {
+        int left = lane >= d ? plain[t - d] : 0; __threadfence_block();
+        plain[t] += left; __threadfence_block();
+    }
+    out[t] = plain[t];
+}
 KERNEL(half_volatile) {
     __shared__ int s[1024];
     int t = T, lane = t % 32; *(volatile int*)&s[t] = in[t];
@@ -172,7 +180,7 @@ def written_twice(row: npt.NDArray[np.int32]) -> list[int]:
 
 
 RULES: dict[str, Any] = {
-    **dict.fromkeys(("scan", "padded", "in_global", "half_volatile"), np.cumsum),
+    **dict.fromkeys(("scan", "padded", "in_global", "fenced_in_global", "half_volatile"), np.cumsum),
     "turned": lambda row: row[::-1],
     "shifted": lambda row: row[np.maximum(np.arange(len(row)) - 3, 0)],
     "written_twice": written_twice,
