@@ -8,6 +8,7 @@ import pytest
 from nnkit import open_device
 from nnkit.device.compile import compile_cuda
 from nnkit.device.host_headers import beside, headers
+from nnkit.errors import CompileError
 
 KERNEL = '\nextern "C" __global__ void k(float *x) { x[0] = 1; }\n'
 
@@ -111,3 +112,27 @@ def test_what_is_only_declared_cannot_be_used() -> None:
 
     with pytest.raises(CompileError, match="incomplete"):
         compile_cuda("#include <vector>\n__global__ void k() { std::vector<int> v; }\n")
+
+
+@pytest.mark.parametrize("headers", ["#include <cmath>\n#include <cuda/std/cmath>\n", "#include <math.h>\n"])
+def test_mathematics_of_whole_numbers_is_that_of_double(headers: str) -> None:
+    """As in C++: `sqrt(2)` is no choice between float and double; what has a float already stays one."""
+    doubles = [
+        "sqrt(2)",
+        "pow(2, 0.5f)",
+        "fmod(7, 4.5f)",
+        "fmax(1, 2)",
+        "exp(true)",
+        "floor('a')",
+        "pow(2, 3)",
+    ]
+    floats = ["sqrt(2.f)", "pow(2.f, .5f)", "fmax(1.f, 2.f)", "floor(2.5f)"]
+    sizes = ", ".join(f"int(sizeof({call}))" for call in doubles + floats)
+    body = f"int sizes[] = {{{sizes}}};\n  o[threadIdx.x] = sizes[threadIdx.x];"
+    source = f"{headers}__global__ void k(int *o) {{\n  {body}\n}}\n"
+    device = open_device("virtual")
+    result = device.zeros((len(doubles + floats),), np.int32)
+    device.compile(source, name="a.cu")["k"].launch(1, len(doubles + floats), (result,))
+    assert result.download().tolist() == [8] * len(doubles) + [4] * len(floats)
+    with pytest.raises(CompileError, match=r"ambiguous|more than one|no instance"):
+        device.compile(source.replace("pow(2, 3)", "pow(nullptr, 3)"), name="a.cu")

@@ -41,6 +41,16 @@ _STDINT = (
 #define INT32_C(c) c
 """
 )
+_CONSTANTS = """
+#ifndef INT8_C
+#define INT8_C(c) c
+#define INT16_C(c) c
+#define UINT8_C(c) c
+#define UINT16_C(c) c
+#define INTMAX_C(c) c##LL
+#define UINTMAX_C(c) c##ULL
+#endif
+"""
 _LIMITS = """
 #define CHAR_BIT 8
 #define SCHAR_MIN (-128)
@@ -107,6 +117,37 @@ _MATH = """
 #endif
 typedef float float_t; typedef double double_t;
 """
+_OF_ONE = """
+sqrt cbrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh
+erf erfc tgamma lgamma ceil floor trunc round rint nearbyint fabs
+"""
+_OF_TWO = "pow fmod atan2 hypot fmax fmin fdim copysign remainder"
+_WHOLE = (
+    "bool, char, signed char, unsigned char, short, unsigned short, int, unsigned int, long, unsigned long,"
+    " long long, unsigned long long"
+)
+# Of whole numbers the C++ library takes the function of double: `sqrt(2)`, `pow(2, x)` with a float x.
+_OF_WHOLE = (
+    """
+template <class T> struct __nnkit_number { enum { whole = 0, any = 0 }; };
+template <> struct __nnkit_number<float> { enum { whole = 0, any = 1 }; };
+template <> struct __nnkit_number<double> { enum { whole = 0, any = 1 }; };
+#define NNKIT_WHOLE(T) template <> struct __nnkit_number<T> { enum { whole = 1, any = 1 }; };
+"""
+    + "".join(f"NNKIT_WHOLE({name})\n" for name in _WHOLE.split(", "))
+    + """
+template <bool> struct __nnkit_double {};
+template <> struct __nnkit_double<true> { typedef double type; };
+#define NNKIT_OF_ONE(f) template <class T> __host__ __device__ \\
+    typename __nnkit_double<bool(__nnkit_number<T>::whole)>::type f(T x) { return f(double(x)); }
+#define NNKIT_OF_TWO(f) template <class A, class B> __host__ __device__ \\
+    typename __nnkit_double<(__nnkit_number<A>::any && __nnkit_number<B>::any \\
+    && (__nnkit_number<A>::whole || __nnkit_number<B>::whole))>::type \\
+    f(A x, B y) { return f(double(x), double(y)); }
+"""
+    + "".join(f"NNKIT_OF_ONE({name})\n" for name in _OF_ONE.split())
+    + "".join(f"NNKIT_OF_TWO({name})\n" for name in _OF_TWO.split())
+)
 _STDIO = """
 #define EOF (-1)
 #define BUFSIZ 8192
@@ -162,10 +203,10 @@ def _unless_in(header: str, text: str) -> str:
 
 
 C_HEADERS = {
-    "stdint.h": _unless_in("cuda/std/cstdint", _STDINT + _FAST_TYPES),
+    "stdint.h": _unless_in("cuda/std/cstdint", _STDINT + _FAST_TYPES) + _CONSTANTS,
     "limits.h": _unless_in("cuda/std/climits", _LIMITS) + "#define PATH_MAX 4096\n",
     "float.h": _unless_in("cuda/std/cfloat", _FLOAT),
-    "math.h": _MATH,
+    "math.h": _MATH + _OF_WHOLE,
     "stdio.h": _STDIO,
     "stdlib.h": _STDLIB,
     "time.h": _unless_in("cuda/std/ctime", _TIME) + _CLOCKS,
