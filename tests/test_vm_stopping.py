@@ -1,15 +1,19 @@
 """A launch that prints ends soon after a signal, a fault elsewhere, or an output that fails."""
 
+import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nnkit.device.virtual import VirtualDevice
-from nnkit.errors import DeviceMemoryError
+from nnkit.errors import DeviceMemoryError, KernelError
+from nnkit.vm import launch
 
 LINES = 20000
 SOURCE = r"""
@@ -112,3 +116,32 @@ def test_a_fault_in_another_thread_ends_it() -> None:
     with pytest.raises(DeviceMemoryError, match="strays"):
         kernel.launch(2, 64, (LINES, out))
     assert count[0] < 2 * 64 * LINES // 4
+
+
+@pytest.mark.parametrize("cost", [1e-10, 1e-9, 1e-7, 1e-6, 1e-4])
+def test_looks_at_signals_follow_each_other_whatever_instructions_take(
+    monkeypatch: pytest.MonkeyPatch, cost: float
+) -> None:
+    """A clock of our own says that an instruction takes `cost` seconds."""
+    limit, clock, given = 100_000_000 if cost < 1e-6 else 2_000_000, [0.0], []
+    refill = launch.Run.refill
+
+    def timed(run: launch.Run, worker: int) -> int:
+        clock[0] += cost * run.given.get(worker, (run.quantum, 0.0))[0]
+        given.append(refill(run, worker))
+        return given[-1]
+
+    monkeypatch.setattr(launch, "time", SimpleNamespace(perf_counter=lambda: clock[0], sleep=time.sleep))
+    monkeypatch.setattr(launch.Run, "refill", timed)
+    device = VirtualDevice(threads=1)
+    device.machine.limit = limit
+    kernel = device.compile("__global__ void k(volatile int *x) { while (x[0] == 0); }\n")["k"]
+    with pytest.raises(KernelError, match=f"NNKIT_MAX_INSTRUCTIONS={limit}"):
+        kernel.launch(1, 32, (device.zeros((1,), np.int32),))
+    wanted = min(max(launch.LOOK / cost, launch.LEAST_FUEL), launch.FUEL)
+    # The last but one is what was left below the limit, the last is none.
+    settled = given[len(given) // 2 : -2]
+    assert settled or len(given) < 12
+    assert all(wanted / 2 <= fuel <= wanted * 2 for fuel in settled)
+    assert all(fuel <= 8 * before for before, fuel in itertools.pairwise(given))
+    assert given[-1] == 0

@@ -196,7 +196,7 @@ def _key(
     CUDA's own headers stand under the version of their wheel, or their folder. The name is absolute because
     line information is.
     """
-    place = os.path.abspath(name)
+    place = _absolute(name)
     searched = _searched(name, options)
     before = "".join(f'#include "{file}"\n' for file in option_values(options, "-include", "--pre-include"))
     files = included_files(before + text, [*searched, own_folder()])
@@ -212,7 +212,15 @@ def _key(
 def _searched(name: str, options: Sequence[str]) -> list[str]:
     """The folders whose headers are the user's own."""
     folders = option_values(options, "-I", "--include-path")
-    return [os.path.dirname(os.path.abspath(name)), *map(os.path.abspath, folders)]
+    return [os.path.dirname(_absolute(name)), *map(_absolute, folders)]
+
+
+def _absolute(path: str) -> str:
+    """An absolute path; as it is where the current directory is gone."""
+    try:
+        return os.path.abspath(path)
+    except OSError:
+        return os.path.normpath(path)
 
 
 def _packed(compiled: Compiled) -> bytes:
@@ -292,5 +300,5 @@ def _place_in_ptx(ptx: str, number: int, name: str) -> str:
         return name
     file = re.search(rf'^\s*\.file\s+{locations[-1][1]} "((?:[^"\\]|\\.)*)"', ptx, re.MULTILINE)
     path = name if file is None else file_name(file[1])
-    place = name if path == os.path.abspath(name) else path
+    place = name if path == _absolute(name) else path
     return f"{place}:{locations[-1][2]} (PTX line {number}, {lines[-1].strip()!r})"

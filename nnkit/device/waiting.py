@@ -28,7 +28,10 @@ def interruptible(action: Callable[[], Result]) -> Result:
         finally:
             done.set()
 
-    threading.Thread(target=work, name="nnkit compiler", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="nnkit compiler", daemon=True).start()
+    except RuntimeError:  # The system has no more threads.
+        return action()
     done.wait()
     if errors:
         raise errors[0]

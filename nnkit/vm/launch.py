@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 MOST_BLOCKS_AT_ONCE = 64
 """How many blocks a thread takes from the common counter; fewer where there are few: all finish together."""
 
-FUEL = 20_000_000
-"""Instructions of one vector between two looks at signals: some 10 to 50 ms."""
+FUEL, LEAST_FUEL = 20_000_000, 1000
+"""Instructions of one vector between two looks at signals, at most and at least."""
+
+LOOK = 0.03
+"""Seconds that there should be between two looks: instructions differ in what they take a thousandfold."""
 
 WORTH_A_THREAD = 10e-6
 WORTH_WAKING = 30e-6
@@ -76,13 +79,22 @@ class Run:
         # Also what they point to: an array that the program drops meanwhile stays until the end.
         self.allocations = self.machine.memory.snapshot()
         self.parameters = ctypes.create_string_buffer(bytes(parameters), max(len(parameters), 1))
-        expected = self._expected()
+        vectors = variant.native.vectors
+        # Nothing measured yet: a guess of 10 ns an instruction of a vector.
+        a_block = variant.seconds_a_block or vectors * kernel.traits.instructions * 1e-8 or 1e-9
+        expected = a_block * self.blocks
         workers = min(self.machine.threads, self.blocks) if expected > WORTH_A_THREAD else 1
         self.wakes = expected > WORTH_WAKING
         self.workers = workers
         self.context = (ctypes.c_int64 * (int(Context.WORDS) + PART_WORDS * workers))()
         refill, call = _callbacks()
-        self.quantum = min(FUEL, self.machine.limit) if self.machine.limit else FUEL
+        # What blocks use up until the first look if they have no loops.
+        fuel = int(LOOK * (vectors + 1) / a_block)
+        fuel = FUEL if fuel > FUEL else LEAST_FUEL if fuel < LEAST_FUEL else fuel
+        self.quantum = min(fuel, self.machine.limit) if self.machine.limit else fuel
+        self.given: dict[int, tuple[int, float]] = {}
+        """What each worker got last, and when."""
+        self.started = 0.0
         _CONTEXT.pack_into(
             self.context,
             0,
@@ -109,7 +121,7 @@ class Run:
         """Spread the blocks over threads, wait for all, report what went wrong."""
         context = ctypes.addressof(self.context)
         arenas = [self._arena(0)]
-        started = time.perf_counter()
+        started = self.started = time.perf_counter()
         _RUNNING[context] = self
         failed = 0
         handlers = self._keep_signals()
@@ -139,14 +151,6 @@ class Run:
         arena = self.variant.take(self.shared, self.quantum)
         arena.record[Worker.PART] = part
         return arena
-
-    def _expected(self) -> float:
-        """How many seconds all the blocks will take one thread."""
-        a_block = self.variant.seconds_a_block
-        if not a_block:
-            # Nothing measured yet: a guess of 10 ns an instruction of a vector.
-            a_block = self.variant.native.vectors * self.kernel.traits.instructions * 1e-8
-        return a_block * self.blocks
 
     # -- stopping -------------------------------------------------------------------------------------------
 
@@ -188,10 +192,15 @@ class Run:
             except BaseException as error:
                 self._stop(error)
 
-    def refill(self) -> int:
-        """More fuel, or 0 to stop: after Ctrl-C, a failure elsewhere, or at the user's limit."""
+    def refill(self, worker: int) -> int:
+        """More fuel, or 0 to stop: after Ctrl-C, a failure elsewhere, or at the user's limit.
+
+        As much as lasts to the next look, by what the last took. `worker` is the address of its record.
+        """
         try:
-            self.spent += self.quantum
+            last, since = self.given.get(worker, (self.quantum, self.started))
+            now = time.perf_counter()
+            self.spent += last
             if self.context[Context.STOP]:
                 return 0
             limit = self.machine.limit
@@ -200,10 +209,14 @@ class Run:
                     Fault.STOPPED,
                     f"kernel {self.kernel.name} was stopped after NNKIT_MAX_INSTRUCTIONS={limit}",
                 )
+            times = min(8.0, max(1 / 64, LOOK / max(now - since, 1e-6)))
+            fuel = min(FUEL, max(LEAST_FUEL, int(last * times)))
+            fuel = min(fuel, limit - self.spent) if limit else fuel
+            self.given[worker] = fuel, now
         except BaseException as error:
             self._stop(error)
             return 0
-        return self.quantum
+        return fuel
 
     # -- calls from kernels ---------------------------------------------------------------------------------
 
@@ -351,7 +364,7 @@ _RUNNING: dict[int, Run] = {}
 
 def _refill(context: Words, record: Words) -> int:
     run = _RUNNING.get(ctypes.addressof(context.contents))
-    return run.refill() if run else 0
+    return run.refill(ctypes.addressof(record.contents)) if run else 0
 
 
 def _called(context: Words, record: Words, site: int, mask: int, area: Words) -> int:

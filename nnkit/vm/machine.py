@@ -72,8 +72,18 @@ class Machine:
 
 
 def _to_stdout(text: str) -> None:
-    """To what sys.stdout is now, not what it was when the machine was made."""
-    sys.stdout.write(text)
+    """To what sys.stdout is now, not what it was when the machine was made; nowhere if it is closed.
+
+    Characters that it cannot write are escaped.
+    """
+    stream = sys.stdout
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        code = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(code, "backslashreplace").decode(code))
 
 
 def _setting(name: str, default: int) -> int:
