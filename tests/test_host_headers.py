@@ -136,3 +136,52 @@ def test_mathematics_of_whole_numbers_is_that_of_double(headers: str) -> None:
     assert result.download().tolist() == [8] * len(doubles) + [4] * len(floats)
     with pytest.raises(CompileError, match=r"ambiguous|more than one|no instance"):
         device.compile(source.replace("pow(2, 3)", "pow(nullptr, 3)"), name="a.cu")
+
+
+CUB = r"""
+#include <cub/cub.cuh>
+
+__global__ void sort(int *values)
+{
+    using Sort = cub::BlockMergeSort<int, 64, 4>;
+    __shared__ typename Sort::TempStorage storage;
+    int own[4];
+    for (int i = 0; i < 4; ++i)
+        own[i] = values[threadIdx.x * 4 + i];
+    Sort(storage).Sort(own, [](int a, int b) { return a > b; });
+    for (int i = 0; i < 4; ++i)
+        values[threadIdx.x * 4 + i] = own[i];
+}
+
+__global__ void rest(const int *values, int *largest, int *steps, int *turned)
+{
+    using Reduce = cub::WarpReduce<int>;
+    using Difference = cub::BlockAdjacentDifference<int, 64>;
+    using Shuffle = cub::BlockShuffle<int, 64>;
+    __shared__ typename Reduce::TempStorage reduce[2];
+    __shared__ typename Difference::TempStorage difference;
+    __shared__ typename Shuffle::TempStorage shuffle;
+    const int t = threadIdx.x, warp = t / 32;
+    const int found = Reduce(reduce[warp]).Reduce(values[t], [](int a, int b) { return a > b ? a : b; });
+    if (t % 32 == 0)
+        largest[warp] = found;
+    int own[1] = {values[t]}, step[1];
+    Difference(difference).SubtractLeft(own, step, [](int a, int b) { return a - b; });
+    steps[t] = step[0];
+    Shuffle(shuffle).Rotate(values[t], turned[t], 5);
+}
+"""
+
+
+def test_cub_for_blocks_and_warps() -> None:
+    device = open_device("virtual")
+    module = device.compile(CUB, name="cub.cu")
+    given = np.random.default_rng(1).integers(-1000, 1000, 256).astype(np.int32)
+    values = given.copy()
+    module["sort"].launch(1, 64, (values,))
+    assert values.tolist() == sorted(given.tolist(), reverse=True)
+    largest, steps, turned = np.zeros(2, np.int32), np.zeros(64, np.int32), np.zeros(64, np.int32)
+    module["rest"].launch(1, 64, (given, largest, steps, turned))
+    assert largest.tolist() == given[:64].reshape(2, 32).max(1).tolist()
+    assert steps.tolist() == np.diff(given[:64], prepend=0).tolist()
+    assert turned.tolist() == np.roll(given[:64], -5).tolist()

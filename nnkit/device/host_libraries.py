@@ -16,7 +16,11 @@ async/reduce async/for_each async/copy detail/raw_pointer_cast memory
 
 CUB = """
 block/block_load block/block_store block/block_reduce block/block_scan block/block_radix_sort
-block/block_exchange block/block_histogram block/block_discontinuity warp/warp_reduce warp/warp_scan
+block/block_exchange block/block_histogram block/block_discontinuity block/block_adjacent_difference
+block/block_merge_sort block/block_radix_rank block/block_run_length_decode block/block_shuffle
+warp/warp_exchange warp/warp_load warp/warp_merge_sort warp/warp_reduce warp/warp_scan warp/warp_store
+thread/thread_load thread/thread_operators thread/thread_reduce thread/thread_scan thread/thread_search
+thread/thread_sort thread/thread_store
 """
 """What <cub/cub.cuh> holds for kernels; NVRTC refuses it as a whole."""
 
