@@ -44,6 +44,10 @@ class Macros:
         """Whether a declaration ends within its expansion."""
         return ";" in (self._depths(name) or ())
 
+    def declares(self, name: str, words: frozenset[str]) -> bool:
+        """Whether one of the words is in its expansion outside of brackets."""
+        return any(word in words or self.holds(word, words) for word in self._depths(name) or ())
+
     def completes(self, name: str) -> bool:
         """Whether nothing can follow its expansion that belongs to the same declaration."""
         body = self.bodies.get(name, ())

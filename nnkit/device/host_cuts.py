@@ -79,7 +79,7 @@ def _specialises(reader: Reader, item: Item) -> bool:
 
 def _declares_no_type(reader: Reader, item: Item) -> bool:
     name = reader.text(item.first)
-    return not reader.macros.holds(name, _TYPES) and not reader.macros.holds(name, frozenset({"template"}))
+    return not reader.macros.declares(name, _TYPES | {"template"})
 
 
 def replacement(reader: Reader, item: Item, way: str) -> tuple[int, str]:
