@@ -149,3 +149,14 @@ def test_variables_are_written_not_replaced(device: VirtualDevice) -> None:
 def test_a_gpu_is_called_cuda(name: str) -> None:
     with pytest.raises(UsageError, match="a GPU is 'cuda'"):
         nnkit.open_device(name)
+
+
+@pytest.mark.parametrize(
+    ("declared", "used"), [("int N = 10;", "x[0] = N;"), ("float table[4] = {1, 2};", "x[0] = table[1];")]
+)
+def test_a_variable_of_the_host_is_named(device: VirtualDevice, declared: str, used: str) -> None:
+    source = f"{declared}\n__global__ void k(int *x) {{ {used} }}\n"
+    with pytest.raises(CompileError, match=r"is host code \(h\.cu:1\).*mark it __device__ or __constant__"):
+        device.compile(source, name="h.cu")
+    # With the mark it is taken.
+    assert device.compile("__device__ " + source, name="h.cu").kernels == ("k(int*)",)

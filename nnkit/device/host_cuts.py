@@ -7,7 +7,7 @@ used, "whole" leaves nothing.
 from nnkit.device.cpp_items import Item, Reader
 from nnkit.device.cpp_names import enumerators, outside, tags
 
-_POISON = "nnkit_left_out"
+POISON = "nnkit_left_out"
 _TYPES = frozenset(
     {"struct", "class", "union", "enum", "const", "constexpr", "typedef", "using", "namespace"}
 )
@@ -86,7 +86,7 @@ def replacement(reader: Reader, item: Item, way: str) -> tuple[int, str]:
     """The token from which an item is left out, and what stands there instead."""
     if way == "whole":
         return item.first, ""
-    externs = "".join(f" extern struct {_POISON} {name};" for name in item.variables)
+    externs = "".join(f" extern struct {POISON} {name};" for name in item.variables)
     if way == "body":
         if item.kind == "function":
             return item.body, ";"
@@ -101,13 +101,13 @@ def replacement(reader: Reader, item: Item, way: str) -> tuple[int, str]:
             and words[words.index(item.name) - 1] in ("", "explicit", "inline")
         )
         constructor = own or (item.member and words[0] == item.name)
-        return item.first, f"{'' if constructor else f'{virtual}void '}{item.name}(struct {_POISON});"
+        return item.first, f"{'' if constructor else f'{virtual}void '}{item.name}(struct {POISON});"
     if item.kind == "simple":
         return item.first, " ".join(f"struct {name};" for name in item.variables)
     if item.kind == "class":
         return item.first, f"struct {item.name};{externs}" if item.name else externs
     if item.member:
-        return item.first, "".join(f"static struct {_POISON} {name};" for name in item.variables)
+        return item.first, "".join(f"static struct {POISON} {name};" for name in item.variables)
     return item.first, externs.lstrip()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from nnkit.device import host_headers
 from nnkit.device.demangle import demangle
 from nnkit.device.host_code import CannotSeparateError, NoDeviceCodeError, Separated, separate
+from nnkit.device.host_cuts import POISON
 from nnkit.device.host_libraries import stand_in
 from nnkit.device.kernel_names import split_parameters, variables
 from nnkit.device.nvrtc import Compiled, bundled_folders, run
@@ -144,4 +145,12 @@ def _what_was_left_out(log: str, separated: Separated) -> str:
         name = re.split(r"\W", quoted.strip())[0]
         if name in separated.left_out:
             return f"; {name} is host code ({separated.left_out[name]}), which is left out"
+    # A variable that was left out has a type that nothing takes; the log shows its line.
+    told = re.split(r"^.+\(\d+\): (?:catastrophic )?error\b", log, maxsplit=2, flags=re.MULTILINE)
+    if len(told) > 1 and POISON in told[1]:
+        for name in re.findall(r"\w+", told[1].partition("\n")[2]):
+            if place := separated.left_out.get(name, "") or separated.host_variables.get(name, ""):
+                return (
+                    f"; {name} is host code ({place}), which is left out: mark it __device__ or __constant__"
+                )
     return ""
