@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from nnkit.device.arguments import Packer
 from nnkit.device.array import CpuArray
-from nnkit.device.compile import compile_cuda
-from nnkit.device.extents import Limits, check_extents
-from nnkit.device.parameters import Parameter, parameters, thread_limits
+from nnkit.device.parameters import Parameter, parameters
 from nnkit.device.virtual import VirtualDevice
-from nnkit.errors import CompileError, DeviceError, LaunchError
+from nnkit.errors import DeviceError, LaunchError
 
 
 @dataclass
@@ -87,77 +85,6 @@ def refusal(pack: Packer, *args: Any, device: Any = DEVICE) -> str:
     assert "\n" not in message
     assert message.startswith("kernel k")
     return message
-
-
-def test_parameters_of_what_nvrtc_writes() -> None:
-    source = r"""
-    struct Pair { double scale; int shift; };
-    extern "C" __global__ void all(const float* x, float* y, int n, float a, double d, bool f,
-                                   unsigned char c, short s, long long wide, Pair pair, float4 four) {
-        y[n] = x[n] * a + d + f + c + s + wide + pair.scale + four.x;
-    }
-    extern "C" __global__ void none() {}
-    template <int N> __global__ __launch_bounds__(N) void bounded(float* x) { x[0] = N; }
-    template __global__ void bounded<96>(float*);
-    """
-    ptx = compile_cuda(source).ptx
-    found = parameters(ptx)
-    assert {name: len(taken) for name, taken in found.items()} == {
-        "all": 11,
-        "none": 0,
-        "_Z7boundedILi96EEvPf": 1,
-    }
-    assert [(p.kind, p.size, p.align) for p in found["all"]] == [
-        ("pointer", 8, 8),
-        ("pointer", 8, 8),
-        ("integer", 4, 4),
-        ("float", 4, 4),
-        ("float", 8, 8),
-        ("integer", 1, 1),
-        ("integer", 1, 1),
-        ("integer", 2, 2),
-        ("pointer", 8, 8),
-        ("struct", 16, 8),
-        ("struct", 16, 16),
-    ]
-    assert thread_limits(ptx) == {"_Z7boundedILi96EEvPf": 96}
-
-
-def test_parameters_of_what_people_write() -> None:
-    ptx = """
-    .file 1 "a//b.cu" // .entry no(.param .u32 a)
-    /* .entry neither(.param .u32 a) */
-    .weak .entry spread
-    (
-        .param .u64 .ptr .align 1 p, // the input
-        .param
-            .u64.ptr.global.align 16 q,
-        .param .align 8 .b8 s[ 24 ],
-        .param .b8 raw[3],
-        .param .f16 half
-    )
-    .reqntid 8, 4, 2
-    { ret; }
-    .entry bare .maxntid 128 { ret; }
-    .func (.param .b32 r) helper(.param .b32 a) { ret; }
-    """
-    assert parameters(ptx) == {
-        "spread": (
-            Parameter("p", 8, 8, "pointer", marked=True),
-            Parameter("q", 8, 8, "pointer", marked=True),
-            Parameter("s", 24, 8, "struct"),
-            Parameter("raw", 3, 1, "struct"),
-            Parameter("half", 2, 2, "float"),
-        ),
-        "bare": (),
-    }
-    assert thread_limits(ptx) == {"spread": 64, "bare": 128}
-
-
-@pytest.mark.parametrize("text", [".texref t", ".v4 .f32 v", ".pred p", ".align 4 .b8"])
-def test_parameters_that_are_not_understood_are_refused(text: str) -> None:
-    with pytest.raises(CompileError, match="kernel k: the parameter"):
-        parameters(f".entry k(.param {text}) {{ ret; }}")
 
 
 @given(st.data())
@@ -425,51 +352,3 @@ def test_the_wrong_number_of_arguments() -> None:
     assert "got 3" in refusal(pack, ARRAY, 1.0, 1.0)
     with pytest.raises(LaunchError, match="args must be a tuple or a list"):
         pack.pack(ARRAY, DEVICE)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (3, (3, 1, 1)),
-        ((3,), (3, 1, 1)),
-        ((3, 4), (3, 4, 1)),
-        ([3, 4, 5], (3, 4, 5)),
-        (np.int64(2), (2, 1, 1)),
-    ],
-)
-def test_extents_that_fit(value: Any, expected: tuple[int, int, int]) -> None:
-    assert check_extents("k", value, value, 0, Limits()) == (expected, expected)
-
-
-@pytest.mark.parametrize(
-    ("grid", "block", "shared", "words"),
-    [
-        (0, 1, 0, "grid is 0 along x"),
-        ((1, -1), 1, 0, "grid is -1 along y"),
-        ((1, 65536), 1, 0, "grid is 65536 along y"),
-        ((1, 1, 65536), 1, 0, "along z"),
-        (2**31, 1, 0, "along x"),
-        ((1, 1, 1, 1), 1, 0, "one to three whole numbers"),
-        ((), 1, 0, "one to three whole numbers"),
-        (1.0, 1, 0, "one to three whole numbers"),
-        ("1", 1, 0, "one to three whole numbers"),
-        (1, 0, 0, "block is 0 along x"),
-        (1, 1025, 0, "block is 1025 along x"),
-        (1, (1, 1, 65), 0, "block is 65 along z"),
-        (1, (32, 33), 0, "has 1056 threads"),
-        (1, 1, -1, "shared_bytes is -1"),
-        (1, 1, 49153, "0 to 49152"),
-        (1, 1, 0.5, "whole number"),
-    ],
-)
-def test_extents_that_do_not_fit(grid: Any, block: Any, shared: Any, words: str) -> None:
-    with pytest.raises(LaunchError) as caught:
-        check_extents("k", grid, block, shared, Limits())
-    assert words in str(caught.value)
-    assert str(caught.value).startswith("kernel k: ")
-
-
-def test_a_kernel_may_allow_fewer_threads() -> None:
-    check_extents("k", 1, 256, 0, Limits(threads=256))
-    with pytest.raises(LaunchError, match="the most for this kernel is 256"):
-        check_extents("k", 1, 257, 0, Limits(threads=256))
