@@ -1,4 +1,4 @@
-"""Parameters read from PTX, arguments packed for them, and extents: every layout and every refusal."""
+"""Arguments packed for a kernel: every layout and every refusal."""
 
 import array
 import ctypes

@@ -1,4 +1,4 @@
-"""Arrays meet the world: NumPy, DLPack, arrays of other libraries as arguments; and looking at them."""
+"""Arrays meet the world: NumPy, DLPack, arrays of other libraries as arguments."""
 
 import gc
 import weakref
