@@ -71,8 +71,7 @@ extern "C" __global__ void conditional(int* x, int yes) {
 }
 extern "C" __global__ void early(int* x) {
     int t = I;
-    // Unrolled, the threads of a warp come to the last barriers of this loop by different ways.
-    #pragma unroll 1
+    // NVRTC unrolls it: then threads of one warp wait at different copies of the barrier.
     for (int round = 0; ; ++round) {
         if (t < 37 * round) return;
         x[t] = round;

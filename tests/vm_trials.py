@@ -235,9 +235,29 @@ def _edge(p: Any, way: Way, module: str) -> str:
     return ""
 
 
+def meetings(names: list[str], where: str = "") -> Iterator[Trial]:
+    """Threads of a warp that meet at different barriers of the program."""
+    from vm_meetings import HEAD, program
+
+    programs = [program(random.Random(f"meetings {name}"), f"k{name}") for name in names]
+    module = _module(HEAD, [p.cuda for p in programs])
+    for name, p in zip(names, programs, strict=True):
+        way = way_of(name, where)
+        yield Trial(name, f"{way}, block {p.threads}\n{p.cuda}", partial(_met, p, way, module))
+
+
+def _met(p: Any, way: Way, module: str) -> str:
+    end = way.ends[-1]
+    with _device(way, end) as device:
+        out = device.zeros((p.threads,), np.uint32)
+        _load(device, module)[p.name].launch(1, p.threads, (out,))
+        return _difference(out.download(), np.array(p.expected(), np.uint32))
+
+
 KINDS: dict[str, Callable[[list[str], str], Iterator[Trial]]] = {
     **{"neighbours": neighbours, "twins": twins, "addresses": addresses},
     **{"bounds": bounds, "edges": edges, "expressions": expressions},
+    **{"meetings": meetings},
 }
 
 

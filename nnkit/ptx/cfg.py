@@ -195,6 +195,26 @@ def is_barrier(item: Instruction) -> bool:
     return "cluster" not in item.modifiers
 
 
+def barriers(blocks: list[Block]) -> dict[int, int]:
+    """For every block that ends in a barrier, which of the source it is; -1 if each thread may use its own.
+
+    Barriers of one line of the source are the same one, which the compiler has copied; where no line is known
+    each is one for itself.
+    """
+    found: dict[object, int] = {}
+    numbers: dict[int, int] = {}
+    for block in blocks:
+        if block.ending != "barrier" or block.last is None:
+            continue
+        item = block.last
+        if item.opcode == "barrier" and "aligned" not in item.modifiers:
+            numbers[block.number] = -1
+        else:
+            place = (item.location, item.modifiers) if item.location.line else block.number
+            numbers[block.number] = found.setdefault(place, len(found))
+    return numbers
+
+
 def _connect(block: Block, blocks: list[Block], labels: dict[str, int], function: Function) -> None:
     def place(name: str, line: int) -> int:
         if name not in labels:

@@ -65,7 +65,9 @@ class Analysis:
         for block in self.blocks:
             if block.ending == "barrier" and block.last and cfg.is_vote(block.last):
                 self.votes.setdefault(block.targets[0], []).append(block.last)
-        cutter = Cutter(self.blocks)
+        self.sources = cfg.barriers(self.blocks)
+        """Which barrier of the source ends a block: copies that the compiler made have the same number."""
+        cutter = self.cutter = Cutter(self.blocks)
         self.blended: set[str] = set()
         self.joints: frozenset[int] = frozenset()
         """Blocks that regions share and that are a region of their own, so that they are compiled once."""
@@ -76,7 +78,12 @@ class Analysis:
             self.joints = frozenset((joint,))
             self.regions = cutter.cut(self.joints)
             self._converge()
-        self.full = self._stays_full()
+        self.parts = any(self.may_part(region, number) for region in self.regions for number in region.order)
+        """Whether lanes of a vector may wait at different barriers, see `nnkit.vm.strands`."""
+        if self.parts:
+            self.blended |= self._written_apart()
+            self._converge()
+        self.full = not self.parts and self._stays_full()
         self.saved = self._saved()
 
     # -- queries --------------------------------------------------------------------------------------------
@@ -136,6 +143,20 @@ class Analysis:
         return any(map(cfg.is_warp_barrier, self.blocks[number].instructions)) and any(
             not self.is_way_out(other) for other in region.waiting(number)
         )
+
+    def may_part(self, region: Region, number: int) -> bool:
+        """Whether lanes may wait at a block's barrier while others come to one as good.
+
+        As good is a copy that the compiler made. `barrier.sync` that is not aligned is for each thread alone.
+        """
+        waiting = region.pending[number] if self.blocks[number].ending == "barrier" else 0
+        if not waiting:
+            return False
+        ahead = 0
+        for other in region.waiting(number):
+            ahead |= self.cutter.ahead[other]
+        source = self.sources[number]
+        return source < 0 or any(of == source and ahead >> other & 1 for other, of in self.sources.items())
 
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
@@ -272,6 +293,22 @@ class Analysis:
             for region in self.regions
             for number in region.order
         )
+
+    def _written_apart(self) -> set[str]:
+        """The saved registers that lanes may write after they have parted, each its own value.
+
+        All but those that are written only where the whole vector runs, in front of every barrier.
+        """
+        behind = 0
+        for block in self.blocks:
+            if block.ending == "barrier":
+                behind |= self.cutter.behind[block.targets[0]]
+        first = self.regions[0]
+        apart = [
+            block for block in self.blocks if behind >> block.number & 1 or first.pending.get(block.number, 1)
+        ]
+        written = {name for block in apart for item in items(block) for name in cfg.destinations(item)}
+        return written.intersection(self._saved())
 
     def _saved(self) -> list[str]:
         """Registers whose values must outlive a barrier."""

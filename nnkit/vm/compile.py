@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from nnkit.ptx.ir import PtxError
-from nnkit.vm import absent, apart, large, runtime, scheduler
+from nnkit.vm import absent, apart, large, runtime, scheduler, strands
 from nnkit.vm.addresses import local_stride
 from nnkit.vm.analysis import Analysis
 from nnkit.vm.emitter import Emitter, Site
@@ -22,6 +22,8 @@ class Native:
     code: bytes
     width: int
     vectors: int
+    strands: int
+    """How many there can be at most: as many as vectors, where their lanes wait together."""
     frame_bytes: int
     local_stride: int
     caches: int
@@ -35,6 +37,7 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
     analysis = Analysis(program.function, launch, program.memory.addresses)
     emitter = Emitter(analysis, program.memory, has_avx512, poison, absent.suspects(analysis))
     regions = [emit_region(emitter, region) for region in analysis.regions]
+    meetings = strands.functions(emitter)
     text = emitter.text
     parts = [
         runtime.PROBABLE,
@@ -43,7 +46,8 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
         *text.functions.values(),
         runtime.checks(launch.width),
         *regions,
-        scheduler.scheduler(len(regions), launch.vectors, launch.threads, launch.width, poison, is_x86()),
+        meetings,
+        scheduler.scheduler(analysis.parts, len(regions), launch, poison, is_x86()),
     ]
     return "\n".join(parts), emitter
 
@@ -61,6 +65,7 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
         code,
         launch.width,
         launch.vectors,
+        launch.vectors * (launch.width if emitter.analysis.parts else 1),
         emitter.frame_size,
         local_stride(program.memory),
         emitter.caches,

@@ -102,6 +102,8 @@ class Emitter:
         self.suspect_offsets: dict[str, int] = {}
         """Where the masks of those that outlive a barrier are saved."""
         self.frame_offsets, self.frame_size = self._frame()
+        self.strand = "%strand" if analysis.parts else "%vector"
+        """The stack slot with the number of the strand that runs, see `nnkit.vm.strands`."""
         self.region: Region = analysis.regions[0]
         self.block: Block = analysis.blocks[0]
         self.now: dict[str, Value] = {}

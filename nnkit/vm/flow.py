@@ -6,9 +6,9 @@ targets' masks, and whichever waiting block comes first in the region's order ru
 
 from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import Guard, Immediate, Instruction, PtxError
-from nnkit.vm import calls, warp_wait
+from nnkit.vm import calls, strands, warp_wait
 from nnkit.vm.emitter import Emitter
-from nnkit.vm.frames import alive_mask, suspend
+from nnkit.vm.frames import alive_mask, current, store_word, suspend
 from nnkit.vm.layout import ENDED, Context, Fault, Worker
 from nnkit.vm.regions import Region
 
@@ -46,51 +46,62 @@ def _current(e: Emitter) -> str:
 def _exit(e: Emitter, region: Region) -> None:
     pending = region.pending[e.block.number]
     if not pending:
-        _end(e)
+        end(e)
         return
-    alive = alive_mask(e)
-    gone = e.one.binary("xor", f"i{e.width}", _current(e), mask_literal(e.width, (1 << e.width) - 1))
-    e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive, gone)}, ptr %alive")
-    _search(e, region, pending, -1)
+    without(e, _current(e))
+    search_from(e, region, pending, -1)
 
 
-def _end(e: Emitter) -> None:
-    """Nobody is left in this vector."""
+def without(e: Emitter, lanes: str) -> None:
+    """Lanes no longer belong to the strand that runs."""
+    kept = e.one.binary("xor", f"i{e.width}", lanes, mask_literal(e.width, (1 << e.width) - 1))
+    e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive_mask(e), kept)}, ptr %alive")
+
+
+def end(e: Emitter) -> None:
+    """Nobody is left in this strand."""
     text = e.text
-    vector = text.op("load i64, ptr %vector")
+    strands.missed(e)
+    strand = current(e)
     resume = e.worker_field(Worker.RESUME, "ptr")
-    place = text.op(f"getelementptr i32, ptr {resume}, i64 {vector}")
+    place = text.op(f"getelementptr i32, ptr {resume}, i64 {strand}")
     text.line(f"store i32 {ENDED}, ptr {place}")
     text.jump("next.vector")
 
 
 def _barrier(e: Emitter, region: Region, block: Block) -> None:
-    """Save what is needed behind the barrier and stop; every lane that lives must be here."""
+    """Save what is needed behind the barrier and stop; every lane that lives must be here, or may part."""
     text = e.text
     assert block.last is not None
-    if region.pending[block.number]:
+    strands.meet(e, block)
+    word = calls.barrier_word(e, block.last)
+    pending = region.pending[block.number]
+    if pending:
         together = text.label("together")
         apart = text.label("apart")
         same = e.one.compare("eq", f"i{e.width}", _current(e), alive_mask(e))
         text.likely(same, together, apart)
         text.place(apart)
-        site = e.site(block.last, "barrier")
-        e.fault(Fault.DIVERGENT_BARRIER, site, e.mask64())
+        if e.analysis.may_part(region, block.number):
+            strands.part(e, region, block, word)
+            without(e, _current(e))
+            search_from(e, region, pending, -1)
+        else:
+            e.fault(Fault.DIVERGENT_BARRIER, e.site(block.last, "barrier"), e.mask64())
         text.place(together)
-    vector = suspend(e, region, block.targets[0])
-    waits = e.worker_field(Worker.BARRIER, "ptr")
-    place = text.op(f"getelementptr i64, ptr {waits}, i64 {vector}")
-    text.line(f"store i64 {calls.barrier_word(e, block.last)}, ptr {place}")
+    strand = current(e)
+    suspend(e, region, block.targets[0], strand, alive_mask(e))
+    store_word(e, Worker.BARRIER, strand, word)
     # A loop around a barrier never jumps backwards inside a region.
     _burn(e, e.analysis.size(region))
     text.jump("next.vector")
 
 
 def go_on_in(e: Emitter, region: Region, entry: int) -> None:
-    """Hand the whole vector to another region, without waiting."""
+    """Hand the whole strand to another region, without waiting."""
     if region.pending[entry]:
         raise PtxError("a region was split where lanes wait")
-    suspend(e, region, entry)
+    suspend(e, region, entry, current(e), alive_mask(e))
     e.text.jump("next.vector")
 
 
@@ -163,10 +174,10 @@ def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
     waiting = region.pending[e.block.number]
     for place in places:
         waiting |= 1 << place
-    _search(e, region, waiting, max(places))
+    search_from(e, region, waiting, max(places))
 
 
-def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
+def search_from(e: Emitter, region: Region, waiting: int, last: int) -> None:
     """Jump to the first of the waiting blocks that has lanes.
 
     The block at place `last` has some if none before it has; where that is -1, all may have left the kernel.
@@ -189,7 +200,7 @@ def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
         jump(e, region, target)
         e.text.place(on)
         waiting &= waiting - 1
-    _end(e)
+    end(e)
 
 
 def search(e: Emitter, name: str, waiting: int) -> None:
@@ -232,7 +243,7 @@ def emit_searches(e: Emitter, region: Region) -> None:
             kept = warp_wait.released(e) if all_wait and e.analysis.may_wait(region, target) else ""
             e.text.branch(_has_lanes(e, target, kept), there, on)
         e.text.place(f"{name}.end")
-        (warp_wait.nobody_runs if all_wait else _end)(e)
+        (warp_wait.nobody_runs if all_wait else end)(e)
 
 
 def way_back(e: Emitter, target: int) -> str:

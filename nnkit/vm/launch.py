@@ -331,21 +331,26 @@ class Run:
     def _deadlock(self, record: Words) -> str:
         """Who waits where."""
         native = self.variant.native
-        resume = (ctypes.c_int32 * native.vectors).from_address(record[Worker.RESUME])
-        waits = (ctypes.c_int64 * native.vectors).from_address(record[Worker.BARRIER])
-        alive = (ctypes.c_int64 * native.vectors).from_address(record[Worker.ALIVE])
+        strands = record[Worker.STRANDS] or native.vectors
+        resume = (ctypes.c_int32 * strands).from_address(record[Worker.RESUME])
+        waits = (ctypes.c_int64 * strands).from_address(record[Worker.BARRIER])
+        alive = (ctypes.c_int64 * strands).from_address(record[Worker.ALIVE])
         last = self.block[0] * self.block[1] * self.block[2]
-        groups: dict[str, list[int]] = {}
-        for vector in range(native.vectors):
-            number, expected = waits[vector] & 255, waits[vector] >> 8
-            what = f"wait at barrier {number}" + (f" for {expected} threads" if expected else "")
-            if resume[vector] >= 0 and native.barriers[resume[vector]]:
-                what += f" ({native.barriers[resume[vector]]})"
+        what = dict.fromkeys(range(last), "left the kernel")
+        for strand in range(strands):
+            if resume[strand] < 0:
+                continue
+            number, expected = waits[strand] & 255, waits[strand] >> 8
+            here = f"wait at barrier {number}" + (f" for {expected} threads" if expected else "")
+            if native.barriers[resume[strand]]:
+                here += f" ({native.barriers[resume[strand]]})"
             # Without threads that leave early the generated code keeps no masks: 0 stands for all.
-            mask = alive[vector] or -1
-            for thread in range(vector * native.width, min((vector + 1) * native.width, last)):
-                gone = resume[vector] < 0 or not mask >> (thread - vector * native.width) & 1
-                groups.setdefault("left the kernel" if gone else what, []).append(thread)
+            mask = alive[strand] or -1
+            start = strand % native.vectors * native.width
+            what |= {t: here for t in range(start, min(start + native.width, last)) if mask >> t - start & 1}
+        groups: dict[str, list[int]] = {}
+        for thread, doing in what.items():
+            groups.setdefault(doing, []).append(thread)
         parts = [f"{threads_in_words(threads)} {what}" for what, threads in groups.items()]
         parts += [
             f"{record[Worker.ARRIVED + number]} threads arrived at barrier {number} without waiting"

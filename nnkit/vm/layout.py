@@ -59,6 +59,7 @@ class Worker(IntEnum):
     ABSENT_SITE = 67
     ABSENT_READER = 68
     ABSENT_LANE = 69
+    STRANDS = 70
     WORDS = 72
 
 

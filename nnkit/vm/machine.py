@@ -213,14 +213,14 @@ class Variant:
     def _make(self, shared_bytes: int) -> Arena:
         native = self.native
         sizes = {
-            Worker.FRAMES: native.frame_bytes * native.vectors,
+            Worker.FRAMES: native.frame_bytes * native.strands,
             Worker.SHARED: shared_bytes,
             Worker.LOCAL: native.local_stride * native.vectors * native.width,
             Worker.SITES: 16 * max(native.caches, 1),
             Worker.ADDRESSES: 8 * native.width,
-            Worker.RESUME: 4 * native.vectors,
-            Worker.ALIVE: 8 * native.vectors,
-            Worker.BARRIER: 8 * native.vectors,
+            Worker.RESUME: 4 * native.strands,
+            Worker.ALIVE: 8 * native.strands,
+            Worker.BARRIER: 8 * native.strands,
         }
         pieces = {field: host_memory.take(size, CACHE_LINE, cleared=True) for field, size in sizes.items()}
         record = (ctypes.c_int64 * int(Worker.WORDS))()

@@ -2,12 +2,12 @@
 
 from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
-from nnkit.vm import absent, atomics, calls, carry, memory, plain, warp, warp_wait
+from nnkit.vm import absent, atomics, calls, carry, memory, plain, strands, warp, warp_wait
 from nnkit.vm.access import plan
 from nnkit.vm.builder import BITS, ident
 from nnkit.vm.emitter import POISON, Emitter
 from nnkit.vm.flow import emit_returns, emit_searches, go_on_in, leave, mask_literal
-from nnkit.vm.frames import alive_mask, restore
+from nnkit.vm.frames import alive_mask, current, restore
 from nnkit.vm.layout import Worker
 from nnkit.vm.regions import Region
 from nnkit.vm.table import find
@@ -49,6 +49,7 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     lines = [
         *warp_wait.slots(e),
         "%vector = alloca i64",
+        *strands.slots(e),
         "%alive = alloca i" + str(e.width),
         "%fuel = alloca i64",
     ]
@@ -59,7 +60,7 @@ def _slots(e: Emitter, region: Region) -> list[str]:
         lines.append(f"%{form}.{ident(name)} = alloca {type_}")
     fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
     lines += [
-        "store i64 %first, ptr %vector",
+        f"store i64 %first, ptr {e.strand}",
         f"%fuel.home = {fuel}",
         "%fuel.start = load i64, ptr %fuel.home",
         "store i64 %fuel.start, ptr %fuel",
@@ -71,13 +72,14 @@ def _start(e: Emitter, region: Region) -> None:
     """The head of the loop over vectors: who is alive, and the registers that were saved."""
     text = e.text
     text.place("vectors")
-    vector = text.op("load i64, ptr %vector")
+    strand = current(e)
+    vector = strands.begin(e, strand)
     full = (1 << e.width) - 1
     if e.analysis.full:
         text.line(f"store i{e.width} {mask_literal(e.width, full)}, ptr %alive")
     else:
         table = e.worker_field(Worker.ALIVE, "ptr")
-        place = text.op(f"getelementptr i64, ptr {table}, i64 {vector}")
+        place = text.op(f"getelementptr i64, ptr {table}, i64 {strand}")
         if region.number == 0:
             alive = _initially_alive(e, vector)
         else:
@@ -93,7 +95,7 @@ def _start(e: Emitter, region: Region) -> None:
         live &= e.analysis.touched_in(region)
     for name in sorted(live):
         if name in e.frame_offsets and region.number:
-            restore(e, name, vector)
+            restore(e, name, strand)
         else:
             _initialise(e, name)
     # A register that only some path writes before it is read still needs a defined value.
@@ -151,9 +153,8 @@ def _finish(e: Emitter) -> None:
     """The ways out: next vector, all done, fault."""
     text = e.text
     text.place("next.vector")
-    vector = text.op("load i64, ptr %vector")
-    following = text.op(f"add i64 {vector}, 1")
-    text.line(f"store i64 {following}, ptr %vector")
+    following = text.op(f"add i64 {current(e)}, 1")
+    text.line(f"store i64 {following}, ptr {e.strand}")
     more = text.op(f"icmp slt i64 {following}, %last")
     text.branch(more, "vectors", "finished")
     text.place("finished")

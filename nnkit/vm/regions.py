@@ -72,6 +72,11 @@ class Cutter:
         """What is behind a block, up to the next barrier."""
         self.behind, self.repeated = _closure(self.everywhere)
 
+    @cached_property
+    def ahead(self) -> list[int]:
+        """For every block the set of those that can follow up to the next barrier, itself included."""
+        return _closure(self.inside)[0]
+
     def cut(self, joints: frozenset[int]) -> list[Region]:
         """The regions; one begins at each joint, beside those at the entry and behind barriers."""
         starts = {0: Location()}

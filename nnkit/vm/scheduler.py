@@ -1,5 +1,6 @@
 """Takes blocks until none is left, in LLVM IR: what a thread that takes part in a launch runs."""
 
+from nnkit.vm.geometry import Launch
 from nnkit.vm.layout import PART_WORDS, Context, Fault, Worker
 from nnkit.vm.waiting import block_with_barriers
 
@@ -17,8 +18,11 @@ declare void @llvm.x86.sse.ldmxcsr(ptr)
 """
 
 
-def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool, is_x86: bool) -> str:
-    """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter."""
+def scheduler(parts: bool, regions: int, launch: Launch, poison: bool, is_x86: bool) -> str:
+    """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter.
+
+    `parts` says whether lanes of a vector may wait at different barriers.
+    """
     c, w = Context, Worker
     fill = ""
     if poison:
@@ -30,12 +34,12 @@ def scheduler(regions: int, vectors: int, threads: int, width: int, poison: bool
   call void @llvm.memset.p0.i64(ptr %fill, i8 -1, i64 %fill.bytes, i1 false)"""
     if regions == 1:
         # Nobody ever waits: one call does the block.
-        block = _AT_ONCE.format(vectors=vectors, fill=fill)
+        block = _AT_ONCE.format(vectors=launch.vectors, fill=fill)
     else:
-        block = block_with_barriers(regions, vectors, threads, fill)
-    run = _run(vectors, is_x86)
+        block = block_with_barriers(regions, launch.vectors, launch.threads, fill, parts)
+    run = _run(launch.vectors, is_x86)
     head = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n" + (_IEEE_DECLARED if is_x86 else "")
-    return (head + block + run).replace("WIDTH", str(width))
+    return (head + block + run).replace("WIDTH", str(launch.width))
 
 
 _AT_ONCE = """

@@ -1,19 +1,28 @@
-"""Runs a block's vectors from barrier to barrier, in LLVM IR.
+"""Runs a block's strands from barrier to barrier, in LLVM IR.
 
-All vectors that are at the same place run together, one after another inside the region's function; what lies
-between is decided here: who waits at which barrier, and when it opens.
+All that are at the same place run together, one after another inside the region's function; what lies between
+is decided here: who waits at which barrier, and when it opens. A strand is a vector, or some of its lanes
+(`nnkit.vm.strands`).
 """
 
 from nnkit.vm.layout import Fault, Worker
 
 
-def block_with_barriers(regions: int, vectors: int, threads: int, fill: str) -> str:
+def block_with_barriers(regions: int, vectors: int, threads: int, fill: str, parts: bool) -> str:
     """`@block(ctx, wk)`, and what it needs; returns 1 where a fault ended it.
 
-    Per vector RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing,
+    Per strand RESUME holds the region to go on with (or ENDED) and BARRIER what it waits for: -1 nothing,
     else the barrier's number in the low 8 bits and the expected number of threads (0: all) above.
     """
     w, f = Worker, Fault
+    count = f"""
+  %strands.ptr = getelementptr i64, ptr %wk, i64 {int(w.STRANDS)}
+  %strands = load i64, ptr %strands.ptr"""
+    count = count if parts else f"\n  %strands = add i64 0, {vectors}"
+    begin = (
+        f"\n  %n.ptr = getelementptr i64, ptr %wk, i64 {int(w.STRANDS)}\n  store i64 {vectors}, ptr %n.ptr"
+    )
+    rejoin = "\n  call void @rejoin(ptr %wk)" if parts else ""
     cases = " ".join(f"i32 {number}, label %go{number}" for number in range(regions))
     calls = "".join(
         f"""
@@ -36,13 +45,13 @@ entry:
   %votes = getelementptr i64, ptr %wk, i64 {int(w.VOTES)}
   call void @llvm.memset.p0.i64(ptr %votes, i8 0, i64 384, i1 false)
   call void @llvm.memset.p0.i64(ptr %resume, i8 0, i64 {4 * vectors}, i1 false)
-  call void @llvm.memset.p0.i64(ptr %waits, i8 -1, i64 {8 * vectors}, i1 false)
+  call void @llvm.memset.p0.i64(ptr %waits, i8 -1, i64 {8 * vectors}, i1 false){begin if parts else ""}
   br label %pass
-pass:
+pass:{count}
   br label %next
 next:
   %v = phi i64 [ 0, %pass ], [ %v.skip, %skip ], [ %e, %went.on ]
-  %more = icmp slt i64 %v, {vectors}
+  %more = icmp slt i64 %v, %strands
   br i1 %more, label %look, label %settle
 look:
   %r.ptr = getelementptr i32, ptr %resume, i64 %v
@@ -61,7 +70,7 @@ gather:
   br label %same
 same:
   %e = phi i64 [ %e.start, %gather ], [ %e.next, %join ]
-  %e.more = icmp slt i64 %e, {vectors}
+  %e.more = icmp slt i64 %e, %strands
   br i1 %e.more, label %compare, label %dispatch
 compare:
   %e.ptr = getelementptr i32, ptr %resume, i64 %e
@@ -88,7 +97,7 @@ impossible:
 fail:
   ret i32 1
 
-; Every vector waits or has ended: open each barrier at which all expected threads have arrived.
+; Every strand waits or has ended: open each barrier at which all expected threads have arrived.
 settle:
   %usual = call i32 @settle(ptr %wk, ptr %resume, ptr %waits, ptr %alive, ptr %arrived)
   switch i32 %usual, label %pass [ i32 1, label %done i32 2, label %deadlock ]
@@ -99,6 +108,8 @@ deadlock:
 done:
   ret i32 0
 }}
+
+declare i32 @llvm.umax.i32(i32, i32)
 
 ; A barrier that opens forgets who arrived and publishes what was voted there.
 define internal void @reset(ptr %arrived, i64 %number) {{
@@ -112,9 +123,40 @@ define internal void @reset(ptr %arrived, i64 %number) {{
   ret void
 }}
 
-; Returns 0 where some vector can go on, 1 where all have ended, 2 where nobody ever will.
-define internal i32 @settle(ptr %wk, ptr %resume, ptr %waits, ptr %alive, ptr %arrived) noinline {{
+; How a vector stands to a barrier: 0 it has ended, 1 all of it waits there, 2 it is elsewhere; and who waits.
+define internal {{ i32, i64 }} @stands(ptr %resume, ptr %waits, i64 %v, i64 %n, i64 %strands) {{
 entry:
+  br label %look
+look:
+  %t = phi i64 [ %v, %entry ], [ %t.next, %look ]
+  %state = phi i32 [ 0, %entry ], [ %state.next, %look ]
+  %word = phi i64 [ -1, %entry ], [ %word.next, %look ]
+  %r.ptr = getelementptr i32, ptr %resume, i64 %t
+  %r = load i32, ptr %r.ptr
+  %b.ptr = getelementptr i64, ptr %waits, i64 %t
+  %b = load i64, ptr %b.ptr
+  %lives = icmp sge i32 %r, 0
+  %number = and i64 %b, 255
+  %right = icmp eq i64 %number, %n
+  %waiting = icmp sge i64 %b, 0
+  %here.1 = and i1 %right, %waiting
+  %here = and i1 %here.1, %lives
+  %here.state = select i1 %here, i32 1, i32 2
+  %its.state = select i1 %lives, i32 %here.state, i32 0
+  %state.next = call i32 @llvm.umax.i32(i32 %state, i32 %its.state)
+  %word.next = select i1 %here, i64 %b, i64 %word
+  %t.next = add i64 %t, {vectors}
+  %more = icmp slt i64 %t.next, %strands
+  br i1 %more, label %look, label %done
+done:
+  %one = insertvalue {{ i32, i64 }} poison, i32 %state.next, 0
+  %both = insertvalue {{ i32, i64 }} %one, i64 %word.next, 1
+  ret {{ i32, i64 }} %both
+}}
+
+; Returns 0 where some strand can go on, 1 where all have ended, 2 where nobody ever will.
+define internal i32 @settle(ptr %wk, ptr %resume, ptr %waits, ptr %alive, ptr %arrived) noinline {{
+entry:{count}
   br label %count
 count:
   %v = phi i64 [ 0, %entry ], [ %v.next, %counted ]
@@ -122,7 +164,7 @@ count:
   %living = phi i64 [ 0, %entry ], [ %living.next, %counted ]
   %first = phi i64 [ -1, %entry ], [ %first.next, %counted ]
   %equal = phi i1 [ true, %entry ], [ %equal.next, %counted ]
-  %go = icmp slt i64 %v, {vectors}
+  %go = icmp slt i64 %v, %strands
   br i1 %go, label %one, label %judge
 one:
   %r.ptr = getelementptr i32, ptr %resume, i64 %v
@@ -171,13 +213,15 @@ release:
   br label %free
 free:
   %u = phi i64 [ 0, %release ], [ %u.next, %freed ]
-  %u.go = icmp slt i64 %u, {vectors}
-  br i1 %u.go, label %freed, label %open
+  %u.go = icmp slt i64 %u, %strands
+  br i1 %u.go, label %freed, label %rejoin
 freed:
   %u.ptr = getelementptr i64, ptr %waits, i64 %u
   store i64 -1, ptr %u.ptr
   %u.next = add i64 %u, 1
   br label %free
+rejoin:{rejoin}
+  ret i32 0
 open:
   ret i32 0
 named:
@@ -200,21 +244,15 @@ each:
   %t.go = icmp slt i64 %t, {vectors}
   br i1 %t.go, label %each.one, label %each.end
 each.one:
-  %t.r.ptr = getelementptr i32, ptr %resume, i64 %t
-  %t.r = load i32, ptr %t.r.ptr
-  %t.b.ptr = getelementptr i64, ptr %waits, i64 %t
-  %t.b = load i64, ptr %t.b.ptr
-  %t.ended = icmp slt i32 %t.r, 0
-  %t.number = and i64 %t.b, 255
-  %t.right = icmp eq i64 %t.number, %n
-  %t.waits = icmp sge i64 %t.b, 0
-  %t.here.1 = and i1 %t.right, %t.waits
-  %t.lives = xor i1 %t.ended, true
-  %t.here = and i1 %t.here.1, %t.lives
-  %t.ok = or i1 %t.here, %t.ended
+  %t.stands = call {{ i32, i64 }} @stands(ptr %resume, ptr %waits, i64 %t, i64 %n, i64 %strands)
+  %t.state = extractvalue {{ i32, i64 }} %t.stands, 0
+  %t.b = extractvalue {{ i32, i64 }} %t.stands, 1
+  %t.here = icmp eq i32 %t.state, 1
+  %t.ok = icmp ne i32 %t.state, 2
   %all.one = and i1 %all, %t.ok
+  %t.some = icmp sge i64 %t.b, 0
   %t.want = lshr i64 %t.b, 8
-  %want.one = select i1 %t.here, i64 %t.want, i64 %want
+  %want.one = select i1 %t.some, i64 %t.want, i64 %want
   %first.thread = mul i64 %t, WIDTH
   %left = sub i64 {threads}, %first.thread
   %short = icmp slt i64 %left, WIDTH
@@ -245,7 +283,7 @@ let:
   br label %let.loop
 let.loop:
   %y = phi i64 [ 0, %let ], [ %y.next, %let.next ]
-  %y.go = icmp slt i64 %y, {vectors}
+  %y.go = icmp slt i64 %y, %strands
   br i1 %y.go, label %let.one, label %barrier.done
 let.one:
   %y.ptr = getelementptr i64, ptr %waits, i64 %y
@@ -263,7 +301,7 @@ barrier.done:
   %opened.next = or i1 %opened, %opened.here
   %n.next = add i64 %n, 1
   br label %barrier
-verdict:
+verdict:{rejoin}
   %state = select i1 %opened, i32 0, i32 2
   ret i32 %state
 }}

@@ -6,7 +6,7 @@ wait or do something undefined, so the launch ends with a report.
 """
 
 from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError, Register
-from nnkit.vm import absent
+from nnkit.vm import absent, strands
 from nnkit.vm.emitter import Emitter, Handler, Value
 from nnkit.vm.layout import Fault
 from nnkit.vm.shapes import VARYING, Shape
@@ -54,7 +54,7 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
             _check_own(e, item, e.one.binary("xor", "i32", value.scalar, "-1"))
         if e.analysis.may_wait(e.region, e.block.number) and item is e.block.instructions[0]:
             wait(e, item, value.scalar, missing_lanes(e))
-        elif e.region.pending[e.block.number]:
+        elif e.region.pending[e.block.number] or e.analysis.parts:
             _check_together(e, item, "", value.scalar)
         return value.scalar, ""
     vector = e.vector(value)
@@ -117,7 +117,8 @@ def missing_lanes(e: Emitter) -> str:
         if e.analysis.is_way_out(number):
             leaving = e.text.op(f"load i32, ptr %mask{number}")
             missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
-    return missing
+    # Who has parted waits at a barrier.
+    return e.one.binary("or", "i32", missing, strands.elsewhere(e)) if e.analysis.parts else missing
 
 
 def permuted(e: Emitter, vector: str, lanes: str) -> str:
