@@ -108,6 +108,54 @@ def test_what_is_certainly_something_else_is_refused(virtual: VirtualDevice, wha
     launch(virtual, source, ["f8" if "double" in source else "f4"] * 2, arch)
 
 
+INTEGERS = "const int *x, int *y"
+NEXT = "y[i] = x[i] + 1;"
+NOT_INTEGERS = {
+    "int64 as int": (kernel(INTEGERS, NEXT), ["i8", "i4"], "int32"),
+    "int16 as int": (kernel(INTEGERS, NEXT), ["i2", "i4"], "int32"),
+    "bool as int": (kernel(INTEGERS, NEXT), ["?", "i4"], "int32"),
+    "float64 as int": (kernel(INTEGERS, NEXT), ["f8", "i4"], "int32"),
+    "written to int64": (kernel(INTEGERS, NEXT), ["i4", "i8"], "int32"),
+    "written to float64": (kernel(INTEGERS, NEXT), ["i4", "f8"], "int32"),
+    "places of threads": (kernel("int *x", "x[threadIdx.x] = threadIdx.x;"), ["i8"], "int32"),
+    "int32 as long long": (kernel("long long *x", "x[i] += 3;"), ["i4"], "int64"),
+    "int64 as unsigned": (kernel("unsigned *x", "x[i] *= 3;"), ["u8"], "uint32"),
+    "int32 as short": (kernel("short *x", "x[i] += 3;"), ["i4"], "int16"),
+    "a sum of more bits": (
+        kernel("const int *x, long long *y", "long long s = 0; for (int j = 0; j < i; j++) s += x[j];"
+               " y[i] = s;"),
+        ["i8", "i8"],
+        "int32",
+    ),
+    "an index": (kernel("const int *x, float *y", "y[x[i]] = 2.5f;"), ["i8", "f4"], "int32"),
+    "to floats": (kernel("const int *x, float *y", "y[i] = x[i];"), ["i8", "f4"], "int32"),
+    "compared": (kernel(INTEGERS, "if (x[i] < 5) y[i] = 1;"), ["i8", "i4"], "int32"),
+    "equal, and more": (kernel("int *x", "if (x[i] == -1) x[i] = x[i + 8] + 1;"), ["i8"], "int32"),
+    "an atomic": (kernel(INTEGERS, "atomicAdd(y, x[i]);"), ["i4", "i8"], "int32"),
+    "a count": (kernel(INTEGERS, "atomicAdd(&y[x[i]], 1);"), ["i8", "i4"], "int32"),
+    "a copy to another width": (kernel(INTEGERS, "y[i] = x[i];"), ["i8", "i4"], "int32"),
+    "a name": (kernel("const T *x, T *y", NEXT, "typedef int T;"), ["i8", "i4"], "int32"),
+    "a mangled name": ("__global__ void k(int *x) { x[threadIdx.x] += 1; }", ["i8"], "int32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("what", NOT_INTEGERS)
+def test_integers_of_another_width_are_refused(virtual: VirtualDevice, what: str, arch: str) -> None:
+    source, dtypes, wanted = NOT_INTEGERS[what]
+    with pytest.raises(LaunchError, match=rf"argument \d of {len(dtypes)} .*view\('{wanted}'\)"):
+        launch(virtual, source, dtypes, arch)
+
+
+def test_the_integers_of_a_template_are_judged(virtual: VirtualDevice) -> None:
+    source = "template <typename T> __global__ void k(T *x) { x[threadIdx.x] += 1; }"
+    module = virtual.compile(source, name="k.cu")
+    for name, right, wrong in (("k<int>", "i4", "i8"), ("k<long long>", "u8", "u4")):
+        module[name].launch(1, 8, [virtual.zeros(64, right)])
+        with pytest.raises(LaunchError, match="argument 1 of 1"):
+            module[name].launch(1, 8, [virtual.zeros(64, wrong)])
+
+
 AS = "y[i] = __int_as_float(x[i]) * 2;"
 PASSED = {
     "floats": (kernel(FLOATS, TWICE), ["f4", "f4"]),
@@ -197,6 +245,46 @@ PASSED = {
         ),
         ["i8", "f4"],
     ),
+    "int and unsigned": (kernel(INTEGERS, NEXT), ["u4", "u4"]),
+    "bytes for words": (kernel(INTEGERS, NEXT), ["u1", "i1"]),
+    "raw memory for words": (kernel(INTEGERS, NEXT), ["V8", "S4"]),
+    "the bits of floats": (kernel("int *x, int *y", "y[i] = x[i] < 0 ? -x[i] : x[i];"), ["f4", "i4"]),
+    "pairs of words": (
+        kernel("const int2 *x, int2 *y", "y[i] = make_int2(x[i].y + 1, x[i].x);"), ["i8", "u8"]
+    ),
+    "vectors of words": (kernel("int *x, int *y", "((int4 *)y)[i] = ((int4 *)x)[i];"), ["i8", "i8"]),
+    "words seen as longs": (
+        kernel("int *x, int *y", "long long *l = (long long *)x; l[i] += 5; y[i] = 1;"), ["i8", "i4"]
+    ),
+    "words put together": (
+        kernel("const unsigned *x, long long *y", "y[i] = ((long long)x[2*i+1] << 32) | x[2*i];"),
+        ["i8", "i8"],
+    ),
+    "longs taken apart": (
+        kernel("const long long *x, int *y", "y[2*i] = (int)x[i]; y[2*i+1] = (int)(x[i] >> 32);"),
+        ["i4", "i4"],
+    ),
+    "longer numbers": (
+        kernel("unsigned *x, unsigned *y", 'asm("add.cc.u32 %0, %0, %2;\\n addc.u32 %1, %1, %3;" :'
+               ' "+r"(x[2*i]), "+r"(x[2*i+1]) : "r"(y[2*i]), "r"(y[2*i+1]));'),
+        ["u8", "u8"],
+    ),
+    "a copy of longs by halves": (kernel(INTEGERS, "y[i] = x[i];"), ["i8", "u8"]),
+    "a hash": (kernel("const unsigned *x, unsigned *y", "y[i] = (x[i] ^ x[i] >> 15) * 31;"), ["i8", "u4"]),
+    "longs as bytes": (
+        kernel("const unsigned char *x, unsigned char *y", "y[i] = x[i] + 1;"), ["i8", "i4"]
+    ),
+    "longs as chars": (kernel("const char *x, char *y", "y[i] = x[i] + 1;"), ["i8", "i4"]),
+    "longs behind void": (
+        kernel("const void *x, void *y", "((int *)y)[i] = ((const int *)x)[i] + 1;"), ["i8", "i8"]
+    ),
+    "a type of which two are declared": (
+        kernel("const T *x, T *y", NEXT, "#if 1\ntypedef long long T;\n#else\ntypedef int T;\n#endif"),
+        ["i4", "i4"],
+    ),
+    "pieces of shared memory": (kernel("const int *x, float *y", "extern __shared__ int s[]; y[i] = i;"),
+                                ["i8", "f4"]),
+    "zeros in longs": (kernel("int *x, int *y", "x[i] = 0; y[i] = 0;"), ["i8", "i4"]),
     "a choice of pointers": (
         kernel("const float *x, float *y, int *z", "const float *p = z ? x : (const float *)z;"
                " y[i] = p[i] * 2;"),
@@ -299,8 +387,9 @@ def test_what_the_analysis_says(arch: str) -> None:
     module = parse(compile_cuda(source, arch=arch).ptx)
     found = elements(inline(module, "all"))
     assert {name.removeprefix("all_param_"): element for name, element in found.items()} == {
-        "0": Element(4, True),
-        "1": Element(4, False),
-        "3": Element(4, True),
-        "4": Element(8, True),
+        "0": Element(4, "float"),
+        "1": Element(4, "copy"),
+        "2": Element(4, "integer"),
+        "3": Element(4, "float"),
+        "4": Element(8, "float"),
     }

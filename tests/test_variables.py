@@ -14,6 +14,7 @@ from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.demangle import is_reserved, readable_name
 from nnkit.device.kernel_names import variables
+from nnkit.device.type_names import TypeNames
 from nnkit.device.variables import VariableTable
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, DeviceMemoryError, UsageError
@@ -60,7 +61,7 @@ LAYOUT = {
     "other": ((), "u8"),
     "shorts": ((2, 3), "i2"),
     "pairs": ((32,), "u1"),
-    "reals": ((24,), "u1"),
+    "reals": ((6,), "f4"),
     "aligned": ((4,), "f4"),
     "pointer": ((), "u8"),
     "managed": ((), "i4"),
@@ -231,6 +232,47 @@ DECLARATIONS = [
     ("__device__ std::uint16_t x[8];", 16, 2, ((8,), "u2")),
     ("__device__ double2 x;", 16, 16, ((2,), "f8")),
     ("__device__ Unknown x[4];", 16, 4, ((16,), "u1")),
+    # Several in one declaration, and what initial values may hold.
+    ("__device__ float a[3], x[4];", 16, 4, ((4,), "f4")),
+    ("__device__ float x[4], b[2];", 16, 4, ((4,), "f4")),
+    ("__device__ float a[2] = {1, 2}, x[4] = {f(1, 2), 3}, c;", 16, 4, ((4,), "f4")),
+    ("__device__ float *a, x[4];", 16, 4, ((4,), "f4")),
+    ("__device__ float a[4], *x[2];", 16, 8, ((16,), "u1")),
+    ("__device__ float a, x[2][2] = {{1, 2}, {3, 4}};", 16, 4, ((2, 2), "f4")),
+    ("__device__ int f(int x) { return 1; }\n__device__ float x[4];", 16, 4, ((4,), "f4")),
+    ("float __device__ x[4];", 16, 4, ((4,), "f4")),
+    ("static const float __constant__ x[4] = {};", 16, 4, ((4,), "f4")),
+    # Lengths that have names.
+    ("#define R 2\n#define C 4\n__device__ int x[R][C];", 32, 4, ((2, 4), "i4")),
+    ("#define R 2\n#define C (R * 2)\n__device__ int x[R][C];", 32, 4, ((2, 4), "i4")),
+    ("constexpr int R = 2, S = 1; const int C{4u};\n__device__ int x[R][C];", 32, 4, ((2, 4), "i4")),
+    ("enum { R = 2, S, C };\n__device__ int x[R][C];", 32, 4, ((2, 4), "i4")),
+    ("#define R 8 / 4\n__device__ int x[R][010 / 2];", 32, 4, ((2, 4), "i4")),
+    ("#if A\n#define R 2\n#else\n#define R 4\n#endif\n__device__ int x[R][2];", 32, 4, ((4, 2), "i4")),
+    ("#if A\n#define R 2\n#else\n#define R 4\n#endif\n__device__ int x[R][C];", 32, 4, ((8,), "i4")),
+    ("#define R 3\n__device__ int x[R][C];", 32, 4, ((32,), "u1")),
+    ("#define R R\n__device__ int x[R][R];", 16, 4, ((4,), "i4")),
+    # Types that have names.
+    ("typedef float real;\n__device__ real x[4];", 16, 4, ((4,), "f4")),
+    ("using real = double;\n__device__ real x[2];", 16, 8, ((2,), "f8")),
+    ("#define REAL float\n__device__ REAL x[4];", 16, 4, ((4,), "f4")),
+    ("typedef unsigned long long int u64; typedef u64 word;\n__device__ word x[2];", 16, 8, ((2,), "u8")),
+    ("using point = float2;\n__device__ point x[2];", 16, 8, ((2, 2), "f4")),
+    (
+        "#if A\ntypedef float real;\n#else\ntypedef double real;\n#endif\n__device__ real x[2];",
+        16,
+        8,
+        ((2,), "f8"),
+    ),
+    (
+        "#if A\ntypedef float real;\n#else\ntypedef double real;\n#endif\n__device__ real x[N];",
+        16,
+        8,
+        ((16,), "u1"),
+    ),
+    ("typedef float row[4];\n__device__ row x[1];", 16, 4, ((16,), "u1")),
+    ("typedef a b; typedef b a;\n__device__ a x[4];", 16, 4, ((16,), "u1")),
+    ("// typedef float real;\n__device__ real x[4];", 16, 4, ((16,), "u1")),
     ("int x[4];", 16, 4, ((16,), "u1")),
 ]
 
@@ -238,7 +280,7 @@ DECLARATIONS = [
 @pytest.mark.parametrize(("text", "size", "align", "layout"), DECLARATIONS)
 def test_declarations(text: str, size: int, align: int, layout: Any) -> None:
     ptx = f".version 8.0\n.target sm_90\n.address_size 64\n.global .align {align} .b8 x[{size}];\n"
-    table = VariableTable(parse(ptx).variables.values(), text)
+    table = VariableTable(parse(ptx).variables.values(), TypeNames(text))
     shape, dtype = table.layout(table.find("x"))
     assert (shape, dtype) == (layout[0], np.dtype(layout[1]))
 

@@ -28,6 +28,7 @@ from nnkit.device.nvrtc import Compiled
 from nnkit.device.nvrtc import load as _nvrtc
 from nnkit.device.nvrtc import version_of as _version_of
 from nnkit.device.ordinary import Compilation
+from nnkit.device.type_names import TypeNames
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
 from nnkit.ptx.locations import file_name
 
@@ -146,6 +147,11 @@ class Origin:
         """Compile it, with the kernels that these name expressions name; see `compile_cuda`."""
         text = self.text if "\n" in self.text else f"{self.text}\n"  # Else it might be taken for a path.
         return compile_cuda(text, self.name, self.options, self.arch, names)
+
+    @cached_property
+    def declared(self) -> TypeNames:
+        """What the text says of types and constants."""
+        return TypeNames(self.text, self.options)
 
     @cached_property
     def templates(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class CudaModule:
         except PtxError as error:
             # What the driver's assembler takes may still be more than is understood here.
             raise CompileError(f"the module's variables cannot be told: {error}") from None
-        return VariableTable(declared, self._origin.text if self._origin else None)
+        return VariableTable(declared, self._origin.declared if self._origin else None)
 
     @property
     def variables(self) -> "Variables[CudaArray]":
@@ -115,8 +115,8 @@ class CudaModule:
         function = self.device.context.call(
             "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
         )
-        declared, text = self._parameters[name], self._origin.text if self._origin else None
-        packer = Packer(demangle(name), declared, ElementTypes(name, declared, self._ptx, text))
+        declared, source = self._parameters[name], self._origin.declared if self._origin else None
+        packer = Packer(demangle(name), declared, ElementTypes(name, declared, self._ptx, source))
         return CudaKernel(self.device, name, function, packer, self._required.get(name))
 
     def __repr__(self) -> str:

@@ -1,8 +1,10 @@
 """Is what stands in an array what the kernel reads through the pointer? Refused where it certainly is not.
 
-What the code does with the memory says most (`nnkit.ptx.pointers`): only where all of it is floats of one
-size is anything said. But a compiler makes the same of `__int_as_float(bits[i])` as of `numbers[i]`: integers
-are refused only if the source declares the pointer as one to floats, or reinterprets nothing at all.
+What the code does with the memory says most (`nnkit.ptx.pointers`): only where all of it is numbers of one
+kind and size is anything said. But a compiler makes the same of `__int_as_float(bits[i])` as of `numbers[i]`:
+integers are refused for floats only if the source declares the pointer as one to floats, or reinterprets
+nothing at all. And it makes the same of `word[i] + 1` as of a half of `pair[i]`: integers are refused for
+integers of another width only where the kernel's parameter is declared as a pointer to such.
 """
 
 import json
@@ -14,18 +16,20 @@ from typing import Any
 import numpy as np
 
 from nnkit.device.cache import DiskCache
+from nnkit.device.demangle import demangle
+from nnkit.device.kernel_names import split_parameters
 from nnkit.device.parameters import Parameter
+from nnkit.device.type_names import TypeNames
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Module, PtxError
 from nnkit.ptx.parse import parse
-from nnkit.ptx.pointers import Element, elements
+from nnkit.ptx.pointers import COPY, FLOAT, INTEGER, Element, elements
 from nnkit.vm import store
 
 CACHE_BYTES = 4 << 20
 LONGEST = 4 << 20
 """Characters of PTX that are looked at; more would take seconds."""
 
-_NOISE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 # What makes numbers of the bits of others: intrinsics, casts of pointers, unions, copies of bytes, assembly,
 # a header of the user's own.
 _REINTERPRETS = re.compile(
@@ -36,15 +40,6 @@ _REINTERPRETS = re.compile(
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__restrict__|__restrict|restrict|__grid_constant__)\b")
 _POINTER = re.compile(r"\s*([\w:]+(?:\s+\w+)*?)\s*(?:\*\s*(\w*)|\b(\w+)\s*\[\s*\w*\s*\])\s*")
 
-_SIZES = {"float": 4, "double": 8}
-_BYTES = frozenset(
-    (
-        *("void", "char", "signed char", "unsigned char", "int8_t", "uint8_t", "short", "unsigned short"),
-        *("int", "unsigned", "unsigned int", "long", "unsigned long", "long long", "unsigned long long"),
-        *("int32_t", "uint32_t", "int64_t", "uint64_t", "size_t", "bool"),
-    )
-)
-
 
 class ElementTypes:
     """What the arrays behind one kernel's pointers must hold; worked out when it is first asked for."""
@@ -54,10 +49,10 @@ class ElementTypes:
         kernel: str,
         parameters: Sequence[Parameter],
         ptx: str,
-        source: str | None = None,
+        source: TypeNames | None = None,
         module: Callable[[], Module] | None = None,
     ):
-        """`source` is the CUDA text, None if only PTX is known; `module` gives the PTX parsed."""
+        """`source` is what the CUDA source says, None if only PTX is known; `module` gives the PTX parsed."""
         self._kernel = kernel
         self._parameters = parameters
         self._ptx = ptx
@@ -75,41 +70,75 @@ class ElementTypes:
         element = self._elements()[place]
         if element is None or _is_bytes(dtype):
             return ""
-        real = np.dtype(f"f{element.size}")
-        if dtype in (real, np.dtype(f"c{2 * element.size}")):
-            return ""
         declared = self._declared[place] if self._declared else None
-        certain = _SIZES.get(declared or "") == element.size
+        if declared is not None and np.dtype(declared).kind in "iu":
+            return self._not_integer(element, np.dtype(declared), dtype, others)
+        return self._not_float(element, declared, dtype, others)
+
+    def _not_float(
+        self,
+        element: Element,
+        declared: str | None,
+        dtype: np.dtype[Any],
+        others: Sequence[np.dtype[Any]] | None,
+    ) -> str:
+        real = np.dtype(f"f{element.size}")
+        if element.kind == INTEGER or element.size == 2 or dtype in (real, np.dtype(f"c{2 * element.size}")):
+            return ""
+        certain = declared == f"f{element.size}"
         moved_alike = others is not None and (not others or dtype in others)
-        if not element.calculated and (not certain or moved_alike):
+        if element.kind == COPY and (not certain or moved_alike):
             # A kernel that copies floats copies anything of their size, within an array or to another.
             return ""
         if self._source is None:
-            certain = dtype.kind in "fc"
+            certain = certain or dtype.kind in "fc"
         elif declared is None:
             certain = not self._reinterprets
-        if not certain:
+        return _words(real) if certain else ""
+
+    def _not_integer(
+        self,
+        element: Element,
+        wanted: np.dtype[Any],
+        dtype: np.dtype[Any],
+        others: Sequence[np.dtype[Any]] | None,
+    ) -> str:
+        """Bits of floats are looked at as unsigned integers of any width, and as signed ones of their own."""
+        if wanted.itemsize in (1, dtype.itemsize) or element.kind == FLOAT:
             return ""
-        return (
-            f"but the kernel reads or writes {real.name} through it; convert it with astype({real.name!r}), "
-            f"or give array.view({real.name!r}) if its bytes are meant"
-        )
+        if dtype.kind not in "iub" and (wanted.kind == "u" or element.kind == COPY):
+            return ""
+        sizes = None if others is None else {other.itemsize for other in others}
+        moved_alike = sizes is not None and (not sizes or dtype.itemsize in sizes)
+        if element.size != wanted.itemsize or (element.kind == COPY and moved_alike):
+            return ""
+        return _words(wanted)
 
     def _elements(self) -> list[Element | None]:
         if self._known is None:
             found = self._find()
             self._known = [found.get(parameter.name) for parameter in self._parameters]
-            if self._source is not None and any(self._known):
-                text = _NOISE.sub(lambda noise: " " if noise[0][0] != '"' else "", self._source)
-                self._declared = _declared(text, self._kernel, len(self._parameters))
-                self._reinterprets = _REINTERPRETS.search(text) is not None
+            if any(self._known):
+                self._declared = self._signature()
+                self._reinterprets = self._source is None or bool(_REINTERPRETS.search(self._source.text))
         return self._known
+
+    def _signature(self) -> list[str | None]:
+        """What each parameter points to, in NumPy's code; None where it is no number, or cannot be told."""
+        types, count = self._source or TypeNames(""), len(self._parameters)
+        words = _split((split_parameters(demangle(self._kernel))[1] or "")[1:-1])
+        if len(words) != count:
+            # The names of extern "C" tell nothing.
+            words = _declared(types.code, self._kernel)
+        if len(words) != count:
+            return [None] * count
+        return [_pointee(part, types) for part in words]
 
     def _find(self) -> dict[str, Element]:
         if len(self._ptx) > LONGEST:
             return {}
         cache = DiskCache("elements", CACHE_BYTES)
-        key = store.key("elements", self._kernel, self._ptx)
+        key = store.key("elements by kind", self._kernel, self._ptx)
         if (kept := cache.get(key)) is not None:
             return {name: Element(**fields) for name, fields in json.loads(kept).items()}
         try:
@@ -125,15 +154,19 @@ def _is_bytes(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "VS" or (dtype.kind in "iu" and dtype.itemsize == 1)
 
 
-def _declared(text: str, kernel: str, count: int) -> list[str | None]:
-    """What the source says that each parameter points to: a type's name, None where it cannot be told."""
+def _words(wanted: np.dtype[Any]) -> str:
+    return (
+        f"but the kernel reads or writes {wanted.name} through it; convert it with astype({wanted.name!r}), "
+        f"or give array.view({wanted.name!r}) if its bytes are meant"
+    )
+
+
+def _declared(text: str, kernel: str) -> list[str]:
+    """The kernel's parameters as the source declares them; nothing where that cannot be told."""
     name = _plain(kernel)
     found = [match for match in re.finditer(rf"\b{re.escape(name)}\s*\(", text) if _is_kernel(text, match)]
     lists = {_parenthesised(text, match.end()) for match in found}
-    if len(lists) != 1:
-        return [None] * count
-    parts = _split(lists.pop())
-    return [_pointee(part) for part in parts] if len(parts) == count else [None] * count
+    return _split(lists.pop()) if len(lists) == 1 else []
 
 
 def _plain(kernel: str) -> str:
@@ -174,7 +207,10 @@ def _split(text: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def _pointee(part: str) -> str | None:
+def _pointee(part: str, types: TypeNames) -> str | None:
     found = _POINTER.fullmatch(_QUALIFIERS.sub(" ", part))
-    name = " ".join(found[1].split()) if found else ""
-    return name if name in _SIZES or name in _BYTES else None
+    known = types.types(found[1]) if found else set()
+    if found and found[1].split() == ["void"]:
+        return "V1"
+    scalar = known.pop() if len(known) == 1 else None
+    return scalar[0] if scalar is not None and not scalar[1] else None

@@ -13,56 +13,34 @@ import numpy as np
 
 from nnkit.device.demangle import is_reserved, readable_name
 from nnkit.device.kernel_names import UNNAMED
+from nnkit.device.type_names import Scalar, TypeNames
 from nnkit.errors import NnkitError, UsageError, unknown_name
 from nnkit.ptx.ir import SIZES, Variable
 
 Found = TypeVar("Found")
 
-_NOISE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
-_WORDS = (
-    r"(?:(?:__(?:device|constant|managed)__|static|extern|const|volatile|inline|constexpr"
-    r"|alignas\s*\([^)]*\)|__align__\s*\([^)]*\))\s+)"
+_MARK = re.compile(r"\b__(?:device|constant|managed)__(?!\w)")
+_ALIGNED = re.compile(r"\b(?:alignas|__align__)\s*\([^()]*\)")
+_TEMPLATE = re.compile(r"^\s*template\s*<[^<>]*>")
+_WORDS = frozenset(
+    (
+        *("__device__", "__constant__", "__managed__", "static", "extern", "const", "volatile", "inline"),
+        *("constexpr", "constinit"),
+    )
 )
-_SCALARS = {
-    "float": "f4",
-    "double": "f8",
-    "bool": "?",
-    "char": "i1",
-    "signed char": "i1",
-    "unsigned char": "u1",
-    "short": "i2",
-    "unsigned short": "u2",
-    "int": "i4",
-    "signed": "i4",
-    "unsigned": "u4",
-    "unsigned int": "u4",
-    "long": "i8",
-    "unsigned long": "u8",
-    "long long": "i8",
-    "unsigned long long": "u8",
-    "size_t": "u8",
-    "half": "f2",
-    "__half": "f2",
-    **{f"{sign}int{bits}_t": f"{sign or 'i'}{bits // 8}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
-_VECTORS = {
-    **{"float": "f4", "double": "f8", "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2"},
-    **{"int": "i4", "uint": "u4", "long": "i8", "ulong": "u8", "longlong": "i8", "ulonglong": "u8"},
-}
-_NUMBER = re.compile(r"\s*(0[xX][0-9a-fA-F]+|\d+)[uUlL]*\s*")
 
 
 class VariableTable:
     """The variables that a module declares, by the names of the source, with their types."""
 
-    def __init__(self, declared: Iterable[Variable], text: str | None = None):
-        """`text` is the CUDA source, if it is known."""
+    def __init__(self, declared: Iterable[Variable], source: TypeNames | None = None):
+        """`source` is what the CUDA source says, if it is known."""
         self._declared = {
             v.name: v
             for v in declared
             if v.space in ("global", "const") and v.size and not UNNAMED.match(v.name)
         }
-        self._text = None if text is None else _NOISE.sub(" ", text)
+        self._types = source or TypeNames("")
         readable = {name: readable_name(name) for name in self._declared}
         spelled = list(readable.values())
         # Two that read the same keep what the PTX calls them.
@@ -94,7 +72,7 @@ class VariableTable:
 
     def layout(self, variable: Variable) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and dtype of a variable."""
-        return _layout(variable, readable_name(variable.name), self._text)
+        return _layout(variable, readable_name(variable.name), self._types)
 
 
 class Variables(Mapping[str, Found]):
@@ -145,11 +123,18 @@ class Variables(Mapping[str, Found]):
         return f"Variables({', '.join(self)})"
 
 
-def _layout(variable: Variable, name: str, text: str | None) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _layout(variable: Variable, name: str, types: TypeNames) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype: those of the declaration in the source if it is understood, else those of the PTX."""
     plain = re.sub(r"<.*>", "", name).rpartition("::")[2]
-    written = [each for each in _declarations(text or "", plain) if not _is_another(variable, each[0])]
-    found = {_declaration(variable, *each) for each in written}
+    found: set[tuple[tuple[int, ...], str] | None] = set()
+    for written, extents in _declarations(types.code, plain):
+        lengths = [types.number(part) for part in re.findall(r"\[([^\]]*)\]", extents)]
+        scalars = types.types(written)
+        # Of the types that a name may stand for, those count that fill the variable.
+        fitting = {_filled(variable, each, lengths) for each in scalars if each and _may_be(variable, each)}
+        found |= fitting if len(fitting) < 2 else fitting - {None}
+        if None in scalars:
+            found.add(None)
     if len(found) == 1 and (known := found.pop()) is not None:
         return known[0], np.dtype(known[1])
     kind = {"b": "u", "s": "i"}.get(variable.type[0], variable.type[0])
@@ -164,56 +149,78 @@ def _layout(variable: Variable, name: str, text: str | None) -> tuple[tuple[int,
 _KNOWN = frozenset(("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))
 
 
-def _declarations(text: str, name: str) -> list[tuple[str, str]]:
-    """Type and extents, as they are written, of every declaration of that name."""
-    pattern = re.compile(
-        rf"__(?:device|constant|managed)__\s+{_WORDS}*([\w:]+(?:\s+\w+)*?)\s+{_WORDS}*{re.escape(name)}"
-        r"\s*((?:\[[^\]]*\]\s*)*)(?=[=;,{])"
-    )
-    return pattern.findall(text)
+def _declarations(code: str, name: str) -> Iterator[tuple[str, str]]:
+    """Type and extents, as they are written, of every variable of that name that lies on the device."""
+    for mark in _MARK.finditer(code):
+        start = max(code.rfind(end, 0, mark.start()) for end in ";{}") + 1
+        parts = _declarators(code, start)
+        first = re.fullmatch(rf"([\w:\s]*?)([\s*]+){_NAMED}", parts[0] if parts else "")
+        if first is None:
+            continue
+        kind = " ".join(word for word in first[1].split() if word not in _WORDS)
+        rest = [re.fullmatch(rf"(\**)\s*{_NAMED}", part) for part in parts[1:]]
+        declared = [(first[2], first[3], first[4]), *(found.groups() for found in rest if found)]
+        for stars, called, extents in declared:
+            if called == name and "*" not in stars:
+                yield kind, extents
 
 
-def _declaration(variable: Variable, kind: str, extents: str) -> tuple[tuple[int, ...], str] | None:
-    """Shape and dtype that a declaration gives, if they are understood and fill the variable."""
-    code, inner = _element(kind)
-    if code is None:
-        return None
-    count = variable.size // (np.dtype(code).itemsize * math.prod(inner))
-    lengths = [int(found[1], 0) if (found := _NUMBER.fullmatch(part)) else 0 for part in _parts(extents)]
-    if lengths.count(0) == 1:
-        # The one that is written as a name, or not at all, follows from the size.
-        rest = math.prod(length for length in lengths if length)
-        lengths = [length or count // rest for length in lengths]
-    elif lengths.count(0):
-        lengths = [count]
-    return ((*lengths, *inner), code) if math.prod(lengths) == count else None
+_NAMED = r"(\w+)((?:\s*\[[^\]]*\])*)"
 
 
-def _element(kind: str) -> tuple[str | None, tuple[int, ...]]:
-    """NumPy's code for a type as it is written, and the axes of a vector; None for one that is not known."""
-    kind = " ".join(word for word in kind.split() if word not in ("const", "volatile", "static"))
-    kind = re.sub(r"^(unsigned |)(short|long|long long) int$", r"\1\2", kind)
-    if vector := re.fullmatch(r"([a-z]+)([1-4])", kind):
-        return _VECTORS.get(vector[1]), (int(vector[2]),) if vector[2] != "1" else ()
-    return _SCALARS.get(kind.removeprefix("std::")), ()
+def _declarators(code: str, start: int) -> list[str]:
+    """What a declaration declares, each without its initial value; the first has the type before it.
+
+    Nothing for a function.
+    """
+    end = code.find(";", start)
+    head = _TEMPLATE.sub("", _ALIGNED.sub(" ", code[start : None if end < 0 else end]))
+    if "(" in re.split(r"[=\[{,]", head, maxsplit=1)[0]:
+        return []
+    parts, depth, value = [""], 0, False
+    for letter in _ALIGNED.sub(" ", _TEMPLATE.sub("", code[start : start + _LONGEST])):
+        if not depth and letter == ";":
+            return [" ".join(part.split()) for part in parts]
+        if not depth and letter == ",":
+            parts.append("")
+            value = False
+            continue
+        value = value or (not depth and letter in "={")
+        depth += (letter in "([{") - (letter in ")]}")
+        parts[-1] += "" if value else letter
+    return []
 
 
-def _is_another(variable: Variable, kind: str) -> bool:
-    """Whether a declaration of that type cannot be this variable's: of another namespace, or left out."""
-    code, inner = _element(kind)
-    if code is None:
-        return False
+_LONGEST = 1 << 16
+"""Characters of a declaration, initial values among them."""
+
+
+def _may_be(variable: Variable, scalar: Scalar) -> bool:
+    """Whether a declaration of that type can be this variable's, and not one of another namespace."""
+    code, inner = scalar
     dtype = np.dtype(code)
     tells = variable.type[0] in "fus"  # PTX says .b8 for all arrays.
     return (
-        variable.size % (dtype.itemsize * math.prod(inner)) != 0
-        or dtype.alignment > variable.align
-        or (tells and (variable.type[0] == "f") != (dtype.kind == "f"))
+        variable.size % (dtype.itemsize * math.prod(inner)) == 0
+        and dtype.alignment <= variable.align
+        and not (tells and (variable.type[0] == "f") != (dtype.kind == "f"))
     )
 
 
-def _parts(extents: str) -> list[str]:
-    return re.findall(r"\[([^\]]*)\]", extents)
+def _filled(
+    variable: Variable, scalar: Scalar, lengths: Sequence[int | None]
+) -> tuple[tuple[int, ...], str] | None:
+    """Shape and dtype that a declaration gives, if they fill the variable; None for a length not known."""
+    code, inner = scalar
+    count = variable.size // (np.dtype(code).itemsize * math.prod(inner))
+    known = [length for length in lengths if length is not None and length > 0]
+    if len(known) == len(lengths) - 1:
+        # The one that is not known, or not written at all, follows from the size.
+        rest = math.prod(known)
+        shape = [length if length in known else count // rest for length in lengths]
+    else:
+        shape = known if len(known) == len(lengths) else [count]
+    return ((*shape, *inner), code) if math.prod(shape) == count else None
 
 
 def described(module: Any, device: str, templates: Sequence[str]) -> str:

@@ -116,13 +116,13 @@ class VirtualModule:
         self._device = device
         self._loaded = loaded
         self._origin = origin
-        ptx, text = loaded.source.ptx, origin.text if origin else None
+        ptx, source = loaded.source.ptx, origin.declared if origin else None
         declared, most, required = parameters(ptx, loaded.kernels), thread_limits(ptx), required_blocks(ptx)
 
         def make(name: str) -> VirtualKernel:
             if name in loaded.refused:
                 raise _explained(CompileError(readable(loaded.refused[name])), origin)
-            elements = ElementTypes(name, declared[name], ptx, text, lambda: loaded.source.module)
+            elements = ElementTypes(name, declared[name], ptx, source, lambda: loaded.source.module)
             packer = Packer(demangle(name), declared[name], elements)
             limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
             return VirtualKernel(device, loaded.kernels[name], packer, limits, origin)
@@ -145,8 +145,8 @@ class VirtualModule:
 
     @cached_property
     def _table(self) -> VariableTable:
-        text = self._origin.text if self._origin else None
-        return VariableTable(self._loaded.source.outline.variables, text)
+        source = self._origin.declared if self._origin else None
+        return VariableTable(self._loaded.source.outline.variables, source)
 
     @property
     def variables(self) -> Variables[VirtualArray]:

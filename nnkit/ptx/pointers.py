@@ -11,12 +11,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nnkit.ptx.cfg import destinations, sources
-from nnkit.ptx.ir import SIZES, Address, Function, Immediate, Instruction, Operand, Register, Symbol, Vector
+from nnkit.ptx.ir import (
+    SIZES,
+    Address,
+    Function,
+    Immediate,
+    Instruction,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+    Vector,
+)
 
 ACCESSES = frozenset(("ld", "ldu", "st", "atom", "red"))
 _COPIES = frozenset(("mov", "selp", "shfl"))
 _NOT_GLOBAL = frozenset(("shared", "shared::cta", "shared::cluster", "local", "param", "const"))
 _FLOATS = frozenset(("f32", "f64"))
+_ARITHMETIC = frozenset(
+    (
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "mul24",
+        "mad24",
+        "sad",
+        "div",
+        "rem",
+        "abs",
+        "neg",
+        "min",
+        "max",
+        "inc",
+        "dec",
+    )
+)
+"""What is done with numbers; bits are shifted and masked, hashed and put together."""
 
 # An integer that was made of an address, to compare it or to look at its low bits, is no address any more.
 _INTEGERS = frozenset(
@@ -40,10 +71,16 @@ _INTEGERS = frozenset(
 _UNIONS = frozenset(("mov", "cvta", "selp", "and", "or", "min", "max"))
 _HINTS = frozenset(("prefetch", "prefetchu", "discard", "applypriority"))
 
-FLOAT, COPY, CONSTANT, OTHER = "float", "copy", "constant", "other"
-"""What an access says of the element: it is a float for certain; it is only moved; it is overwritten with a
-constant; anything else.
+FLOAT, INTEGER, EQUAL, COPY, CONSTANT, OTHER = "float", "integer", "equal", "copy", "constant", "other"
+"""What an access says of the element: it is a float for certain; an integer of its own width; it is compared
+with another for being equal; it is only moved; it is overwritten with a constant; anything else.
 """
+_BESIDE = {
+    FLOAT: frozenset((FLOAT, COPY, CONSTANT)),
+    INTEGER: frozenset((INTEGER, EQUAL, COPY, CONSTANT)),
+    COPY: frozenset((COPY, CONSTANT)),
+}
+"""What other accesses may say where one says so much."""
 
 HALVES, HALF_FLOAT = "halves", "half float"
 """Of 64 bits: they are two times 32; of which one is a float for certain."""
@@ -51,21 +88,21 @@ HALVES, HALF_FLOAT = "halves", "half float"
 
 @dataclass(frozen=True)
 class Element:
-    """What stands behind a pointer: elements of `size` bytes, 4 or 8.
+    """What stands behind a pointer: elements of `size` bytes: 2, 4 or 8.
 
-    `calculated` tells that floating-point instructions work on them; otherwise they are only copied, which
-    suits any type of that size.
+    `kind` is FLOAT or INTEGER where instructions of that kind work on them; COPY if they are only copied,
+    which suits any type of that size.
     """
 
     size: int
-    calculated: bool
+    kind: str
 
 
 def elements(function: Function) -> dict[str, Element]:
-    """The parameters behind which elements of one size stand that are floats or only copied, by name.
+    """The parameters behind which numbers of one kind and size stand, or what is only copied, by name.
 
-    `function` is a kernel after inlining. One access of another size, or an integer operation on a value, and
-    the parameter is not listed.
+    `function` is a kernel after inlining. One access of another size, or one that takes a value for something
+    else, for bits perhaps, and the parameter is not listed.
     """
     return _Analysis(function).result()
 
@@ -104,12 +141,13 @@ class _Analysis:
         for name, uses in seen.items():
             # At least once through this parameter and no other.
             alone = {kind for _, kind, only in uses if only}
-            # Floats may be copied by twos, too.
-            floats = {size for size, kind, _ in uses if kind == FLOAT}
-            sizes = floats or {size for size, _, _ in uses}
-            whole = all(size % min(sizes) == 0 and kind != OTHER for size, kind, _ in uses)
-            if name not in self.lost and len(sizes) == 1 and whole and alone & {FLOAT, COPY}:
-                made[name] = Element(sizes.pop(), FLOAT in alone)
+            kinds = {kind for _, kind, _ in uses}
+            kind = next((kind for kind in (FLOAT, INTEGER) if kind in kinds), COPY)
+            # Numbers may be copied by twos, too.
+            sizes = {size for size, use, _ in uses if use == kind} or {size for size, _, _ in uses}
+            whole = all(size % min(sizes) == 0 for size, _, _ in uses) and kinds <= _BESIDE[kind]
+            if name not in self.lost and len(sizes) == 1 and whole and alone & {kind, COPY}:
+                made[name] = Element(sizes.pop(), kind if kind in alone else COPY)
         return made
 
     # -- addresses ------------------------------------------------------------------------------------------
@@ -183,10 +221,10 @@ class _Analysis:
     def size_and_kind(self, item: Instruction) -> tuple[int, str]:
         """What one access says of the element."""
         size = SIZES.get(item.type, 0)
-        if size not in (4, 8):
+        if size not in (2, 4, 8):
             return size, OTHER
         if item.opcode in ("atom", "red"):
-            return size, FLOAT if item.type in _FLOATS else OTHER
+            return size, _kind(item)
         value = item.operands[1 if item.opcode == "st" else 0]
         kinds: set[str] = set()
         for part in value.parts if isinstance(value, Vector) else (value,):
@@ -194,11 +232,13 @@ class _Analysis:
                 kinds |= self.makers_of(part.name) if item.opcode == "st" else self.uses_of(part.name)
             elif part is not None:
                 kinds.add(CONSTANT if isinstance(part, Immediate) else OTHER)
-        if HALVES in kinds and not kinds & {OTHER, FLOAT}:
+        if HALVES in kinds and not kinds & {OTHER, FLOAT, INTEGER, EQUAL}:
             return 4, FLOAT if HALF_FLOAT in kinds else COPY
         if HALVES in kinds:
             return size, OTHER
-        return size, next((kind for kind in (OTHER, FLOAT, COPY) if kind in kinds), CONSTANT)
+        if FLOAT in kinds and kinds & {INTEGER, EQUAL}:
+            return size, OTHER
+        return size, next((kind for kind in (OTHER, FLOAT, INTEGER, EQUAL, COPY) if kind in kinds), CONSTANT)
 
     def uses_of(self, register: str) -> set[str]:
         """What the instructions that read a register, or copies of it, take it for."""
@@ -207,7 +247,7 @@ class _Analysis:
         while waiting:
             name = waiting.pop()
             for item in self.readers[name]:
-                if item.opcode in _COPIES and not _is_vector(item):
+                if (item.opcode in _COPIES or _widens(item)) and not _is_vector(item):
                     fresh = set(destinations(item)) - known
                     waiting += fresh
                     known |= fresh
@@ -218,8 +258,7 @@ class _Analysis:
                     readers = [other for made in destinations(item) for other in self.readers[made]]
                     kinds |= {COPY if reader.opcode == "st" else OTHER for reader in readers}
                 elif item.opcode != "st" or not _stores(item, name):
-                    # The last type of a conversion or a comparison is that of what it reads.
-                    kinds.add(FLOAT if item.type in _FLOATS else OTHER)
+                    kinds.add(_kind(item))
         return kinds
 
     def makers_of(self, register: str) -> set[str]:
@@ -236,20 +275,23 @@ class _Analysis:
                     fresh = {part.name for part in given if isinstance(part, Register)} - known
                     waiting += fresh
                     known |= fresh
-                    if not all(isinstance(part, Register | Immediate) for part in given):
+                    kinds |= {INTEGER for part in given if isinstance(part, Special)}
+                    if not all(isinstance(part, Register | Immediate | Special) for part in given):
                         kinds.add(OTHER)
                 elif item.opcode in ("ld", "ldu") or _is_vector(item):
                     # A half of what was loaded as two.
                     kinds.add(COPY)
+                elif types and types[0] in _FLOATS:
+                    kinds.add(FLOAT)
                 else:
-                    kinds.add(FLOAT if types and types[0] in _FLOATS else OTHER)
+                    kinds.add(INTEGER if item.opcode in _ARITHMETIC and "cc" not in item.modifiers else OTHER)
         return kinds
 
     @staticmethod
     def of_halves(halves: list[set[str]]) -> set[str]:
         """What 64 bits are that are made of, or taken apart to, two times 32."""
         kinds = set().union(*halves)
-        if kinds & {OTHER, HALVES}:
+        if kinds & {OTHER, HALVES, INTEGER, EQUAL}:
             return {OTHER}
         return {HALVES, HALF_FLOAT} if FLOAT in kinds else {HALVES}
 
@@ -258,6 +300,30 @@ def _bases(origins: frozenset[tuple[str, bool]]) -> frozenset[tuple[str, bool]]:
     """Of a sum: where one part is an address for certain, the others are what is added to it."""
     certain = frozenset(origin for origin in origins if origin[1])
     return certain or origins
+
+
+def _kind(item: Instruction) -> str:
+    """What an instruction takes for which it reads; of conversions and comparisons that is the last type."""
+    if item.type in _FLOATS:
+        return FLOAT
+    if "cc" in item.modifiers:
+        # A part of a longer number.
+        return OTHER
+    if item.opcode in ("setp", "set"):
+        return EQUAL if {"eq", "ne"} & set(item.modifiers) else INTEGER
+    if item.opcode == "cvt":
+        return INTEGER if item.modifiers[-2] in _FLOATS else OTHER
+    if item.opcode in ("atom", "red"):
+        return INTEGER if _ARITHMETIC & set(item.modifiers) else OTHER
+    return INTEGER if item.opcode in _ARITHMETIC else OTHER
+
+
+def _widens(item: Instruction) -> bool:
+    """Whether an integer gets more bits: what is done with these tells what it is."""
+    if item.opcode != "cvt":
+        return False
+    wide, narrow = item.modifiers[-2:]
+    return wide[0] == narrow[0] and wide[0] in "su" and SIZES[wide] > SIZES[narrow]
 
 
 def _is_vector(item: Instruction) -> bool:
