@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fake_driver import FakeDriver
+from threadpoolctl import threadpool_limits
 
 from nnkit import cli
 from nnkit.comm.world import THREAD_VARIABLES
@@ -41,8 +43,11 @@ Command = Callable[..., Result]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark by which tools/gpu_check finds the tests that need a GPU."""
+    """The mark by which tools/gpu_check finds the tests that need a GPU; and Ctrl-C is heard."""
     config.addinivalue_line("markers", "cuda: runs on the device cuda, if there is one")
+    # Who is started in the background inherits that it is ignored, and so would what the tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=["virtual", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -127,8 +132,21 @@ def arguments_of(*arguments: object) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keeps the tests, and the commands that they start, out of the user's cache."""
-    os.environ.setdefault("NNKIT_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+    """Keeps the tests, and the commands that they start, out of the user's cache.
+
+    Processes that share the tests (`pytest -n 2`) have it in common.
+    """
+    run = tmp_path_factory.getbasetemp()
+    folder = run.parent if "PYTEST_XDIST_WORKER" in os.environ else run
+    os.environ.setdefault("NNKIT_CACHE_DIR", str(folder / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads for small networks only wait for each other: for minutes where other programs are busy."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
