@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_vm_floating import avx2  # noqa: F401
 
 from nnkit.device.compile import compile_cuda
 from nnkit.device.virtual import VirtualDevice
@@ -130,17 +131,42 @@ class _Nothing:
 
 @pytest.mark.parametrize("kind", ["straight", "switch", "ifs"])
 def test_the_quick_way_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
-    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
     found = []
     for quick in (False, True):
         monkeypatch.setattr(large, "QUICK_ABOVE", 0 if quick else 1 << 60)
         monkeypatch.setattr(large, "WORTH_A_PROCESS", 0 if quick else 1 << 60)
-        device = VirtualDevice(threads=1)
-        array = device.upload(np.arange(4096, dtype=np.int32) % 7)
-        device.compile(KINDS[kind](4), name="grows.cu")["k"].launch(1, 64, (array,))
-        found.append(array.host.copy())
-    assert (found[0] == found[1]).all()
+        found.append(result(KINDS[kind](4), monkeypatch))
+    assert found[0] == found[1]
+
+
+def result(source: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What a kernel leaves in the array, compiled anew."""
+    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+    device = VirtualDevice(threads=1)
+    array = device.upload(np.arange(4096, dtype=np.int32) % 7)
+    device.compile(source, name="grows.cu")["k"].launch(1, 64, (array,))
+    found: list[int] = array.host.tolist()
+    return found
+
+
+@pytest.mark.parametrize("has_avx512", [True, False])
+def test_many_gathers_become_calls_where_there_is_no_instruction(has_avx512: bool) -> None:
+    program = Source(compile_cuda(ifs(60), "grows.cu").ptx).program("k")
+    text, _ = llvm_text(program, Launch((64, 1, 1), 64, True), has_avx512, False)
+    assert (text.count(" call <64 x i32> @llvm.masked.gather.") > 1) == has_avx512
+
+
+@pytest.mark.usefixtures("avx2")
+def test_gathers_as_calls_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, inner = [], large.with_calls
+    monkeypatch.setattr(large, "with_calls", lambda text: calls.append(text) or inner(text))
+    found = []
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(large, "MOST_SCATTERED", most)
+        found.append(result(ifs(4), monkeypatch))
+    assert len(calls) == 1
+    assert found[0] == found[1]
 
 
 def test_long_code_has_short_vectors() -> None:
@@ -156,8 +182,8 @@ def test_what_llvm_refuses_is_told() -> None:
 
 
 def test_what_is_not_made_well_in_time_is_made_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is processor time: one second is not enough to start Python and to make this well."""
-    program = Source(compile_cuda(switch(70), "grows.cu").ptx).program("k")
+    """The clock is processor time; making it well never ends here."""
+    program = Source(compile_cuda(switch(3), "grows.cu").ptx).program("k")
     text, _ = llvm_text(program, Launch((64, 1, 1), 64, True), compile.has_avx512(), False)
     tried: list[int] = []
     inner = apart._run
@@ -168,6 +194,9 @@ def test_what_is_not_made_well_in_time_is_made_quickly(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(apart, "_run", counted)
     monkeypatch.setattr(apart, "WELL_SECONDS", 1)
+    endless = apart._CHILD.replace("make, level =", "while seconds != '0': pass\nmake, level =")
+    assert endless != apart._CHILD
+    monkeypatch.setattr(apart, "_CHILD", endless)
     assert apart.object_code(text, True, *compile.host()).startswith(b"\x7fELF")
     assert tried == [1, 0]
 

@@ -49,7 +49,8 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
         meetings,
         scheduler.scheduler(analysis.parts, len(regions), launch, poison, is_x86()),
     ]
-    return "\n".join(parts), emitter
+    whole = "\n".join(parts)
+    return whole if has_avx512 else large.with_few_accesses(whole, launch.width), emitter
 
 
 def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Native:
@@ -119,7 +120,7 @@ def machine_for(name: str, features: str, level: int = 1) -> Any:
 
 def quick_code(text: str, machine: Any) -> bytes:
     """LLVM IR as it is, as an object file."""
-    module = llvm().parse_assembly(large.with_calls(text))
+    module = llvm().parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     return bytes(machine.emit_object(module))
