@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from llvmlite import binding
 from test_vm_floating import avx2  # noqa: F401
 
 from nnkit.device.compile import compile_cuda
@@ -174,6 +175,17 @@ def test_long_code_has_short_vectors() -> None:
     assert choose_width(program.traits, (64, 1, 1)) == 16
     program = Source(compile_cuda(straight(10), "grows.cu").ptx).program("k")
     assert choose_width(program.traits, (64, 1, 1)) == 64
+
+
+@pytest.mark.parametrize(("version", "options"), [(large.KNOWN_LLVM, large.OPTIONS), (99, ())])
+def test_only_a_known_llvm_gets_options(
+    version: int, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(binding, "llvm_version_info", (version, 0, 0))
+    monkeypatch.setattr(binding, "set_option", lambda name, option: given.append(option))
+    compile.llvm.__wrapped__()
+    assert given == list(options)
 
 
 def test_what_llvm_refuses_is_told() -> None:

@@ -82,6 +82,9 @@ def llvm() -> Any:
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
+    if binding.llvm_version_info[0] <= large.KNOWN_LLVM:
+        for option in large.OPTIONS:
+            binding.set_option("", option)
     return binding
 
 

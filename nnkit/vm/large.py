@@ -8,6 +8,20 @@ gathers and scatters are scores of blocks each: where there are many they become
 
 import re
 
+KNOWN_LLVM = 22
+"""The newest version of LLVM that is known to have the options below: it ends the process for others."""
+
+OPTIONS = (
+    # For each value whose life it splits the register allocator looks at so many edges between blocks.
+    "-grow-region-complexity-budget=1000",
+    # Among more accesses to memory than that the scheduler does not compare each with every other one.
+    "-dag-maps-huge-region=100",
+)
+"""What keeps LLVM's work in proportion below that size: its own limits, ten times as high, come too late.
+
+With less than 1000 edges, loops with many checks become slower: gemm_naive by a third with 100.
+"""
+
 QUICK_ABOVE = 1_000_000
 """Lanes times lines of LLVM IR above which the thorough way is not even tried.
 
