@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 
 from nnkit.device.compile import compile_cuda
-from nnkit.vm.compile import compile_kernel
-from nnkit.vm.geometry import Launch
-from nnkit.vm.program import choose_width
-from nnkit.vm.source import Source
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.build.compile import compile_kernel
+from nnkit.vm.build.source import Source
+from nnkit.vm.prepare.program import choose_width
 
 GOAL = 1.3
 BLOCK = (64, 1, 1)

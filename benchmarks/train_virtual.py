@@ -35,9 +35,9 @@ ROUNDING = 4.0
 STAGES = (
     ("NVRTC or its cache", "nnkit.device.compile", "compile_cuda"),
     ("parsing and checking the PTX", "nnkit.ptx.parse", "parse"),
-    ("parsing and checking the PTX", "nnkit.vm.program", "prepare"),
-    ("LLVM or its cache", "nnkit.vm.native", "native_code"),
-    ("linking", "nnkit.vm.native", "load_native"),
+    ("parsing and checking the PTX", "nnkit.vm.prepare.program", "prepare"),
+    ("LLVM or its cache", "nnkit.vm.build.native", "native_code"),
+    ("linking", "nnkit.vm.build.native", "load_native"),
 )
 """What is timed on the way, and where it is defined."""
 

@@ -268,9 +268,9 @@ def kernel_with(line: str) -> str:
 def refusal(text: str) -> str:
     """What nnkit says against a text with one kernel, or ""; anything but a line of ours is let through."""
     from nnkit.ptx.ir import PtxError
-    from nnkit.vm.compile import llvm_text
-    from nnkit.vm.geometry import Launch
-    from nnkit.vm.source import Source
+    from nnkit.vm.analysis.geometry import Launch
+    from nnkit.vm.build.compile import llvm_text
+    from nnkit.vm.build.source import Source
 
     source = Source(text)
     try:

@@ -18,11 +18,11 @@ from nnkit.errors import CompileError
 from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Instruction
 from nnkit.ptx.parse import parse
-from nnkit.vm import apart, compile, large
-from nnkit.vm.compile import llvm_text
-from nnkit.vm.geometry import Launch
-from nnkit.vm.program import MANY, choose_width
-from nnkit.vm.source import Source
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.build import apart, compile, large
+from nnkit.vm.build.compile import llvm_text
+from nnkit.vm.build.source import Source
+from nnkit.vm.prepare.program import MANY, choose_width
 
 HEAD = 'extern "C" __global__ void k(int *o) { int t = threadIdx.x, x = o[t];'
 
@@ -116,7 +116,7 @@ def test_large_code_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None
     for source, expected in ((switch(3), []), (switch(40), [False])):
         ways.clear()
         device = VirtualDevice(threads=1)
-        monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+        monkeypatch.setattr("nnkit.vm.build.store.store", _Nothing())
         array = device.upload(values)
         device.compile(source, name="grows.cu")["k"].launch(1, 64, (array,))
         assert ways == expected
@@ -143,7 +143,7 @@ def test_the_quick_way_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch
 def result(source: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What a kernel leaves in the array, compiled anew."""
     monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
-    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+    monkeypatch.setattr("nnkit.vm.build.store.store", _Nothing())
     device = VirtualDevice(threads=1)
     array = device.upload(np.arange(4096, dtype=np.int32) % 7)
     device.compile(source, name="grows.cu")["k"].launch(1, 64, (array,))
@@ -221,7 +221,7 @@ def test_stack_is_read_from_the_code() -> None:
 
 def test_a_kernel_too_large_for_the_stack_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
-    monkeypatch.setattr("nnkit.vm.store.store", _Nothing())
+    monkeypatch.setattr("nnkit.vm.build.store.store", _Nothing())
     monkeypatch.setattr(large, "WORTH_A_PROCESS", 0)
     monkeypatch.setattr(large, "stack_bytes", lambda code: large.MOST_STACK + 1)
     device = VirtualDevice(threads=1)

@@ -14,7 +14,7 @@ from nnkit.device import nvrtc
 from nnkit.device.virtual import VirtualDevice
 from nnkit.device.waiting import interruptible
 from nnkit.errors import CompileError
-from nnkit.vm import analysis
+from nnkit.vm.analysis import kernel
 
 KERNEL = 'extern "C" __global__ void k(int *o) { o[threadIdx.x] += 3; }'
 
@@ -65,7 +65,7 @@ def test_while_python_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             time.sleep(0.01)
 
     with monkeypatch.context() as patch:
-        patch.setattr(analysis, "find_pending", endless)
+        patch.setattr(kernel, "find_pending", endless)
         interrupt_soon()
         with pytest.raises(KeyboardInterrupt):
             runs(VirtualDevice(threads=1))

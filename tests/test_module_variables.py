@@ -8,7 +8,7 @@ from fake_driver import PTX, FakeDriver
 
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.virtual import VirtualDevice
-from nnkit.vm import machine as machines
+from nnkit.vm.run import machine as machines
 
 SOURCE = """
 __device__ int total = 5;

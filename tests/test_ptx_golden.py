@@ -15,7 +15,7 @@ from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, UsageError
 from nnkit.ptx.ir import PtxError
 from nnkit.ptx.parse import parse
-from nnkit.vm.machine import Machine
+from nnkit.vm.run.machine import Machine
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.ptx"))
 ARCHITECTURES = ("compute_75", "compute_80", "compute_90", "compute_100", "compute_120")

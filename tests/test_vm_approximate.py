@@ -1,7 +1,8 @@
 """The approximate functions of the PTX machine: their errors, and their results at the edges.
 
-The bounds are those that nnkit/vm/approximate.py states, all within what the PTX ISA allows. NumPy's doubles
-are the reference for f32, checked against mpmath here, and mpmath itself is where doubles would not do.
+The bounds are those that nnkit/vm/instructions/approximate.py states, all within what the PTX ISA allows.
+NumPy's doubles are the reference for f32, checked against mpmath here, and mpmath itself is where doubles
+would not do.
 """
 
 import math

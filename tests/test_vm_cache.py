@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from nnkit.device.cache import DiskCache
 from nnkit.device.compile import compile_cuda
 from nnkit.device.virtual import CACHE_BYTES, VirtualDevice
 from nnkit.errors import CompileError, DeviceMemoryError
-from nnkit.vm import native
-from nnkit.vm import store as kept
+from nnkit.vm.build import native
+from nnkit.vm.build import store as kept
 
 SOURCE = """
 extern "C" __global__ void work(int n, const float* x, float* y) {
@@ -91,7 +92,7 @@ def test_a_second_process_or_device_compiles_nothing(store: Counting, ptx: str) 
 
 def test_a_second_process_parses_nothing(store: Counting, ptx: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(ptx)
-    monkeypatch.setattr("nnkit.vm.source.parse", lambda _: pytest.fail("parsed again"))
+    monkeypatch.setattr("nnkit.vm.build.source.parse", lambda _: pytest.fail("parsed again"))
     run(ptx)
     with pytest.raises(pytest.fail.Exception, match="parsed again"):
         run(ptx, width=8)
@@ -124,6 +125,21 @@ def test_variables_from_the_cache(store: Counting) -> None:
             kernel.launch(1, 1, (out,))
             assert out.host[0] == expected
         assert store.hits == number
+
+
+def test_an_edit_anywhere_in_the_machine_makes_other_keys(tmp_path: Path) -> None:
+    """Native code that an older version made would be wrong in silence: one file of each room is edited."""
+    own = Path(kept.__file__).parents[1]
+    folders = [Path(shutil.copytree(source, tmp_path / source.name)) for source in (own, own.parent / "ptx")]
+    assert kept.digest_of(folders) == kept.digest_of([own, own.parent / "ptx"]), "it looks at other files"
+    rooms = sorted({path.parent for folder in folders for path in folder.rglob("*.py")})
+    assert len(rooms) > 10
+    seen = {kept.digest_of(folders)}
+    for room in rooms:
+        edited = max(room.glob("*.py"))
+        edited.write_text(edited.read_text("utf-8") + "# edited\n", "utf-8")
+        seen.add(kept.digest_of(folders))
+    assert len(seen) == len(rooms) + 1
 
 
 def test_a_refusal_is_not_kept(store: Counting, ptx: str) -> None:

@@ -11,7 +11,7 @@ from vm_flow import CELLS, REGISTERS, WORDS, Item, Lane, graph, kernel, run_bloc
 from vm_nested import structured
 from vm_stress import SETTINGS, device, examples
 
-from nnkit.vm import launch
+from nnkit.vm.run import launch
 
 BLOCKS = [(32, 1), (37, 1), (64, 1), (16, 1), (8, 6), (1, 1), (70, 1)]
 GRID = 2

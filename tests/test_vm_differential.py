@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from vm_differential import check
 from vm_stress import examples
 
-from nnkit.vm import launch
+from nnkit.vm.run import launch
 
 BLOCKS = [
     (32, 1, 1),

@@ -32,8 +32,8 @@ from vm_harness import (
 )
 
 from nnkit.device.virtual import VirtualDevice
-from nnkit.vm import compile as vm_compile
-from nnkit.vm import native
+from nnkit.vm.build import compile as vm_compile
+from nnkit.vm.build import native
 
 ROUNDINGS = ("rn", "rz", "rm", "rp")
 HALF_OF_AVX512 = Way(8)

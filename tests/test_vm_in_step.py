@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from nnkit.device.virtual import VirtualDevice, VirtualModule
-from nnkit.vm import program, source, store
+from nnkit.vm.build import source, store
+from nnkit.vm.prepare import program
 
 REDUCTIONS = r"""
 template <class T> struct Volatile { typedef volatile T type; };

@@ -9,8 +9,8 @@ from vm_straight import NEAR, Maker, Thread, signed
 from vm_stress import examples
 
 from nnkit.ptx.parse import parse
-from nnkit.vm.analysis import Analysis
-from nnkit.vm.geometry import Launch
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.analysis.kernel import Analysis
 
 BLOCKS = [
     (32, 1, 1),

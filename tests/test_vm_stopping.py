@@ -13,7 +13,7 @@ import pytest
 
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceMemoryError, KernelError
-from nnkit.vm import launch
+from nnkit.vm.run import launch
 
 LINES = 20000
 SOURCE = r"""

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from nnkit.device.virtual import VirtualDevice
-from nnkit.vm import launch, team
-from nnkit.vm.team import Helper, Team
+from nnkit.vm.run import launch, team
+from nnkit.vm.run.team import Helper, Team
 
 COUNT = """
 extern "C" __global__ void count(int *seen, int turns)

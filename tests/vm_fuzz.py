@@ -43,8 +43,8 @@ class Failure:
 
 def break_checks() -> None:
     """For controls: every check passes, whatever it found."""
-    from nnkit.vm import compile as compiler
-    from nnkit.vm import large
+    from nnkit.vm.build import compile as compiler
+    from nnkit.vm.build import large
 
     # The process in which LLVM compiles large kernels would know nothing of this.
     large.WORTH_A_PROCESS = 1 << 60

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.vm import host_memory, launch
-from nnkit.vm.layout import Context
+from nnkit.vm.run import host_memory, launch
+from nnkit.vm.text.layout import Context
 
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 36
@@ -34,7 +34,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Guarded:
-    """`nnkit.vm.host_memory.take` with forbidden pages around each piece."""
+    """`nnkit.vm.run.host_memory.take` with forbidden pages around each piece."""
 
     def __init__(self, where: str, room: int, unit: int):
         assert where in WHERE

@@ -272,7 +272,7 @@ def _load(device: Any, module: str) -> Any:
     """The module; what is constant cannot be written even by a store that no check has seen."""
     from vm_guard import forbid_writing
 
-    from nnkit.vm.memory_table import READ_ONLY
+    from nnkit.vm.run.memory_table import READ_ONLY
 
     found = device.load_ptx(module)
     for allocation in device.machine.memory.snapshot().allocations:
@@ -287,7 +287,7 @@ def _device(way: Way, end: str) -> Iterator[Any]:
     from vm_guard import guarded
 
     from nnkit.device.virtual import VirtualDevice
-    from nnkit.vm import launch
+    from nnkit.vm.run import launch
 
     launch.WORTH_A_THREAD = 0.0
     with guarded(end):

@@ -24,7 +24,7 @@ from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Module, PtxError
 from nnkit.ptx.parse import parse
 from nnkit.ptx.pointers import COPY, FLOAT, INTEGER, Element, elements
-from nnkit.vm import store
+from nnkit.vm.build import store
 
 CACHE_BYTES = 4 << 20
 LONGEST = 4 << 20

@@ -39,11 +39,11 @@ from nnkit.errors import (
     UsageError,
 )
 from nnkit.ptx.ir import PtxError, Variable
-from nnkit.vm import store
-from nnkit.vm.faults import KernelFault
-from nnkit.vm.layout import Fault
-from nnkit.vm.machine import LoadedKernel, LoadedModule, Machine
-from nnkit.vm.memory_table import READ_ONLY
+from nnkit.vm.build import store
+from nnkit.vm.run.faults import KernelFault
+from nnkit.vm.run.machine import LoadedKernel, LoadedModule, Machine
+from nnkit.vm.run.memory_table import READ_ONLY
+from nnkit.vm.text.layout import Fault
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
 from nnkit.device.inputs import values_for
 from nnkit.errors import UsageError
-from nnkit.vm.memory_table import Allocation, MemoryTable
+from nnkit.vm.run.memory_table import Allocation, MemoryTable
 
 if TYPE_CHECKING:
     from nnkit.device.virtual import VirtualDevice

@@ -1,0 +1,220 @@
+"""A region's function: the loop over vectors, the blocks in order, and how lanes move between them."""
+
+from nnkit.ptx.cfg import Block, destinations, sources
+from nnkit.ptx.ir import Instruction, PtxError
+from nnkit.vm.analysis.regions import Region
+from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave, mask_literal
+from nnkit.vm.emit import strands
+from nnkit.vm.emit.emitter import POISON, Emitter
+from nnkit.vm.emit.frames import alive_mask, current, restore
+from nnkit.vm.forms.table import find
+from nnkit.vm.instructions import absent, atomics, calls, carry, load_store, plain, warp, warp_wait
+from nnkit.vm.memory.access import plan
+from nnkit.vm.text.builder import BITS, ident
+from nnkit.vm.text.layout import Worker
+
+
+def emit_region(e: Emitter, region: Region) -> str:
+    """The definition of `@regionN(ctx, wk, first, last)`: 0 if all is well, 1 if a fault ended it."""
+    e.region = region
+    text = e.text
+    text.lines = []
+    e.entry_text = []
+    e.constants = {}
+    e.slots = set()
+    e.returns = set()
+    e.searches = {"search": set(), "stopped": set()}
+    blocks = [e.analysis.blocks[number] for number in region.order]
+    _start(e, region)
+    for block in blocks:
+        _emit_block(e, region, block)
+    emit_searches(e, region)
+    emit_returns(e, region)
+    _finish(e)
+    slots = _slots(e, region)
+    return "\n".join(
+        [
+            f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{",
+            "entry:",
+            *slots,
+            *e.entry_text,
+            "br label %vectors",
+            *text.lines,
+            "}",
+        ]
+    )
+
+
+def _slots(e: Emitter, region: Region) -> list[str]:
+    """Stack slots for every register that the region's blocks touch."""
+    lines = [
+        *warp_wait.slots(e),
+        "%vector = alloca i64",
+        *strands.slots(e),
+        "%alive = alloca i" + str(e.width),
+        "%fuel = alloca i64",
+    ]
+    for number in sorted(region.masked):
+        lines.append(f"%mask{number} = alloca i{e.width}")
+    for name, form in sorted(e.slots, key=lambda slot: (slot[0], "svfu".index(slot[1]))):
+        type_ = {"s": e.kind(name), "v": e.all.type(e.kind(name)), "f": "i1", "u": "i32"}[form]
+        lines.append(f"%{form}.{ident(name)} = alloca {type_}")
+    fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
+    lines += [
+        f"store i64 %first, ptr {e.strand}",
+        f"%fuel.home = {fuel}",
+        "%fuel.start = load i64, ptr %fuel.home",
+        "store i64 %fuel.start, ptr %fuel",
+    ]
+    return lines
+
+
+def _start(e: Emitter, region: Region) -> None:
+    """The head of the loop over vectors: who is alive, and the registers that were saved."""
+    text = e.text
+    text.place("vectors")
+    strand = current(e)
+    vector = strands.begin(e, strand)
+    full = (1 << e.width) - 1
+    if e.analysis.full:
+        text.line(f"store i{e.width} {mask_literal(e.width, full)}, ptr %alive")
+    else:
+        table = e.worker_field(Worker.ALIVE, "ptr")
+        place = text.op(f"getelementptr i64, ptr {table}, i64 {strand}")
+        if region.number == 0:
+            alive = _initially_alive(e, vector)
+        else:
+            alive = e.one.resize("i64", text.op(f"load i64, ptr {place}"), f"i{e.width}")
+        text.line(f"store i{e.width} {alive}, ptr %alive")
+    for number in sorted(region.masked):
+        text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+    absent.begin(e)
+    warp_wait.begin(e)
+    live = e.analysis.live[region.entry]
+    if region.number:
+        # What the region does not touch stays in the frame.
+        live &= e.analysis.touched_in(region)
+    for name in sorted(live):
+        if name in e.frame_offsets and region.number:
+            restore(e, name, strand)
+        else:
+            _initialise(e, name)
+    # A register that only some path writes before it is read still needs a defined value.
+    for name in sorted(_maybe_unwritten(e, region) - live):
+        _initialise(e, name)
+    if region.entry in region.masked:
+        # All lanes come in here, also where others may wait elsewhere on later turns of a loop.
+        text.line(f"store i{e.width} {alive_mask(e)}, ptr %mask{region.entry}")
+    text.jump(f"block{region.entry}")
+
+
+def _maybe_unwritten(e: Emitter, region: Region) -> set[str]:
+    """Blended registers are read at the blend, whether the program reads them there or not."""
+    return {
+        name
+        for number in region.order
+        if region.pending[number]
+        for item in e.analysis.blocks[number].instructions
+        for name in destinations(item)
+        if e.analysis.must_blend(region, number, name)
+    }
+
+
+def _initially_alive(e: Emitter, vector: str) -> str:
+    """All lanes, except beyond the block's last thread."""
+    threads, width = e.launch.threads, e.width
+    tail = threads % width
+    if not tail:
+        return mask_literal(width, (1 << width) - 1)
+    last = e.one.compare("eq", "i64", vector, str(e.launch.vectors - 1))
+    return e.one.select(last, f"i{width}", str((1 << tail) - 1), mask_literal(width, (1 << width) - 1))
+
+
+def _initialise(e: Emitter, name: str) -> None:
+    """Registers that nobody wrote: zero, or poison if the user wants to see them."""
+    kind, shape = e.kind(name), e.analysis.shape(name)
+    value = POISON[BITS[kind]] if e.poison else 0
+
+    def constant(wide: bool) -> str:
+        lanes = e.all if wide else e.one
+        if kind in ("float", "double"):
+            word = lanes.constant(f"i{BITS[kind]}", value)
+            return lanes.cast("bitcast", f"i{BITS[kind]}", word, kind)
+        return lanes.constant(kind, value)
+
+    if shape.kind != "varying":
+        e.text.line(f"store {kind} {constant(False)}, ptr {e.slot('s', name)}")
+    if shape.kind in ("varying", "likely"):
+        e.text.line(f"store {e.all.type(kind)} {constant(True)}, ptr {e.slot('v', name)}")
+    if shape.kind == "likely":
+        e.text.line(f"store i1 false, ptr {e.slot('f', name)}")
+
+
+def _finish(e: Emitter) -> None:
+    """The ways out: next vector, all done, fault."""
+    text = e.text
+    text.place("next.vector")
+    following = text.op(f"add i64 {current(e)}, 1")
+    text.line(f"store i64 {following}, ptr {e.strand}")
+    more = text.op(f"icmp slt i64 {following}, %last")
+    text.branch(more, "vectors", "finished")
+    text.place("finished")
+    left = text.op("load i64, ptr %fuel")
+    text.line(f"store i64 {left}, ptr %fuel.home")
+    text.line("ret i32 0")
+    text.place("fault")
+    vector = text.op("load i64, ptr %vector")
+    e.store_worker(Worker.FAULT_VECTOR, vector)
+    text.line("ret i32 1")
+
+
+def _emit_block(e: Emitter, region: Region, block: Block) -> None:
+    text = e.text
+    number = block.number
+    e.block, e.now, e.changed, e.guards = block, {}, set(), {}
+    text.place(f"block{number}")
+    if region.pending[number]:
+        e.mask = text.op(f"load i{e.width}, ptr %mask{number}")
+    else:
+        e.mask = "" if e.analysis.full else alive_mask(e)
+    if number in region.masked:
+        text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+    warp_wait.enter(e)
+    if e.analysis.leaves(region, number):
+        go_on_in(e, region, block.number)
+        return
+    plan(e, block)
+    for item in _votes_collected(e, region, block):
+        calls.collect(e, item)
+    for item in block.instructions:
+        absent.follow(e, item)
+        try:
+            emit_instruction(e, item)
+        except PtxError as error:
+            raise error if error.line else PtxError(f"{item.name}: {error}", item.line) from error
+    if block.last is not None:
+        absent.check(e, block.last, sources(block.last))
+    leave(e, region, block)
+
+
+def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instruction]:
+    """The barriers with a vote that lead to the region's first block: there the result is read."""
+    entered = block.number == region.entry and region.number
+    return e.analysis.votes.get(block.number, []) if entered else []
+
+
+def emit_instruction(e: Emitter, item: Instruction) -> None:
+    """One instruction in the current block."""
+    if carry.is_extended(item):
+        carry.emit_extended(e, item)
+        return
+    operation = find(item)
+    if operation is not None:
+        plain.emit_pure(e, item, operation)
+        return
+    for family in (load_store.HANDLERS, atomics.HANDLERS, calls.HANDLERS, warp.HANDLERS):
+        handler = family.get(item.opcode)
+        if handler is not None:
+            handler(e, item)
+            return
+    raise PtxError(f"instruction {item.name} is not supported by the virtual device", item.line)

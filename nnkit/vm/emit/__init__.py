@@ -1,0 +1,1 @@
+"""The state of one kernel's text: registers, masks, frames, strands, special registers."""

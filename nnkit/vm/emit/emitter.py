@@ -1,0 +1,378 @@
+"""One kernel's regions as LLVM functions: registers, blocks, masks and the places where warps stop.
+
+A region function runs the vectors [first, last) of a block one after another from the same place. Registers
+live in stack slots that LLVM turns into values; inside a block their current values are kept here, so that a
+slot is read and written at most once a block. Registers that outlive a barrier are saved in the vector's
+frame.
+"""
+
+from collections.abc import Callable
+
+from nnkit.ptx import cfg
+from nnkit.ptx.cfg import Block
+from nnkit.ptx.ir import (
+    Immediate,
+    Instruction,
+    Negated,
+    Operand,
+    Pair,
+    PtxError,
+    Register,
+    Special,
+    Symbol,
+)
+from nnkit.vm.analysis import shapes
+from nnkit.vm.analysis.kernel import Analysis
+from nnkit.vm.analysis.regions import Region
+from nnkit.vm.analysis.shapes import VARYING, Shape
+from nnkit.vm.emit.special import emit_special
+from nnkit.vm.emit.values import Memory, Site, Value
+from nnkit.vm.text.builder import (
+    BITS,
+    LLVM_TYPES,
+    Lanes,
+    Text,
+    float_literal,
+    ident,
+    is_literal,
+    register_type,
+)
+from nnkit.vm.text.layout import Context, Fault, Worker
+
+POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
+
+
+class Emitter:
+    """Text for all regions of one kernel."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        memory: Memory,
+        has_avx512: bool,
+        poison: bool,
+        suspects: frozenset[str] = frozenset(),
+    ):
+        self.analysis = analysis
+        self.memory = memory
+        self.globals = memory.globals
+        self.launch = analysis.launch
+        self.width = analysis.launch.width
+        self.poison = poison
+        self.text = Text(has_avx512)
+        self.one = Lanes(self.text, 0)
+        self.all = Lanes(self.text, self.width)
+        self.sites: list[Site] = []
+        self.caches = 0
+        self.returns: set[int] = set()
+        """The blocks that others lead back to by one way, see `nnkit.vm.code.flow.emit_returns`."""
+        self.searches: dict[str, set[int]] = {}
+        """Where in the order blocks begin to search for lanes, see `nnkit.vm.code.flow.emit_searches`."""
+        self.suspects = suspects
+        """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.instructions.absent`."""
+        self.patterns: dict[tuple[int, ...], str] = {}
+        self.suspect_offsets: dict[str, int] = {}
+        """Where the masks of those that outlive a barrier are saved."""
+        self.frame_offsets, self.frame_size = self._frame()
+        self.strand = "%strand" if analysis.parts else "%vector"
+        """The stack slot with the number of the strand that runs, see `nnkit.vm.emit.strands`."""
+        self.region: Region = analysis.regions[0]
+        self.block: Block = analysis.blocks[0]
+        self.now: dict[str, Value] = {}
+        self.changed: set[str] = set()
+        self.guards: dict[object, object] = {}
+        self.mask = ""
+        """The current block's mask as an integer; "" where every lane is active for certain."""
+        self.slots: set[tuple[str, str]] = set()
+        """The stack slots that the region uses."""
+        self.entry_text: list[str] = []
+        self.constants: dict[str, str] = {}
+
+    # -- registers ------------------------------------------------------------------------------------------
+
+    def kind(self, register: str) -> str:
+        """The LLVM type of a register."""
+        return register_type(self.analysis.function.registers[register])
+
+    def slot(self, form: str, name: str) -> str:
+        """The stack slot of a register's scalar ("s"), vector ("v"), flag ("f") or suspect lanes ("u")."""
+        self.slots.add((name, form))
+        return f"%{form}.{ident(name)}"
+
+    def read(self, name: str) -> Value:
+        """A register's value in the current block."""
+        value = self.now.get(name)
+        if value is None:
+            shape = self.analysis.shape(name)
+            kind = self.kind(name)
+            value = Value(shape, kind)
+            if shape.kind != "varying":
+                value.scalar = self.text.op(f"load {kind}, ptr {self.slot('s', name)}")
+            if shape.kind in ("varying", "likely"):
+                value.vector = self.text.op(f"load {self.all.type(kind)}, ptr {self.slot('v', name)}")
+            if shape.kind == "likely":
+                value.flag = self.text.op(f"load i1, ptr {self.slot('f', name)}")
+            self.now[name] = value
+        return value
+
+    def vector(self, value: Value) -> str:
+        """All lanes of a value."""
+        if value.vector:
+            return value.vector
+        made = self.splat(value.kind, value.scalar)
+        if value.shape.pattern:
+            steps = ", ".join(f"{value.kind} {step}" for step in value.shape.pattern)
+            made = self.all.binary("add", value.kind, made, f"<{steps}>")
+        value.vector = made
+        return made
+
+    def splat(self, kind: str, scalar: str) -> str:
+        """A scalar in every lane."""
+        full = self.all.type(kind)
+        if is_literal(scalar):
+            return f"splat ({kind} {scalar})"
+        first = self.text.op(f"insertelement {full} poison, {kind} {scalar}, i64 0")
+        zeros = f"<{self.width} x i32> zeroinitializer"
+        return self.text.op(f"shufflevector {full} {first}, {full} poison, {zeros}")
+
+    def write(self, name: str, value: Value) -> None:
+        """Assign a register in the current block; blending happens at the block's end."""
+        self.now[name] = value
+        self.changed.add(name)
+
+    def flush(self) -> None:
+        """Store what this block has changed and somebody may still read."""
+        region, number = self.region, self.block.number
+        live = self.analysis.live
+        needed = self.analysis.needed(region, region.pending[number])
+        for target in self.block.targets:
+            needed |= live.bits[target]
+        last = self.block.last
+        read = set() if last is None else set(cfg.sources(last))
+        for name in sorted(name for name in self.changed if name in read or live.bit.get(name, 0) & needed):
+            value = self.now[name]
+            shape, kind = self.analysis.shape(name), self.kind(name)
+            if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):
+                full = self.all.type(kind)
+                old = self.text.op(f"load {full}, ptr {self.slot('v', name)}")
+                value = Value(
+                    VARYING, kind, vector=self.all.select(self.lanes(), kind, self.vector(value), old)
+                )
+            if shape.kind != "varying":
+                self.text.line(f"store {kind} {value.scalar}, ptr {self.slot('s', name)}")
+            if shape.kind in ("varying", "likely"):
+                self.text.line(
+                    f"store {self.all.type(kind)} {self.vector(value)}, ptr {self.slot('v', name)}"
+                )
+            if shape.kind == "likely":
+                self.text.line(f"store i1 {value.flag or 'true'}, ptr {self.slot('f', name)}")
+
+    # -- operands -------------------------------------------------------------------------------------------
+
+    def operand(self, operand: Operand | None, ptx_type: str) -> Value:
+        """An operand as a value of the LLVM type that goes with a PTX type."""
+        kind = LLVM_TYPES[ptx_type]
+        match operand:
+            case Register(name):
+                return self.as_kind(self.read(name), kind)
+            case Immediate(number, bits):
+                return self.constant(kind, number, bits)
+            case Symbol(name, offset):
+                return self.address_of(name, offset, kind)
+            case Special(name):
+                return self.special(name, kind)
+            case Negated(register):
+                return self._negated(self.read(register.name))
+        raise PtxError(f"operand {operand} is not supported here")
+
+    def _negated(self, given: Value) -> Value:
+        if given.shape.kind == "uniform":
+            return Value(given.shape, "i1", scalar=self.one.binary("xor", "i1", given.scalar, "true"))
+        flipped = self.all.binary("xor", "i1", self.vector(given), self.all.constant("i1", 1))
+        return Value(VARYING, "i1", vector=flipped)
+
+    def constant(self, kind: str, value: int, bits: int) -> Value:
+        """An immediate: an integer, or the bits of a float."""
+        if kind in ("float", "double"):
+            return Value(self.uniform(), kind, scalar=float_literal(kind, value, bits))
+        if kind == "i1":
+            value = int(value != 0)
+        if bits and bits != BITS[kind]:
+            raise PtxError(f"a {bits}-bit float constant where {kind} is expected")
+        return Value(shapes.constant(value, BITS[kind]), kind, scalar=self.one.constant(kind, value))
+
+    @staticmethod
+    def uniform() -> Shape:
+        """The shape of a scalar of which nothing is known."""
+        return Shape("uniform")
+
+    def address_of(self, name: str, offset: int, kind: str) -> Value:
+        """The address of a variable: known when the kernel is compiled."""
+        if name in self.globals:
+            table = self.context_field(Context.GLOBALS, "ptr")
+            place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.globals[name]}")
+            start = self.text.op(f"load i64, ptr {place}")
+            address = self.one.binary("add", "i64", start, str(offset))
+            return Value(self.uniform(), kind, scalar=self.one.resize("i64", address, kind))
+        if name not in self.analysis.addresses:
+            raise PtxError(f"there is no variable {name}")
+        known = self.analysis.addresses[name] + offset
+        return Value(shapes.constant(known, BITS[kind]), kind, scalar=self.one.constant(kind, known))
+
+    def as_kind(self, value: Value, kind: str) -> Value:
+        """The same bits as another type; a wider register is cut off."""
+        if value.kind == kind:
+            return value
+        if BITS[kind] > BITS[value.kind]:
+            raise PtxError(f"a register of {BITS[value.kind]} bits where {BITS[kind]} are expected")
+        if BITS[kind] == BITS[value.kind]:
+            if value.shape.pattern and kind in ("float", "double"):
+                # Steps from lane to lane are those of integers.
+                value = Value(VARYING, value.kind, vector=self.vector(value))
+            scalar = value.scalar and self.one.cast("bitcast", value.kind, value.scalar, kind)
+            vector = value.vector and self.all.cast("bitcast", value.kind, value.vector, kind)
+            return Value(value.shape, kind, scalar, vector, value.flag)
+        if value.shape.kind == "uniform":
+            return Value(self.uniform(), kind, scalar=self._cut(self.one, value.kind, value.scalar, kind))
+        return Value(VARYING, kind, vector=self._cut(self.all, value.kind, self.vector(value), kind))
+
+    @staticmethod
+    def _cut(lanes: Lanes, source: str, given: str, kind: str) -> str:
+        """The low bits of a value."""
+        word, part = f"i{BITS[source]}", f"i{BITS[kind]}"
+        low = lanes.cast("trunc", word, lanes.cast("bitcast", source, given, word), part)
+        return lanes.cast("bitcast", part, low, kind)
+
+    def assign(self, target: Operand | None, value: Value, sign: bool = False) -> None:
+        """Write a result to a register: same bits, or extended to the register's width."""
+        if isinstance(target, Pair):
+            target = target.first
+        if target is None:
+            return
+        if not isinstance(target, Register):
+            raise PtxError(f"a result cannot go to {target}")
+        kind = self.kind(target.name)
+        if BITS[kind] > BITS[value.kind]:
+            word = f"i{BITS[value.kind]}"
+            value = self.as_kind(value, word)
+            scalar = value.scalar and self.one.resize(word, value.scalar, f"i{BITS[kind]}", sign)
+            vector = "" if scalar and value.shape.kind == "uniform" else self.vector(value)
+            vector = vector and self.all.resize(word, vector, f"i{BITS[kind]}", sign)
+            shape = self.uniform() if value.shape.kind == "uniform" else VARYING
+            value = Value(shape, f"i{BITS[kind]}", scalar if shape.kind == "uniform" else "", vector)
+        self.write(target.name, self.as_kind(value, kind))
+
+    # -- lanes ----------------------------------------------------------------------------------------------
+
+    def lanes(self) -> str:
+        """The current mask as a vector of i1."""
+        if not self.mask:
+            return self.all.constant("i1", 1)
+        return self.text.op(f"bitcast i{self.width} {self.mask} to {self.all.type('i1')}")
+
+    def as_mask(self, vector: str) -> str:
+        """A vector of i1 as an integer."""
+        return self.text.op(f"bitcast {self.all.type('i1')} {vector} to i{self.width}")
+
+    def mask64(self) -> str:
+        """The current mask in 64 bits."""
+        if not self.mask:
+            return str((1 << self.width) - 1)
+        return self.one.resize(f"i{self.width}", self.mask, "i64")
+
+    # -- fields of the records ------------------------------------------------------------------------------
+
+    def worker_field(self, index: int, kind: str = "i64") -> str:
+        """A word of the worker, read once at the start of the region."""
+        return self._field("wk", index, kind)
+
+    def context_field(self, index: int, kind: str = "i64") -> str:
+        """A word of the launch's context, read once at the start of the region."""
+        return self._field("ctx", index, kind)
+
+    def _field(self, record: str, index: int, kind: str) -> str:
+        key = f"{record}{index}"
+        name = self.constants.get(key)
+        if name is None:
+            name = self.constants[key] = f"%{key}"
+            self.entry_text.append(f"{name}.ptr = getelementptr i64, ptr %{record}, i64 {int(index)}")
+            self.entry_text.append(f"{name} = load {kind}, ptr {name}.ptr")
+        return name
+
+    def store_worker(self, index: int, value: str) -> None:
+        """Write a word of the worker."""
+        place = self.text.op(f"getelementptr i64, ptr %wk, i64 {int(index)}")
+        self.text.line(f"store i64 {value}, ptr {place}")
+
+    def special(self, name: str, kind: str) -> Value:
+        """A special register."""
+        return self.as_kind(emit_special(self, name), kind)
+
+    # -- faults ---------------------------------------------------------------------------------------------
+
+    def site(self, item: Instruction, what: str, space: str = "", size: int = 0) -> int:
+        """Note a place that can go wrong; returns its number."""
+        self.sites.append(Site(what, space, size, item.line, item.location))
+        return len(self.sites) - 1
+
+    def fault(self, kind: Fault, site: int | str, mask: str) -> None:
+        """End the launch here: store what happened and leave the region."""
+        self.store_worker(Worker.FAULT, str(int(kind)))
+        self.store_worker(Worker.FAULT_SITE, str(site))
+        self.store_worker(Worker.FAULT_LANE, self._lowest(mask))
+        self.text.jump("fault")
+
+    def _lowest(self, mask: str) -> str:
+        self.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
+        return self.text.op(f"call i64 @llvm.cttz.i64(i64 {mask}, i1 false)")
+
+    # -- lanes that wait ------------------------------------------------------------------------------------
+
+    def search(self, name: str, waiting: int) -> None:
+        """Look for lanes in code that blocks share, from the first of the waiting blocks on."""
+        first = (waiting & -waiting).bit_length() - 1
+        self.searches[name].add(first)
+        self.text.jump(f"{name}{first}")
+
+    # -- frames ---------------------------------------------------------------------------------------------
+
+    def _frame(self) -> tuple[dict[str, int], int]:
+        """Where each register that outlives a barrier is saved, vectors first and aligned."""
+        offsets: dict[str, int] = {}
+        position = 0
+        names = sorted(self.analysis.saved, key=lambda name: not self._has_vector(name))
+        for name in names:
+            size = BITS[self.kind(name)] // 8 or 1
+            if self._has_vector(name):
+                size = max(-(-BITS[self.kind(name)] * self.width // 8), 1)
+                position = -(-position // 64) * 64
+            else:
+                position = -(-position // 8) * 8
+            offsets[name] = position
+            position += size
+            if self.analysis.shape(name).kind == "likely":
+                position = -(-position // 8) * 8 + 16
+        for name in sorted(self.suspects & offsets.keys()):
+            position = -(-position // 4) * 4
+            self.suspect_offsets[name] = position
+            position += 4
+        return offsets, -(-position // 64) * 64
+
+    def _has_vector(self, name: str) -> bool:
+        return self.analysis.shape(name).kind in ("varying", "likely")
+
+    def frame_slots(self, name: str) -> list[tuple[str, str, int]]:
+        """(slot, type, offset) of everything saved for one register."""
+        kind, shape, offset = self.kind(name), self.analysis.shape(name), self.frame_offsets[name]
+        slots = [(self.slot("u", name), "i32", self.suspect_offsets[name])] if name in self.suspects else []
+        if not self._has_vector(name):
+            return [*slots, (self.slot("s", name), kind, offset)]
+        full = self.all.type(kind)
+        slots.append((self.slot("v", name), full, offset))
+        if shape.kind == "likely":
+            behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
+            slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]
+        return slots
+
+
+Handler = Callable[[Emitter, Instruction], None]

@@ -1,0 +1,1 @@
+"""Emitters, one family of instructions a file."""

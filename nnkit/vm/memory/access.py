@@ -1,0 +1,95 @@
+"""What a kernel does to memory: accesses, and the groups of them that share one check."""
+
+from dataclasses import dataclass, field
+
+from nnkit.ptx.cfg import Block, destinations
+from nnkit.ptx.ir import SIZES, Address, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
+from nnkit.vm.emit.emitter import Emitter
+
+SPACES = ("global", "shared", "const", "param", "local")
+
+FAR = 1 << 30
+"""Offsets this many bytes apart share no check: what lies between two lanes or members stays below 2^31."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """One load, store or atomic operation: `count` elements of `size` bytes at base + offset."""
+
+    item: Instruction
+    space: str
+    base: Operand
+    offset: int
+    size: int
+    count: int
+    writes: bool
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one lane."""
+        return self.size * self.count
+
+
+@dataclass
+class Group:
+    """Accesses that share a check."""
+
+    members: list[Access] = field(default_factory=list)
+    done: bool = False
+    fast: str = ""
+    """Whether all lanes were found in one piece: an i1, or "" where that is certain."""
+    anchor: str = ""
+    """Lane 0's address at the lowest offset, as a host pointer; anywhere if lane 0 is not active."""
+    low: int = 0
+
+    @property
+    def writes(self) -> int:
+        """1 where any member writes."""
+        return int(any(member.writes for member in self.members))
+
+    @property
+    def span(self) -> int:
+        """Bytes from the lowest offset to the highest end."""
+        return max(m.offset + m.bytes for m in self.members) - self.low
+
+
+def access_of(item: Instruction) -> Access | None:
+    """What an instruction does to memory, if it does anything."""
+    if item.opcode not in ("ld", "ldu", "st", "atom", "red"):
+        return None
+    loads = item.opcode in ("ld", "ldu", "atom")
+    place = item.operands[1 if loads else 0]
+    if not isinstance(place, Address):
+        raise PtxError(f"{item.name} without an address", item.line)
+    value = item.operands[0 if loads else 1]
+    count = len(value.parts) if isinstance(value, Vector) and item.opcode in ("ld", "ldu", "st") else 1
+    names = [m.partition("::")[0] for m in item.modifiers]
+    space = next((m for m in names if m in SPACES), "generic" if item.opcode != "ldu" else "global")
+    base: Operand = place.base
+    offset = place.offset
+    if isinstance(base, Symbol):
+        base, offset = Symbol(base.name), offset + base.offset
+    elif isinstance(base, Immediate):
+        base, offset = Immediate(0), offset + base.value
+    writes = item.opcode in ("st", "atom", "red")
+    return Access(item, space, base, offset, SIZES[item.type], count, writes)
+
+
+def plan(e: Emitter, block: Block) -> None:
+    """Find which accesses of a block share a check: same space, same value of the base register."""
+    versions: dict[str, int] = {}
+    groups: dict[object, Group] = {}
+    for item in block.instructions:
+        access = access_of(item)
+        if access is not None:
+            version = versions.get(access.base.name, 0) if isinstance(access.base, Register) else 0
+            # A generic address is looked at alone: an offset can lead into another window.
+            alone = id(item) if access.space == "generic" else 0
+            key = (access.space, access.base, version, (access.offset + FAR // 2) // FAR, alone)
+            group = groups.setdefault(key, Group())
+            group.members.append(access)
+            e.guards[id(item)] = group
+        for name in destinations(item):
+            versions[name] = versions.get(name, 0) + 1
+    for group in groups.values():
+        group.low = min(member.offset for member in group.members)

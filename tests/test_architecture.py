@@ -1,0 +1,39 @@
+"""The pictures in docs/architecture.md are what the code is."""
+
+import importlib.util
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    loader = SourceFileLoader("architecture", str(ROOT / "tools" / "architecture"))
+    spec = importlib.util.spec_from_loader("architecture", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_pictures_are_what_the_code_is(tool: ModuleType) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert tool.page(text) == text, "./tools/run python tools/architecture --write draws them anew"
+
+
+def test_only_what_does_not_follow_is_drawn(tool: ModuleType) -> None:
+    imports = {"a": {"b", "c", "d"}, "b": {"c"}, "c": set(), "d": {"c"}}
+    assert tool._direct(imports, "a") == {"b", "d"}
+
+
+def test_a_room_without_a_head_shows(tool: ModuleType) -> None:
+    """Each says what it is, in words short enough for the picture."""
+    for name in tool.PICTURES:
+        for line in tool.drawn(name).splitlines():
+            if "<br/>" in line:
+                head = line.partition("<br/>")[2].removesuffix('"]')
+                assert 10 < len(head) < 120, line
