@@ -6,18 +6,18 @@ from functools import cache
 from typing import Any
 
 from nnkit.ptx.ir import PtxError
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.build import apart, large
 from nnkit.vm.code import scheduler
+from nnkit.vm.code.region import emit_region
 from nnkit.vm.emit import strands
+from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.values import Site
 from nnkit.vm.instructions import absent
 from nnkit.vm.memory import slow_checks
 from nnkit.vm.memory.addresses import local_stride
-from nnkit.vm.analysis.kernel import Analysis
-from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.values import Site
-from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.prepare.program import Program
-from nnkit.vm.code.region import emit_region
 
 
 @dataclass

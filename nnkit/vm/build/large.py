@@ -26,7 +26,8 @@ QUICK_ABOVE = 1_000_000
 """Lanes times lines of LLVM IR above which the thorough way is not even tried.
 
 The large matrix products that people write, with 64 sums a thread and all loops unrolled, weigh 250,000 to
-450,000 and take it 1 to 3 s; code that branches much takes it longer, and is stopped (`nnkit.vm.build.apart`).
+450,000 and take it 1 to 3 s; code that branches much takes it longer, and is stopped
+(`nnkit.vm.build.apart`).
 """
 
 WORTH_A_PROCESS = 220_000

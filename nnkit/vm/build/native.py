@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 from nnkit.ptx.ir import Location
+from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.build import store
 from nnkit.vm.build.compile import Native, as_document, compile_kernel, host, llvm
-from nnkit.vm.emit.values import Site
-from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.build.source import Source
+from nnkit.vm.emit.values import Site
 
 
 def native_code(source: Source, kernel: str, launch: Launch, poison: bool) -> Native:

@@ -1,0 +1,1 @@
+"""From PTX text to native code, kept between processes: parsing, LLVM, the cache."""
