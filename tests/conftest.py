@@ -78,6 +78,17 @@ def fake_cuda(fake_driver: FakeDriver) -> Iterator[CudaDevice]:
     assert not fake_driver.memory
 
 
+@pytest.fixture(params=["cpu", "virtual", "fake"])
+def each_device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Every kind of device, the GPU's on the fake driver."""
+    if request.param == "fake":
+        yield request.getfixturevalue("fake_cuda")
+        return
+    found = open_device(request.param)
+    yield found
+    found.close()
+
+
 def idx_bytes(array: npt.NDArray[Any]) -> bytes:
     """The array as the content of an IDX file."""
     big = array.dtype.newbyteorder(">")

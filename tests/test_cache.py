@@ -247,6 +247,14 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder("ptx") == Path("/home/someone/.cache/nnkit/ptx")
 
 
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NNKIT_CACHE_DIR", "~/x")
+    assert cache_folder("ptx") == tmp_path / "x" / "ptx"
+    monkeypatch.setenv("NNKIT_CACHE_DIR", "~nobody-of-that-name/x")
+    assert cache_folder("ptx") == Path("~nobody-of-that-name/x/ptx")
+
+
 def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -2,12 +2,14 @@
 
 import ctypes
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_driver import one_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +17,9 @@ import nnkit
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import Task
 from nnkit.device import open_device
+from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
-from nnkit.errors import NnkitError
+from nnkit.errors import NnkitError, UsageError
 
 KERNEL = r"""
 __device__ float shift[2];
@@ -168,17 +171,6 @@ def refuses_or_works(call: Callable[[], Any]) -> None:
         repr(found)
 
 
-@pytest.fixture(params=["cpu", "virtual", "fake"])
-def device(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Every kind of device, the GPU's on the fake driver."""
-    if request.param == "fake":
-        yield request.getfixturevalue("fake_cuda")
-        return
-    found = open_device(request.param)
-    yield found
-    found.close()
-
-
 @pytest.fixture(params=["virtual", "fake"])
 def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, Any]]:
     """A device that runs kernels, a module, and an array."""
@@ -189,23 +181,34 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, Any]]:
         device.close()
 
 
+@pytest.mark.parametrize(
+    "endless", [ctypes.pointer(ctypes.c_int(3)), itertools.repeat(1), itertools.repeat("")]
+)
+def test_what_never_ends(each_device: Any, endless: Any) -> None:
+    array = each_device.zeros((4, 2), np.float32)
+    one_line(UsageError, lambda: each_device.zeros(endless, np.float32), "shape")
+    one_line(UsageError, lambda: array.reshape(endless), "shape")
+    one_line(UsageError, lambda: compile_cuda("__global__ void k() {}", options=endless), "options")
+    assert each_device.zeros(iter((2, 3)), np.float32).shape == (2, 3)
+
+
 @FEW
 @given(a=NONSENSE, b=NONSENSE)
-def test_making_arrays(device: Any, a: Any, b: Any) -> None:
+def test_making_arrays(each_device: Any, a: Any, b: Any) -> None:
     for call in (
-        lambda: device.empty(a, np.float32),
-        lambda: device.zeros(a, b),
-        lambda: device.empty(3, a),
-        lambda: device.upload(a),
-        lambda: device.from_dlpack(a),
+        lambda: each_device.empty(a, np.float32),
+        lambda: each_device.zeros(a, b),
+        lambda: each_device.empty(3, a),
+        lambda: each_device.upload(a),
+        lambda: each_device.from_dlpack(a),
     ):
         refuses_or_works(call)
 
 
 @FEW
 @given(a=NONSENSE, b=NONSENSE)
-def test_using_arrays(device: Any, a: Any, b: Any) -> None:
-    array = device.zeros((4, 2), np.float32)
+def test_using_arrays(each_device: Any, a: Any, b: Any) -> None:
+    array = each_device.zeros((4, 2), np.float32)
     for call in (
         lambda: array.rows(a, b),
         lambda: array.rows(a, 2),
@@ -226,18 +229,18 @@ def test_using_arrays(device: Any, a: Any, b: Any) -> None:
 
 @FEW
 @given(a=NONSENSE)
-def test_doors_of_a_device(device: Any, a: Any) -> None:
-    event, other = device.event(), device.event()
+def test_doors_of_a_device(each_device: Any, a: Any) -> None:
+    event, other = each_device.event(), each_device.event()
     event.record()
     for call in (
-        lambda: device.load_ptx(a),
+        lambda: each_device.load_ptx(a),
         lambda: event.record(a),
         lambda: event.elapsed_ms(a),
         lambda: other.elapsed_ms(event),
     ):
         refuses_or_works(call)
     if not isinstance(a, str):
-        refuses_or_works(lambda: device.compile(a))
+        refuses_or_works(lambda: each_device.compile(a))
 
 
 @settings(FEW, max_examples=25)

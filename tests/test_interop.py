@@ -31,17 +31,6 @@ def host_device(request: pytest.FixtureRequest) -> Iterator[Any]:
     device.close()
 
 
-@pytest.fixture(params=["cpu", "virtual", "fake"])
-def device(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Every kind of device, the GPU's on the fake driver."""
-    if request.param == "fake":
-        yield request.getfixturevalue("fake_cuda")
-        return
-    found = open_device(request.param)
-    yield found
-    found.close()
-
-
 @pytest.fixture
 def virtual() -> Iterator[VirtualDevice]:
     """A device of its own, whose table holds nothing else."""
@@ -157,8 +146,8 @@ def test_lent_memory_is_checked_like_any(virtual: VirtualDevice) -> None:
 
 
 @pytest.mark.parametrize("nonsense", [None, 5, "text", [1.0, 2.0], {}, object()])
-def test_what_lends_nothing_is_refused(device: Device, nonsense: Any) -> None:
-    one_line(UsageError, lambda: device.from_dlpack(nonsense), "DLPack")
+def test_what_lends_nothing_is_refused(each_device: Device, nonsense: Any) -> None:
+    one_line(UsageError, lambda: each_device.from_dlpack(nonsense), "DLPack")
 
 
 def test_memory_of_a_gpu_is_none_of_the_host(host_device: Device, fake_cuda: CudaDevice) -> None:

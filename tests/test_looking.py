@@ -1,6 +1,5 @@
 """Looking at arrays: indexing, iteration, views, what comes from the device for it."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,22 +7,10 @@ import pytest
 from fake_driver import FakeDriver, one_line
 
 from nnkit.contracts import Device
-from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
 from nnkit.errors import UsageError
 
 HOST = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
-
-
-@pytest.fixture(params=["cpu", "virtual", "fake"])
-def device(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Every kind of device, the GPU's on the fake driver."""
-    if request.param == "fake":
-        yield request.getfixturevalue("fake_cuda")
-        return
-    found = open_device(request.param)
-    yield found
-    found.close()
 
 
 @pytest.mark.parametrize(
@@ -46,14 +33,14 @@ def device(request: pytest.FixtureRequest) -> Iterator[Any]:
         HOST > 5,
     ],
 )
-def test_indexing_is_numpys(device: Device, key: Any) -> None:
-    found = device.upload(HOST)[key]
+def test_indexing_is_numpys(each_device: Device, key: Any) -> None:
+    found = each_device.upload(HOST)[key]
     assert type(found) is type(HOST[key])
     np.testing.assert_array_equal(found, HOST[key])
 
 
-def test_what_is_looked_at_is_a_copy(device: Device) -> None:
-    array = device.upload(HOST)
+def test_what_is_looked_at_is_a_copy(each_device: Device) -> None:
+    array = each_device.upload(HOST)
     row = array[1]
     with pytest.raises(ValueError, match="read-only"):
         row[0] = 5
@@ -61,24 +48,26 @@ def test_what_is_looked_at_is_a_copy(device: Device) -> None:
     np.testing.assert_array_equal(row, HOST[1])
     one_line(UsageError, lambda: array.__setitem__(0, 5), "write(")
     assert len(array) == 4
-    np.testing.assert_array_equal(list(device.upload(HOST)), list(HOST))
-    assert 23 in device.upload(HOST)
-    assert 24 not in device.upload(HOST)
+    np.testing.assert_array_equal(list(each_device.upload(HOST)), list(HOST))
+    assert 23 in each_device.upload(HOST)
+    assert 24 not in each_device.upload(HOST)
 
 
 @pytest.mark.parametrize("key", [4, -5, (0, 3), "x", 1.5, (0, 0, 0, 0), slice("a", None), [99], {}])
-def test_indices_that_are_refused(device: Device, key: Any) -> None:
-    one_line(UsageError, lambda: device.upload(HOST)[key], "index" if not isinstance(key, slice) else "rows")
+def test_indices_that_are_refused(each_device: Device, key: Any) -> None:
+    one_line(
+        UsageError, lambda: each_device.upload(HOST)[key], "index" if not isinstance(key, slice) else "rows"
+    )
 
 
-def test_arrays_without_axes(device: Device) -> None:
-    array = device.upload(np.float32(5))
+def test_arrays_without_axes(each_device: Device) -> None:
+    array = each_device.upload(np.float32(5))
     assert array[()] == 5
     assert bool(array) is True
     one_line(UsageError, lambda: len(array), "length")
     one_line(UsageError, lambda: array[0], "index")
     one_line(UsageError, lambda: iter(array), "length")
-    one_line(UsageError, lambda: bool(device.upload(HOST)), "true nor false")
+    one_line(UsageError, lambda: bool(each_device.upload(HOST)), "true nor false")
 
 
 def test_only_the_rows_that_are_looked_at_come_from_the_device(
@@ -92,16 +81,16 @@ def test_only_the_rows_that_are_looked_at_come_from_the_device(
 
 
 @pytest.mark.parametrize("to", ["u1", "i4", "f8", "i2,i2"])
-def test_views_of_another_type(device: Device, to: str) -> None:
-    array = device.upload(HOST)
+def test_views_of_another_type(each_device: Device, to: str) -> None:
+    array = each_device.upload(HOST)
     view = array.view(to)
     np.testing.assert_array_equal(view.download(), HOST.view(to))
     view.write(np.zeros(HOST.view(to).shape, to))
     assert not array.download().any()
 
 
-def test_views_that_do_not_fit(device: Device) -> None:
-    array = device.upload(np.zeros((4, 3), np.float32))
+def test_views_that_do_not_fit(each_device: Device) -> None:
+    array = each_device.upload(np.zeros((4, 3), np.float32))
     one_line(UsageError, lambda: array.view("f8"), "12 bytes")
     one_line(UsageError, lambda: array.view("nonsense"), "NumPy knows no such type")
     one_line(UsageError, lambda: array.reshape((5,)), "numbers of elements")

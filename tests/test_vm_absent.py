@@ -5,15 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vm_support import line_of, report
+from vm_support import HEAD, line_of, report
 
 from nnkit.device.virtual import VirtualDevice, VirtualModule
 from nnkit.errors import KernelError
-
-HEAD = """
-#define ALL 0xFFFFFFFFu
-#define K(name) extern "C" __global__ void name(const int* in, int* out, int n)
-"""
 
 WRONG = (
     HEAD

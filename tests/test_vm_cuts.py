@@ -278,3 +278,25 @@ extern "C" __global__ void k{number}(long long i, long long w, int j, unsigned u
     places = np.arange(300) * 7 % 90 - 13
     module["window"].launch(1, 64, (device.upload(start + places), np.int64(start), out))
     assert out.download().tolist() == [np.count_nonzero(places == n) for n in t]
+
+
+@pytest.mark.parametrize("arch", ["compute_90", None])
+def test_a_constant_that_is_lost_whole(device: VirtualDevice, arch: str | None) -> None:
+    """Of `int` it has 2^33 bytes, of which 32 bits hold nothing: docs/virtual-device.md says so."""
+    source = "".join(
+        f"""
+extern "C" __global__ void of_{kind}(long long i, int* out) {{
+    __shared__ {kind} s[64];
+    int t = threadIdx.x;
+    s[t] = t;
+    __syncthreads();
+    out[t] = s[i - (1LL << 31) + t];
+}}"""
+        for kind in ("char", "int")
+    )
+    module = device.compile(source, name="lost.cu", arch=arch)
+    out = device.zeros((64,), np.int32)
+    module["of_char"].launch(1, 64, (np.int64(1 << 31), out))
+    assert out.download().tolist() == list(range(64))
+    with pytest.raises(DeviceMemoryError, match="0x200000000 is out of bounds"):
+        module["of_int"].launch(1, 64, (np.int64(1 << 31), out))

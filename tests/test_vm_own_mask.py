@@ -4,15 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from vm_support import report
+from vm_support import HEAD, report
 
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import KernelError
-
-HEAD = """
-#define ALL 0xFFFFFFFFu
-#define K(name) extern "C" __global__ void name(const int* in, int* out, int n)
-"""
 
 
 @pytest.fixture(scope="module")

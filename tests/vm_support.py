@@ -5,6 +5,12 @@ from dataclasses import dataclass
 
 from nnkit.errors import KernelError
 
+HEAD = """
+#define ALL 0xFFFFFFFFu
+#define K(name) extern "C" __global__ void name(const int* in, int* out, int n)
+"""
+"""Begins a source of small kernels, each `K(name) { ... }`."""
+
 
 @dataclass(frozen=True)
 class Report:

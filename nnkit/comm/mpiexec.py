@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnkit.comm.world import Share, hydra_flags, open_mpi_flags, open_mpi_variables
 from nnkit.errors import UsageError, reason
+from nnkit.files import read_file
 
 _FILES_A_RANK, _FILES = 5, 60  # Descriptors that Open MPI's mpiexec has open; measured.
 _BYTES_A_RANK = 16 << 20  # What Python, NumPy and MPI alone take of a rank's own memory.
@@ -101,7 +102,7 @@ def check_hostfile(hostfile: Path) -> None:
     if not hostfile.exists():
         raise UsageError(f"--hostfile {hostfile}: there is no such file")
     try:
-        lines = hostfile.read_text("utf-8").splitlines()
+        lines = read_file(hostfile).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--hostfile {hostfile}: {reason(error)}: give a file with a host a line") from None
     if not any(line.partition("#")[0].strip() for line in lines):

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.errors import DataError, reason
+from nnkit.files import read_file
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_MAGIC = b"\x1f\x8b"
@@ -30,7 +31,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
 def read_bytes(path: Path) -> bytes:
     """The content of a file, decompressed if it is a gzip file."""
     try:
-        raw = path.read_bytes()
+        raw = read_file(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason(error)}") from None
     if not raw.startswith(GZIP_MAGIC):

@@ -124,7 +124,58 @@ class Lookable:
             raise UsageError(f"{in_words(value)} cannot be looked for: {reason(error)}") from None
 
 
-class CpuArray(Lookable):
+class HostMemory(Lookable):
+    """An array that is a NumPy array underneath, `host`: NumPy and DLPack share its memory."""
+
+    __slots__ = ()
+    host: npt.NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of every axis."""
+        return self.host.shape
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.host.nbytes
+
+    def _check_open(self) -> None:
+        """Raises DeviceError where the memory's device is closed."""
+
+    def download(self) -> npt.NDArray[Any]:
+        """A copy in memory of NumPy's own."""
+        self._check_open()
+        return self.host.copy()
+
+    def write(self, host: npt.ArrayLike) -> None:
+        """Overwrite with values of the same shape and dtype; raises UsageError for others."""
+        values = values_for(self, host)
+        self._check_open()
+        if not self.host.flags.writeable:
+            raise UsageError("the array's memory was lent to be read: write to a copy, array.copy()")
+        self.host[...] = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The memory itself where NumPy asks for no other dtype and no copy, as in NumPy 2.
+
+        Raises ValueError, as NumPy wants it, where a copy is needed but forbidden.
+        """
+        return np.array(self.host, dtype=dtype, copy=copy, subok=True)
+
+    def __dlpack__(self, **wishes: Any) -> Any:
+        """A DLPack capsule of the memory itself."""
+        return self.host.__dlpack__(**wishes)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's name of host memory."""
+        return self.host.__dlpack_device__()
+
+    def __repr__(self: Any) -> str:
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
+
+
+class CpuArray(HostMemory):
     """A NumPy array behind the contract `nnkit.contracts.HostArray`."""
 
     __slots__ = ("host",)
@@ -133,19 +184,9 @@ class CpuArray(Lookable):
         self.host = host
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The length of every axis."""
-        return self.host.shape
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """The type of an element."""
         return self.host.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """The size in bytes."""
-        return self.host.nbytes
 
     def rows(self, start: int, stop: int) -> "CpuArray":
         """A view of rows start to stop, counted and clipped as in a slice."""
@@ -164,37 +205,3 @@ class CpuArray(Lookable):
     def copy(self) -> "CpuArray":
         """A new array with the same content."""
         return CpuArray(self.host.copy())
-
-    def download(self) -> npt.NDArray[Any]:
-        """A copy."""
-        return self.host.copy()
-
-    def write(self, host: npt.ArrayLike) -> None:
-        """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        values = values_for(self, host)
-        if not self.host.flags.writeable:
-            raise UsageError("the array's memory was lent to be read: write to a copy, array.copy()")
-        np.copyto(self.host, values)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """The memory itself where NumPy asks for no other dtype and no copy."""
-        return as_numpy(self.host, dtype, copy)
-
-    def __dlpack__(self, **wishes: Any) -> Any:
-        """A DLPack capsule of the memory itself."""
-        return self.host.__dlpack__(**wishes)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """DLPack's name of host memory."""
-        return self.host.__dlpack_device__()
-
-    def __repr__(self) -> str:
-        return f"CpuArray(shape={self.shape}, dtype={self.dtype})"
-
-
-def as_numpy(host: npt.NDArray[Any], dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-    """What `__array__` answers in NumPy 2: the same memory unless a copy is asked for or needed.
-
-    Raises ValueError, as NumPy wants it, where a copy is needed but forbidden.
-    """
-    return np.array(host, dtype=dtype, copy=copy, subok=True)

@@ -26,7 +26,11 @@ def cache_folder(name: str) -> Path | None:
     The cache is NNKIT_CACHE_DIR, else nnkit in XDG_CACHE_HOME, else ~/.cache/nnkit.
     """
     if own := os.environ.get("NNKIT_CACHE_DIR"):
-        return Path(own) / name
+        try:
+            return Path(own).expanduser() / name
+        except RuntimeError:
+            # There is no such user: a name like any other.
+            return Path(own) / name
     shared = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
     if os.path.isabs(shared):

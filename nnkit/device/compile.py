@@ -23,19 +23,21 @@ from nnkit.device.headers import (
     wheel_versions,
     where_to_get,
 )
-from nnkit.device.inputs import in_words
+from nnkit.device.inputs import in_words, several
 from nnkit.device.nvrtc import Compiled
 from nnkit.device.nvrtc import load as _nvrtc
 from nnkit.device.nvrtc import version_of as _version_of
 from nnkit.device.ordinary import Compilation
 from nnkit.device.type_names import TypeNames
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
+from nnkit.files import read_file
 from nnkit.ptx.locations import file_name
 
 CACHE_BYTES = 64 << 20
 """How much compiled code is kept on disk."""
 
 _FORMAT = "3"  # Of a cached result, and of what its key holds.
+_MOST_OPTIONS = 1 << 16
 _ARCH = re.compile(r"(compute|sm)_\d+[af]?")
 _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
@@ -65,8 +67,7 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     else:
         name = _file_name(source)
         try:
-            with open(name, "rb") as stream:
-                text = stream.read().decode("utf-8-sig")
+            text = read_file(name).decode("utf-8-sig")
         except OSError as error:
             raise UsageError(
                 f"cannot read the CUDA source {name}: {reason(error)}: give a file that is there"
@@ -177,7 +178,9 @@ def _checked(options: Sequence[str], arch: str) -> tuple[str, ...]:
     if isinstance(options, str):
         raise UsageError(f"options {options!r}: give a list of options, not one string")
     try:
-        options = tuple(options)
+        options = tuple(several(options, _MOST_OPTIONS))
+        if len(options) > _MOST_OPTIONS:
+            raise ValueError
     except Exception:
         raise UsageError(f"options {in_words(options)}: give a list of options") from None
     for option in options:

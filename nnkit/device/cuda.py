@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nnkit.contracts import Operations
 from nnkit.device import cuda_driver, dlpack, foreign
+from nnkit.device.bound import Bound
 from nnkit.device.cuda_array import CudaArray, Foreign
 from nnkit.device.cuda_driver import Context
 from nnkit.device.cuda_launch import CudaModule, native_arch
@@ -45,7 +46,7 @@ class GpuProperties:
     """The CUDA version that the driver supports."""
 
 
-class CudaDevice:
+class CudaDevice(Bound):
     """`nnkit.contracts.Device` on the GPU of that number, counted as CUDA_VISIBLE_DEVICES leaves them.
 
     Without a number it is the GPU of that `turn`: processes that take theirs in turn share them evenly.

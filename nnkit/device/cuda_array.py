@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from nnkit.device import dlpack
 from nnkit.device.array import Lookable, row_range, viewed_shape, viewed_type
+from nnkit.device.bound import Bound
 from nnkit.device.cuda_memory import Block, bytes_of
 from nnkit.device.inputs import values_for
 from nnkit.errors import UsageError
@@ -25,7 +26,7 @@ class Foreign:
         self.owner = owner
 
 
-class CudaArray(Lookable):
+class CudaArray(Lookable, Bound):
     """`nnkit.contracts.DeviceArray` on a GPU: row-major, contiguous; a view keeps the memory alive.
 
     Other libraries see the same memory through `__cuda_array_interface__` (numba, CuPy) and DLPack (torch,
@@ -33,6 +34,7 @@ class CudaArray(Lookable):
     """
 
     __slots__ = ("_address", "_block", "device", "dtype", "shape")
+    instead = "array.download() is NumPy's, array.copy() one more on the device"
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnkit.contracts import Dimensions, Stream
 from nnkit.device.arguments import Packer
+from nnkit.device.bound import Bound
 from nnkit.device.cuda_array import CudaArray, Foreign
 from nnkit.device.cuda_stream import CudaStream
 from nnkit.device.demangle import demangle
@@ -58,7 +59,7 @@ class KernelAttributes:
     """The most threads of a block, as registers and __launch_bounds__ allow."""
 
 
-class CudaModule:
+class CudaModule(Bound):
     """`nnkit.contracts.Module`: an image (a cubin, or PTX that the driver assembles) in the GPU's context.
 
     Raises CompileError with the assembler's log for an image that the driver refuses.
@@ -163,7 +164,7 @@ def _load(device: "CudaDevice", image: bytes) -> Any:
         raise CompileError(f"{error}\n{said}" if said else str(error)) from None
 
 
-class CudaKernel:
+class CudaKernel(Bound):
     """`nnkit.contracts.Kernel` on a GPU."""
 
     def __init__(

@@ -3,12 +3,13 @@
 from typing import Any
 
 from nnkit.contracts import Event, Stream
+from nnkit.device.bound import Bound
 from nnkit.device.cuda_driver import Context
 from nnkit.device.cuda_memory import Pool
 from nnkit.errors import UsageError
 
 
-class CudaStream:
+class CudaStream(Bound):
     """`nnkit.contracts.Stream`. Launches in two of them may run at once.
 
     It is ordered with the default stream, where copies are made (CUDA calls it a blocking stream): a download
@@ -43,7 +44,7 @@ class CudaStream:
             self.context.call("cuStreamDestroy", handle, doing="closing a stream")
 
 
-class CudaEvent:
+class CudaEvent(Bound):
     """`nnkit.contracts.Event`; the GPU takes the time, to about half a microsecond."""
 
     def __init__(self, context: Context):

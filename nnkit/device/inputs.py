@@ -4,6 +4,7 @@ As NumPy takes them where that has one meaning; anything else is a UsageError of
 """
 
 import sys
+from itertools import islice
 from operator import index
 from os import PathLike
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.errors import NnkitError, UsageError, reason
+from nnkit.files import read_file
 
 MOST_AXES = 64
 """As NumPy's arrays have."""
@@ -34,13 +36,24 @@ def in_words(value: Any) -> str:
     return text if 0 < len(text) <= 60 and text.isprintable() else f"a {type(value).__name__}"
 
 
+def several(values: Any, most: int) -> list[Any]:
+    """What something holds, as far as one more than `most`; raises TypeError for what cannot be walked.
+
+    An object with an index alone has no end, and a pointer of ctypes is one: what lies behind it may be
+    nobody's memory.
+    """
+    if not hasattr(type(values), "__iter__"):
+        raise TypeError(f"a {type(values).__name__} does not hold several")
+    return list(islice(values, most + 1))
+
+
 def shape_of(shape: Any) -> tuple[int, ...]:
     """A shape, given as a whole number or several; raises UsageError."""
     try:
         lengths = tuple(map(index, shape)) if isinstance(shape, tuple | list) else (index(shape),)
     except Exception:
         try:
-            lengths = tuple(map(index, shape))
+            lengths = tuple(map(index, several(shape, MOST_AXES)))
         except Exception:
             raise UsageError(
                 f"shape {in_words(shape)}: give a whole number or a tuple of them, such as (2, 3)"
@@ -147,8 +160,7 @@ def ptx_text(ptx: Any) -> str:
     """
     if isinstance(ptx, PathLike) or (isinstance(ptx, str) and ptx.endswith(".ptx") and "\n" not in ptx):
         try:
-            with open(ptx, "rb") as stream:
-                ptx = stream.read()
+            ptx = read_file(ptx)
         except (OSError, TypeError, ValueError) as error:
             raise UsageError(
                 f"cannot read the PTX {str(ptx)[:200]!r}: {reason(error)}: give a file that is there"

@@ -18,6 +18,7 @@ from nnkit.contracts import Dimensions, Operations, Stream
 from nnkit.device import dlpack, foreign
 from nnkit.device.arguments import Packer
 from nnkit.device.array import CpuArray
+from nnkit.device.bound import Bound
 from nnkit.device.demangle import demangle, readable
 from nnkit.device.elements import ElementTypes
 from nnkit.device.excerpts import with_source
@@ -62,7 +63,7 @@ CACHE_BYTES = 256 * 1024 * 1024
 MEMORY_FAULTS = frozenset({Fault.MEMORY, Fault.MISALIGNED, Fault.READ_ONLY})
 
 
-class VirtualKernel:
+class VirtualKernel(Bound):
     """`nnkit.contracts.Kernel` on the PTX machine."""
 
     def __init__(
@@ -109,7 +110,7 @@ class VirtualKernel:
         del borrowed
 
 
-class VirtualModule:
+class VirtualModule(Bound):
     """`nnkit.contracts.Module` on the PTX machine."""
 
     def __init__(self, device: "VirtualDevice", loaded: LoadedModule, origin: "Origin | None" = None):
@@ -177,7 +178,7 @@ class VirtualModule:
         return name, more.__getitem__
 
 
-class VirtualDevice:
+class VirtualDevice(Bound):
     """`nnkit.contracts.Device` on the CPU. NNKIT_THREADS says how many threads share a grid's blocks."""
 
     name = "virtual"

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from nnkit.device.array import Lookable, as_numpy, row_range, viewed_shape, viewed_type
-from nnkit.device.inputs import values_for
-from nnkit.errors import UsageError
+from nnkit.device.array import HostMemory, row_range, viewed_shape, viewed_type
+from nnkit.device.bound import Bound
 from nnkit.vm.run.memory_table import Allocation, MemoryTable
 
 if TYPE_CHECKING:
     from nnkit.device.virtual import VirtualDevice
 
 
-class VirtualArray(Lookable):
+class VirtualArray(HostMemory, Bound):
     """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
 
     __slots__ = ("__weakref__", "_address", "_owner", "device", "dtype", "host")
+    instead = "array.download() is NumPy's, array.copy() one more on the device"
 
     def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "Owner | OfModule"):
         self.device = device
@@ -27,16 +27,6 @@ class VirtualArray(Lookable):
         self._owner = owner
         # Found when it is first asked for: NumPy takes its time to tell, and launches ask again and again.
         self._address = -1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The length of every axis."""
-        return self.host.shape
-
-    @property
-    def nbytes(self) -> int:
-        """The size in bytes."""
-        return self.host.nbytes
 
     @property
     def address(self) -> int:
@@ -67,38 +57,13 @@ class VirtualArray(Lookable):
         twin.host[...] = self.host
         return twin
 
-    def download(self) -> npt.NDArray[Any]:
-        """A copy in memory of NumPy's own."""
-        self.device.check_open()
-        return self.host.copy()
-
-    def write(self, host: npt.ArrayLike) -> None:
-        """Overwrite with values of the same shape and dtype; raises UsageError for others."""
-        values = values_for(self, host)
-        self.device.check_open()
-        if not self.host.flags.writeable:
-            raise UsageError("the array's memory was lent to be read: write to a copy, array.copy()")
-        self.host[...] = values
-
     @property
     def __array_interface__(self) -> dict[str, Any]:
         """NumPy sees the memory itself: `np.asarray(array)` is no copy."""
         return dict(self.host.__array_interface__)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """The memory itself where NumPy asks for no other dtype and no copy."""
-        return as_numpy(self.host, dtype, copy)
-
-    def __dlpack__(self, **wishes: Any) -> Any:
-        """A DLPack capsule of the memory itself."""
-        return self.host.__dlpack__(**wishes)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """DLPack's name of host memory."""
-        return self.host.__dlpack_device__()
-
-    def __repr__(self) -> str:
-        return f"VirtualArray(shape={self.shape}, dtype={self.dtype})"
+    def _check_open(self) -> None:
+        self.device.check_open()
 
 
 class OfModule:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nnkit.errors import CheckpointError, UsageError, reason
+from nnkit.files import check_file
 from nnkit.nn.initialise import Parameters
 from nnkit.train.config import TrainConfig
 from nnkit.train.files import write_atomically
@@ -66,6 +67,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not file.exists():
         raise CheckpointError(f"there is no checkpoint at {file}: nnkit train --checkpoint {path} makes one")
     try:
+        check_file(file.stat().st_mode)
         with safe_open(str(file), framework="numpy") as stream:
             metadata = stream.metadata() or {}
             names = list(stream.keys())

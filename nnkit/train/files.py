@@ -27,8 +27,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def check_writable(path: Path) -> None:
     """Raise OSError unless a file can be written at `path`; leaves what is there, or that nothing is."""
     existed = path.exists()
-    with open(path, "ab"):
-        pass
+    # Else a pipe that nobody reads would be waited for.
+    os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
     if not existed:
         path.unlink()
 
