@@ -59,6 +59,14 @@ def barriers(count: int) -> str:
     return f"{HEAD} __shared__ int s[64]; {body} o[t] = x; }}"
 
 
+def barriers_in_ifs(count: int) -> str:
+    body = "".join(
+        f"if (o[{i}] & 1) {{ s[{i}][t] = x; __syncthreads(); x += s[{i}][(t + {i}) & 63]; }}\n"
+        for i in range(count)
+    )
+    return f"{HEAD} __shared__ int s[{count}][64]; {body} o[t + 64] = x; }}"
+
+
 def warp_barriers(count: int) -> str:
     body = "".join(
         f"if (w < {32 - i % 31}) {{ s[w] += s[(w + {i}) & 31]; __syncwarp(); }}\n" for i in range(count)
@@ -69,6 +77,7 @@ def warp_barriers(count: int) -> str:
 KINDS = {
     **{"straight": straight, "switch": switch, "ifs": ifs, "calls": calls},
     **{"compares": compares, "barriers": barriers, "warp barriers": warp_barriers},
+    "barriers in ifs": barriers_in_ifs,
 }
 
 
@@ -83,6 +92,32 @@ def test_the_llvm_code_grows_with_the_source(kind: str) -> None:
     few, more, most = (lines(KINDS[kind](count)) for count in (15, 30, 60))
     # What does not depend on the source cancels out; the bound is a third above twice the growth.
     assert most - more <= 1.35 * 2 * (more - few)
+
+
+def test_shared_searches_leave_masks_in_memory() -> None:
+    """Merged where blocks meet they were 10,000 values for 16 lines and 130,000 for 64, then copies."""
+    merged = []
+    for count in (8, 16, 32):
+        program = Source(compile_cuda(warp_barriers(count), "grows.cu").ptx).program("k")
+        text, _ = llvm_text(program, Launch((64, 1, 1), 32, True), False, False)
+        code = str(compile.optimised(text, compile.target_machine()))
+        merged.append(sum(line.count("[") for line in code.splitlines() if " = phi " in line))
+    few, more, most = merged
+    assert most - more <= 1.35 * 2 * (more - few)
+
+
+@pytest.mark.parametrize("poison", ["0", "1"])
+def test_code_that_many_regions_share_computes_the_same(poison: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNKIT_POISON", poison)
+    given = np.random.default_rng(1).integers(0, 1 << 20, 128).astype(np.int32)
+    device = VirtualDevice(threads=1)
+    array = device.upload(given)
+    device.compile(barriers_in_ifs(40), name="grows.cu")["k"].launch(1, 64, (array,))
+    x, t = given[:64].copy(), np.arange(64)
+    for i in range(40):
+        if given[i] & 1:
+            x = x + x[(t + i) & 63]
+    assert (array.host[64:] == x).all()
 
 
 def test_a_kernel_is_inlined_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:

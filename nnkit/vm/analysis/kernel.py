@@ -71,18 +71,14 @@ class Analysis:
         self.blended: set[str] = set()
         self.joints: frozenset[int] = frozenset()
         """Blocks that regions share and that are a region of their own, so that they are compiled once."""
-        self.regions = cutter.cut(self.joints)
-        self._converge()
-        joint = cutter.joint(self.regions)
-        if joint is not None:
-            self.joints = frozenset((joint,))
-            self.regions = cutter.cut(self.joints)
-            self._converge()
-        self.parts = any(self.may_part(region, number) for region in self.regions for number in region.order)
-        """Whether lanes of a vector may wait at different barriers, see `nnkit.vm.emit.strands`."""
-        if self.parts:
-            self.blended |= self._written_apart()
-            self._converge()
+        self._cut(self.joints)
+        if joints := cutter.joints(self.regions):
+            self._cut(joints)
+        self._part()
+        if any(region.pending.get(joint) for region in self.regions for joint in self.joints):
+            # Blended registers vary, and so more lanes wait than when the joints were chosen.
+            self._cut(frozenset())
+            self._part()
         self.full = not self.parts and self._stays_full()
         self.saved = self._saved()
 
@@ -179,6 +175,18 @@ class Analysis:
     ) -> set[str]:
         blocks = [self.blocks[number] for number in region.order if not self.leaves(region, number)]
         return {name for item in chain(*map(items, blocks), more) for name in of(item)}
+
+    def _cut(self, joints: frozenset[int]) -> None:
+        self.joints = joints
+        self.regions = self.cutter.cut(joints)
+        self._converge()
+
+    def _part(self) -> None:
+        self.parts = any(self.may_part(region, number) for region in self.regions for number in region.order)
+        """Whether lanes of a vector may wait at different barriers, see `nnkit.vm.emit.strands`."""
+        if self.parts:
+            self.blended |= self._written_apart()
+            self._converge()
 
     # -- the fixed point ------------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ FEW_STOPS = 64
 WORTH_SHARING = 64
 """Instructions from which code that several regions share becomes a region of its own."""
 
+MANY_TIMES = 4
+"""How many times as long as the kernel all regions together may be before more of their code is shared."""
+
 
 def bits(found: int) -> Iterator[int]:
     """The numbers of the bits that are set, lowest first."""
@@ -134,8 +137,34 @@ class Cutter:
             order = [*order[:place], *first, barrier, *(n for n in tail if n not in chosen)]
         return order
 
-    def joint(self, regions: list[Region]) -> int | None:
-        """The first block, outside loops, from which several regions run the same long code together."""
+    def joints(self, regions: list[Region]) -> frozenset[int]:
+        """Blocks, outside loops, from which several regions run the same long code together.
+
+        The first one; where code would still be there many times, more of them, some way from each other: a
+        kernel with a barrier in each of many ifs would grow with their square.
+        """
+        candidates = self._shared(regions)
+        first = next(candidates, None)
+        if first is None:
+            return frozenset()
+        found, size, since = [first], self._size(range(len(self.blocks))), 0
+        alone = self.cut(frozenset(found))
+        if sum(self._size(region.order) for region in alone) <= MANY_TIMES * size:
+            return frozenset(found)
+        wanted = set(candidates)
+        for number in cfg.ordered(0, self.everywhere):
+            since = 0 if number == first else since + self._size([number])
+            if number in wanted and since >= WORTH_SHARING:
+                found.append(number)
+                since = 0
+        return frozenset(found)
+
+    def _size(self, numbers: Iterable[int]) -> int:
+        """The instructions of blocks, jumps too."""
+        return sum(len(self.blocks[number].instructions) + 1 for number in numbers)
+
+    def _shared(self, regions: list[Region]) -> Iterator[int]:
+        """The blocks outside loops from which several regions run the same long code together, in order."""
         users: dict[int, list[Region]] = {}
         for region in regions:
             for number in region.order:
@@ -146,10 +175,8 @@ class Cutter:
                 continue
             if any(region.pending[number] or region.entry == number for region in here):
                 continue
-            behind = cfg.ordered(number, self.inside)
-            if sum(len(self.blocks[n].instructions) + 1 for n in behind) >= WORTH_SHARING:
-                return number
-        return None
+            if self._size(cfg.ordered(number, self.inside)) >= WORTH_SHARING:
+                yield number
 
 
 def is_way_out(block: Block) -> bool:

@@ -136,11 +136,16 @@ def quick_code(text: str, machine: Any) -> bytes:
 
 def object_code(text: str, machine: Any) -> bytes:
     """LLVM IR, optimised a little, as an object file."""
-    binding = llvm()
     dump = os.environ.get("NNKIT_DUMP_LLVM")
     if dump:
         with open(dump, "w") as out:
             out.write(text)
+    return bytes(machine.emit_object(optimised(text, machine)))
+
+
+def optimised(text: str, machine: Any) -> Any:
+    """LLVM's module of the text, behind its passes."""
+    binding = llvm()
     module = binding.parse_assembly(text)
     module.triple = machine.triple
     module.data_layout = str(machine.target_data)
@@ -158,7 +163,7 @@ def object_code(text: str, machine: Any) -> bytes:
     for function in module.functions:
         if not function.is_declaration:
             passes.run(function, builder)
-    return bytes(machine.emit_object(module))
+    return module
 
 
 def as_document(native: Native) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A region's function: the loop over vectors, the blocks in order, and how lanes move between them."""
 
+import re
+
 from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
 from nnkit.vm.analysis.regions import Region
@@ -12,6 +14,8 @@ from nnkit.vm.instructions import absent, atomics, calls, carry, load_store, pla
 from nnkit.vm.memory.access import plan
 from nnkit.vm.text.builder import BITS, ident
 from nnkit.vm.text.layout import Worker
+
+_MASK = re.compile(r"\b(load|store) (i\d+.*, ptr %mask\d+)$")
 
 
 def emit_region(e: Emitter, region: Region) -> str:
@@ -32,6 +36,13 @@ def emit_region(e: Emitter, region: Region) -> str:
     emit_returns(e, region)
     _finish(e)
     slots = _slots(e, region)
+    # Where all blocks lead to shared searches, and these to all blocks, LLVM would merge every mask at each
+    # block: they stay in memory.
+    lines = (
+        [_MASK.sub(r"\1 volatile \2", line) for line in text.lines]
+        if any(e.searches.values())
+        else text.lines
+    )
     return "\n".join(
         [
             f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{",
@@ -39,7 +50,7 @@ def emit_region(e: Emitter, region: Region) -> str:
             *slots,
             *e.entry_text,
             "br label %vectors",
-            *text.lines,
+            *lines,
             "}",
         ]
     )
