@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from ptx_mutation import kernel_with
+from ptx_mutation import assembled, assembler, kernel_with
 from ptx_mutation import refusal as complaint
 
 GOLDEN = Path(__file__).parent / "golden" / "ptx_lines.txt"
@@ -23,7 +23,7 @@ UNSUPPORTED = re.compile(
 
 TAKEN = re.compile(
     # For other targets or versions than the one that ptxas was asked about.
-    r"\.v8|\.v4\.[uf]64|^(shfl|vote)\.(?!sync)|noftz|volatile\.local|min\.f32 %f1,%f2,%f3,%f4"
+    r"\.v8|\.v4\.[uf]64|^(shfl|vote)\.(?!sync)|noftz|volatile\.local"
     # A modifier in a place where ptxas takes it for other instructions.
     r"|cvt\.u32\.u32\.sat"
     # Shared memory is limited for the kernel as a whole, slots of calls by their calls.
@@ -73,3 +73,58 @@ MESSAGES = {
 @pytest.mark.parametrize("line", MESSAGES)
 def test_messages_say_what_is_wrong(line: str) -> None:
     assert MESSAGES[line] in complaint(kernel_with(line))
+
+
+REST = ".visible .entry f(.param .u64 p) { ret; }\n"
+HEADS = {
+    # As ptxas judges them.
+    ".version 8.8\n.target sm_90\n.address_size 64\n": True,
+    ".version 8.8\n.target sm_90\n": True,
+    ".version 8.8\n.target sm_90, texmode_independent\n.address_size 64\n": True,
+    ".version 8.8\n.target sm_90\n.target sm_80\n.address_size 64\n": True,
+    ".version 8.8\n.target compute_90\n.address_size 64\n": True,
+    ".version 8.8\n.target\n.address_size 64\n": False,
+    ".version 8.8\n.target sm_90,\n.address_size 64\n": False,
+    ".version 8.8\n.target nonsense\n.address_size 64\n": False,
+    ".version 8.8\n.target texmode_independent, sm_90\n.address_size 64\n": False,
+    ".version 8.8\n.address_size 64\n.target sm_90\n": False,
+    ".version 8.8\n.target sm_90\n.address_size 64\n.target sm_90\n": False,
+    ".version 8.8\n.target sm_90\n.address_size 64\n.address_size 64\n": False,
+    ".version 8.8\n.target sm_90\n.address_size 16\n": False,
+    ".version 8.8\n.target sm_90\n.address_size\n": False,
+    ".version 8.8\n.target sm_90\n.global .u32 g;\n.address_size 64\n": False,
+    '.version 8.8\n.target sm_90\n.file 1 "x.cu"\n.address_size 64\n': False,
+    '.version 8.8\n.file 1 "x.cu"\n.target sm_90\n': False,
+    ".version 8.8\n.version 8.8\n.target sm_90\n": False,
+    ".version 8\n.target sm_90\n": False,
+    ".version x\n.target sm_90\n": False,
+    ".version 8.8\n.address_size 64\n": False,
+    ".target sm_90\n": False,
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_judged_as_ptxas_judges_them(head: str) -> None:
+    words = complaint(head + REST)
+    assert bool(words) != HEADS[head]
+    assert "\n" not in words
+    if (ptxas := assembler()) is not None:
+        assert bool(assembled(ptxas, head + REST)) != HEADS[head]
+
+
+@pytest.mark.parametrize("late", [".version 8.8", ".target sm_90", ".address_size 64"])
+def test_what_belongs_to_the_head_stands_nowhere_else(late: str) -> None:
+    text = next(iter(HEADS)) + REST + late + "\n"
+    assert complaint(text) == f"PTX line 5: {late.split(maxsplit=1)[0]} must stand at the head of the module"
+    if (ptxas := assembler()) is not None:
+        assert assembled(ptxas, text)
+
+
+@pytest.mark.parametrize("name", ["min.f32", "max.ftz.f32", "max.NaN.abs.f32"])
+def test_extremes_of_three_need_a_target(name: str) -> None:
+    text = kernel_with(f"{name} %f1, %f2, %f3, %f4;")
+    assert "needs .target sm_100" in complaint(text)
+    assert not complaint(text.replace("sm_90", "sm_100"))
+    if (ptxas := assembler()) is not None:
+        assert assembled(ptxas, text)
+        assert not assembled(ptxas, text.replace("sm_90", "sm_100"))

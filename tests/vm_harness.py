@@ -138,7 +138,7 @@ def _kernel(cases: Sequence[Case], rows: int, uniform: bool) -> str:
     outputs = {16: "out16", 32: "out32", 64: "out64"}
     parameters = ", ".join(f".param .u64 {name}" for name in (*inputs, *outputs.values()))
     lines = [
-        ".version 8.3\n.target sm_90\n.address_size 64",
+        ".version 8.8\n.target sm_100\n.address_size 64",
         f".visible .entry k({parameters})",
         "{",
         ".reg .b32 %row, %tid; .reg .pred %p, %p<8>;",

@@ -112,7 +112,7 @@ class Program:
         kinds = ["u64", "u64"] + ["u32"] * parameters
         head = ", ".join(f".param .{kind} {name}" for kind, name in zip(kinds, names, strict=True))
         lines = [
-            ".version 8.3\n.target sm_90\n.address_size 64",
+            ".version 8.8\n.target sm_100\n.address_size 64",
             f".visible .entry k({head})",
             "{",
             ".reg .pred %p; .reg .b32 %t<9>; .reg .b64 %out, %words, %w<3>;",

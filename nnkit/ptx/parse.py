@@ -4,6 +4,7 @@ Text that cannot be read at all raises PtxSyntaxError. What is wrong inside one 
 nobody declares, is noted in that function's record, so that the others stay usable.
 """
 
+import re
 from dataclasses import replace
 
 from nnkit.ptx.declarations import SPACES, attribute, variables
@@ -46,13 +47,29 @@ class _Parser(Operands):
     # -- the module -----------------------------------------------------------------------------------------
 
     def module(self) -> Module:
-        if not self.at(".version"):
-            raise PtxSyntaxError("this is not PTX: it does not begin with .version", self.now.line)
+        self.head()
         while self.now.kind != "end":
             self.top_level()
-        if not self.out.target:
-            raise PtxSyntaxError("there is no .target")
         return self.out
+
+    def head(self) -> None:
+        """What a module begins with, in this order: .version, .target, .address_size, which is optional."""
+        if not self.take(".version"):
+            raise PtxSyntaxError("this is not PTX: it does not begin with .version", self.now.line)
+        self.out.version = self.next().text
+        if not re.fullmatch(r"\d+\.\d+", self.out.version):
+            raise PtxSyntaxError(f".version is {self.out.version!r}, not one like 8.8", self.now.line)
+        if not self.at(".target"):
+            raise PtxSyntaxError("there is no .target behind .version", self.now.line)
+        while self.take(".target"):
+            target = self.word()
+            if not re.fullmatch(r"(?:sm|compute)_\d+[af]?", target):
+                raise PtxSyntaxError(f".target is {target!r}, not one like sm_90", self.now.line)
+            self.out.target = self.out.target or target
+            while self.take(","):
+                self.word()
+        if self.take(".address_size") and self.number() != 64:
+            raise PtxSyntaxError("only 64-bit addresses are supported", self.now.line)
 
     def top_level(self) -> None:
         linkage = self.next().text if self.now.text in LINKAGE else ""
@@ -66,15 +83,8 @@ class _Parser(Operands):
             self.expect(";")
         elif linkage:
             raise PtxSyntaxError(f"unexpected {text!r} behind {linkage}", token.line)
-        elif text == ".version":
-            self.out.version = self.next().text
-        elif text == ".target":
-            self.out.target = self.word()
-            while self.take(","):
-                self.word()
-        elif text == ".address_size":
-            if self.number() != 64:
-                raise PtxSyntaxError("only 64-bit addresses are supported", token.line)
+        elif text in (".version", ".target", ".address_size"):
+            raise PtxSyntaxError(f"{text} must stand at the head of the module", token.line)
         elif text == ".file":
             while self.now.line == token.line and self.now.kind != "end":
                 self.next()

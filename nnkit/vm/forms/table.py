@@ -22,6 +22,8 @@ class Form:
 
     pattern: re.Pattern[str]
     operands: str
+    since: int
+    """The first target that has it, such as 100 for sm_100; 0 where nobody asks."""
 
     @property
     def count(self) -> int:
@@ -48,7 +50,9 @@ _FOUND: dict[tuple[str, int], Form | None] = {}
 """The form of every name with so many operands that was looked up."""
 
 
-def pure(pattern: str, given: str, result: str = "t", operands: str | None = None) -> Callable[[Emit], Emit]:
+def pure(
+    pattern: str, given: str, result: str = "t", operands: str | None = None, since: int = 0
+) -> Callable[[Emit], Emit]:
     """Register an emitter for every instruction whose whole name matches the pattern.
 
     `given` and `result` hold the types; `operands` the whole signature where more than these may stand.
@@ -57,7 +61,7 @@ def pure(pattern: str, given: str, result: str = "t", operands: str | None = Non
 
     def register(emit: Emit) -> Emit:
         for opcode, full in _opcodes(pattern):
-            FORMS.setdefault(opcode, []).append(Pure(full, words, result, tuple(given.split()), emit))
+            FORMS.setdefault(opcode, []).append(Pure(full, words, since, result, tuple(given.split()), emit))
         return emit
 
     return register
@@ -67,7 +71,7 @@ def effect(operands: str, *patterns: str) -> None:
     """Register forms with side effects, which have these operands and which the emitter handles by opcode."""
     for pattern in patterns:
         for opcode, full in _opcodes(pattern):
-            FORMS.setdefault(opcode, []).append(Form(full, operands))
+            FORMS.setdefault(opcode, []).append(Form(full, operands, 0))
 
 
 def _opcodes(pattern: str) -> list[tuple[str, re.Pattern[str]]]:
@@ -97,21 +101,24 @@ def check(module: Module, function: Function) -> None:
     spaces = {name: variable.space for name, variable in module.variables.items()}
     spaces |= {v.name: v.space for v in (*function.results, *function.variables)}
     spaces |= {v.name: "input" for v in function.parameters}
+    target = int(re.sub(r"\D", "", module.target) or 0)
     for item in function.body or ():
         if function.error is not None and function.error.line <= getattr(item, "line", 0):
             return
         if isinstance(item, Instruction):
-            words = _refusal(item, function.registers, spaces)
+            words = _refusal(item, function.registers, spaces, target)
             if words:
                 function.error = PtxError(words, item.line)
                 return
 
 
-def _refusal(item: Instruction, registers: Mapping[str, str], spaces: Mapping[str, str]) -> str:
+def _refusal(item: Instruction, registers: Mapping[str, str], spaces: Mapping[str, str], target: int) -> str:
     name = item.spelling or item.name
     form = form_of(item)
     if form is None:
         what = "this form of it is" if item.opcode in FORMS else "it is"
         return f"instruction {name}: {what} not supported by the virtual device"
+    if target < form.since:
+        return f"instruction {name}: with {form.count} operands it needs .target sm_{form.since} or higher"
     words = signature.complaint(item, form.operands, registers, spaces)
     return f"instruction {name}: {words}" if words else ""

@@ -187,7 +187,7 @@ def _copysign(x: Lanes, item: Instruction, sign: str, magnitude: str) -> str:
     return x.call("copysign", base(item), magnitude, sign)
 
 
-@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t")
+@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t", since=100)
 @pure(r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t")
 def _min(x: Lanes, item: Instruction, *given: str) -> str:
     """The other operand where one is NaN (NaN with .NaN); -0 is smaller than +0."""
