@@ -33,6 +33,7 @@ from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.geometry import Launch, special
 from nnkit.vm.analysis.regions import Cutter, Region, find_pending, is_way_out, items
 from nnkit.vm.analysis.shapes import UNIFORM, VARYING, Shape
+from nnkit.vm.forms.table import form_of
 
 PATIENCE = 4
 """How often a register's range may grow before it is given up."""
@@ -246,21 +247,24 @@ class Analysis:
         # Operands that no lane has a value for yet say nothing so far.
         if any(name not in self.shapes and name in self.written for name in cfg.sources(item)):
             return []
-        if item.opcode in ("ld", "ldu"):
-            shape = self._loaded(item)
-        elif item.opcode in VARYING_RESULTS:
-            shape = VARYING
-        elif item.opcode == "vote" and len(item.operands) > 2:
-            # Lanes that name different members get different results.
-            same = self.operand(item.operands[2], "u32").kind == "uniform"
-            shape = UNIFORM if same else VARYING
-        elif item.opcode in UNIFORM_RESULTS:
-            shape = UNIFORM
-        elif item.writes_carry or item.reads_carry or any(isinstance(o, Vector) for o in item.operands):
-            sources = [self.shape(name) for name in cfg.sources(item)]
-            shape = UNIFORM if all(s.kind == "uniform" for s in sources) else VARYING
-        else:
-            shape = self._pure(item, given)
+        form = form_of(item)
+        assert form is not None, item.name
+        match form.lanes:
+            case "loaded":
+                shape = self._loaded(item)
+            case "varying":
+                shape = VARYING
+            case "uniform":
+                shape = UNIFORM
+            case "members":
+                # Lanes that name different members get different results.
+                same = self.operand(item.operands[-1], "u32").kind == "uniform"
+                shape = UNIFORM if same else VARYING
+            case "computed" if not any(isinstance(operand, Vector) for operand in item.operands):
+                shape = self._pure(item, given)
+            case _:
+                sources = [self.shape(name) for name in cfg.sources(item)]
+                shape = UNIFORM if all(s.kind == "uniform" for s in sources) else VARYING
         return [(name, shape) for name in names]
 
     def _pure(self, item: Instruction, given: list[Shape]) -> Shape:
@@ -324,7 +328,3 @@ class Analysis:
         for region in self.regions[1:]:
             names |= self.live[region.entry]
         return sorted(names & self.written)
-
-
-VARYING_RESULTS = frozenset(["atom", "shfl", "match", "extcall", "redux", "elect"])
-UNIFORM_RESULTS = frozenset(["vote", "activemask", "bar", "barrier", "clock"])

@@ -9,8 +9,8 @@ from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave, mas
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
 from nnkit.vm.emit.frames import alive_mask, current, restore
-from nnkit.vm.forms.table import find
-from nnkit.vm.instructions import absent, atomics, calls, carry, load_store, plain, warp, warp_wait
+from nnkit.vm.forms.table import Effect, Pure, form_of
+from nnkit.vm.instructions import absent, calls, plain, warp_wait
 from nnkit.vm.memory.access import plan
 from nnkit.vm.text.builder import BITS, ident
 from nnkit.vm.text.layout import Worker
@@ -216,16 +216,10 @@ def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instructi
 
 def emit_instruction(e: Emitter, item: Instruction) -> None:
     """One instruction in the current block."""
-    if carry.is_extended(item):
-        carry.emit_extended(e, item)
-        return
-    operation = find(item)
-    if operation is not None:
-        plain.emit_pure(e, item, operation)
-        return
-    for family in (load_store.HANDLERS, atomics.HANDLERS, calls.HANDLERS, warp.HANDLERS):
-        handler = family.get(item.opcode)
-        if handler is not None:
-            handler(e, item)
-            return
-    raise PtxError(f"instruction {item.name} is not supported by the virtual device", item.line)
+    form = form_of(item)
+    if isinstance(form, Pure) and form.count == len(item.operands):
+        plain.emit_pure(e, item, form)
+    elif isinstance(form, Effect):
+        form.emit(e, item)
+    else:
+        raise PtxError(f"instruction {item.name} is not supported by the virtual device", item.line)

@@ -6,8 +6,6 @@ slot is read and written at most once a block. Registers that outlive a barrier 
 frame.
 """
 
-from collections.abc import Callable
-
 from nnkit.ptx import cfg
 from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import (
@@ -373,6 +371,3 @@ class Emitter:
             behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
             slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]
         return slots
-
-
-Handler = Callable[[Emitter, Instruction], None]

@@ -1,19 +1,33 @@
-"""The table of opcodes: which forms of which instruction the machine knows, their operands, their emitters.
+"""The table of instructions: which forms the machine knows, and all that it must know of each.
 
-An emitter of a pure operation is written once for scalars and vectors: it gets `Lanes`, the instruction and
-the sources as LLVM values, and returns the result. Operands are described by the words of
+A form is registered beside its emitter. That of a pure operation is written once for scalars and vectors: it
+gets the builder's `Lanes`, the instruction and the sources as LLVM values, and returns the result. That of an
+effect gets the kernel's `Emitter` and the instruction. Operands are described by the words of
 `nnkit.ptx.signature`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from nnkit.ptx import signature
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError
 from nnkit.ptx.signature import type_of
 
-Emit = Callable[..., str]
+Compute = Callable[..., str]
+Emit = Callable[..., None]
+
+Lanes = Literal["computed", "joined", "loaded", "uniform", "members", "varying", ""]
+"""How the results of a vector's lanes relate.
+
+As those of the operands do, by the rules of `nnkit.vm.analysis.shapes` (computed) or the same if they are the
+same (joined), as in memory (loaded), the same for all (uniform), the same for all that name the same members,
+in no way (varying). "" is for forms without a result.
+"""
+
+Access = Literal["load", "store", "update", ""]
+"""What a form does to memory; an update is atomic."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class Form:
     operands: str
     since: int
     """The first target that has it, such as 100 for sm_100; 0 where nobody asks."""
+    lanes: Lanes
 
     @property
     def count(self) -> int:
@@ -33,15 +48,30 @@ class Form:
 
 @dataclass(frozen=True)
 class Pure(Form):
-    """An operation without side effects: result from sources, the same for every lane."""
+    """An operation without side effects: result from sources, lane by lane."""
 
     result: str
     given: tuple[str, ...]
-    emit: Emit
+    compute: Compute
 
     def types(self, item: Instruction) -> tuple[str, tuple[str, ...]]:
         """The PTX types of the result and of the sources."""
         return type_of(self.result, item), tuple(type_of(letter, item) for letter in self.given)
+
+
+@dataclass(frozen=True)
+class Effect(Form):
+    """What does more than to compute a value lane by lane."""
+
+    emit: Emit
+    access: Access
+    warp_level: bool
+    """Whether lanes of a warp talk to each other, so that a vector must be a warp."""
+
+
+@dataclass(frozen=True)
+class Ending(Form):
+    """What ends a block, control flow and barriers: `nnkit.vm.code.flow` emits it."""
 
 
 FORMS: dict[str, list[Form]] = {}
@@ -52,26 +82,44 @@ _FOUND: dict[tuple[str, int], Form | None] = {}
 
 def pure(
     pattern: str, given: str, result: str = "t", operands: str | None = None, since: int = 0
-) -> Callable[[Emit], Emit]:
+) -> Callable[[Compute], Compute]:
     """Register an emitter for every instruction whose whole name matches the pattern.
 
     `given` and `result` hold the types; `operands` the whole signature where more than these may stand.
     """
     words = operands or f">{result} {given}"
 
-    def register(emit: Emit) -> Emit:
+    def register(compute: Compute) -> Compute:
         for opcode, full in _opcodes(pattern):
-            FORMS.setdefault(opcode, []).append(Pure(full, words, since, result, tuple(given.split()), emit))
+            _add(opcode, Pure(full, words, since, "computed", result, tuple(given.split()), compute))
+        return compute
+
+    return register
+
+
+def effect(
+    operands: str, *patterns: str, lanes: Lanes = "", access: Access = "", warp_level: bool = False
+) -> Callable[[Emit], Emit]:
+    """Register an emitter of effects, with these operands."""
+
+    def register(emit: Emit) -> Emit:
+        for pattern in patterns:
+            for opcode, full in _opcodes(pattern):
+                _add(opcode, Effect(full, operands, 0, lanes, emit, access, warp_level))
         return emit
 
     return register
 
 
-def effect(operands: str, *patterns: str) -> None:
-    """Register forms with side effects, which have these operands and which the emitter handles by opcode."""
+def ending(operands: str, *patterns: str, lanes: Lanes = "") -> None:
+    """Register what ends a block, with these operands."""
     for pattern in patterns:
         for opcode, full in _opcodes(pattern):
-            FORMS.setdefault(opcode, []).append(Form(full, operands, 0))
+            _add(opcode, Ending(full, operands, 0, lanes))
+
+
+def _add(opcode: str, form: Form) -> None:
+    FORMS.setdefault(opcode, []).append(form)
 
 
 def _opcodes(pattern: str) -> list[tuple[str, re.Pattern[str]]]:
@@ -90,10 +138,16 @@ def form_of(item: Instruction) -> Form | None:
     return _FOUND[key]
 
 
-def find(item: Instruction) -> Pure | None:
-    """The pure operation for an instruction, if it is one."""
+def is_pure(item: Instruction) -> bool:
+    """Whether an instruction only makes a value of values."""
     form = form_of(item)
-    return form if isinstance(form, Pure) and form.count == len(item.operands) else None
+    return form is not None and form.lanes in ("computed", "joined")
+
+
+def is_warp_level(item: Instruction) -> bool:
+    """Whether an instruction needs the whole warp in one vector."""
+    form = form_of(item)
+    return isinstance(form, Effect) and form.warp_level
 
 
 def check(module: Module, function: Function) -> None:

@@ -12,7 +12,6 @@ from nnkit.ptx.ir import Immediate, Instruction, Negated, Operand, Pair, Registe
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.forms import table
-from nnkit.vm.instructions import carry
 from nnkit.vm.memory.access import access_of
 from nnkit.vm.text.layout import Fault, Worker
 
@@ -34,7 +33,7 @@ def suspects(analysis: Analysis) -> frozenset[str]:
                 members = item.operands[4] if len(item.operands) > 4 else None
                 if not whole or (members and analysis.operand(members, "u32").constant != ALL_LANES):
                     found.update(written)
-            elif is_pure(item):
+            elif table.is_pure(item):
                 flows.append((cfg.sources(item), cfg.destinations(item)))
     before = -1
     while found and before < len(found):
@@ -54,11 +53,6 @@ def _ends(item: Instruction) -> tuple[list[str], list[str]]:
     return names[0], names[1]
 
 
-def is_pure(item: Instruction) -> bool:
-    """Whether it only makes a value of values."""
-    return carry.is_extended(item) or table.find(item) is not None
-
-
 def begin(e: Emitter) -> None:
     """No lane holds such a value, until a register's mask is fetched from before a barrier."""
     # What a region behind a barrier does not touch stays in the frame.
@@ -71,7 +65,7 @@ def follow(e: Emitter, item: Instruction) -> None:
     """Before an instruction other than a shuffle: hand masks on, or end the launch where a value counts."""
     if not e.suspects or item.opcode == "shfl":
         return
-    pure = is_pure(item)
+    pure = table.is_pure(item)
     if not pure:
         check(e, item, _that_count(item))
     written = [name for name in cfg.destinations(item) if name in e.suspects]

@@ -4,7 +4,7 @@ other threads are safe from each other.
 
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.analysis.shapes import VARYING
-from nnkit.vm.emit.emitter import Emitter, Handler
+from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.table import effect
 from nnkit.vm.instructions import load_store
@@ -17,16 +17,17 @@ from nnkit.vm.text.builder import BITS
 _ORDER = r"(\.(relaxed|acquire|release|acq_rel))?(\.(cta|cluster|gpu|sys))?"
 _ORDER_OF_RED = r"(\.(relaxed|release))?(\.(cta|cluster|gpu|sys))?"
 _SPACE = r"(\.global|\.shared(::cta)?)?"
-for _opcode, _operands, _how in (("atom", ">t_ [] t", _ORDER), ("red", "[] t", _ORDER_OF_RED)):
-    effect(
-        _operands,
-        rf"{_opcode}{_how}{_SPACE}\.(and|or|xor)\.b(32|64)",
-        rf"{_opcode}{_how}{_SPACE}\.add(\.noftz)?\.([us]32|u64|f32|f64)",
-        rf"{_opcode}{_how}{_SPACE}\.(inc|dec)\.u32",
-        rf"{_opcode}{_how}{_SPACE}\.(min|max)\.[us](32|64)",
-    )
-effect(">t_ [] t", rf"atom{_ORDER}{_SPACE}\.exch\.b(32|64)")
-effect(">t_ [] t t", rf"atom{_ORDER}{_SPACE}\.cas\.b(16|32|64)")
+
+
+def _reductions(name: str, how: str) -> list[str]:
+    """What both `atom` and `red` can do."""
+    return [
+        rf"{name}{how}{_SPACE}\.(and|or|xor)\.b(32|64)",
+        rf"{name}{how}{_SPACE}\.add(\.noftz)?\.([us]32|u64|f32|f64)",
+        rf"{name}{how}{_SPACE}\.(inc|dec)\.u32",
+        rf"{name}{how}{_SPACE}\.(min|max)\.[us](32|64)",
+    ]
+
 
 _DIRECT = {"and": "and", "or": "or", "xor": "xor", "exch": "xchg", "inc": "uinc_wrap", "dec": "udec_wrap"}
 OPERATIONS = frozenset([*_DIRECT, "add", "min", "max", "cas"])
@@ -41,6 +42,10 @@ def _operation(item: Instruction) -> str:
     return f"{'u' if item.type[0] == 'u' else ''}{name}"
 
 
+@effect("[] t", *_reductions("red", _ORDER_OF_RED), access="update")
+@effect(">t_ [] t", *_reductions("atom", _ORDER), lanes="varying", access="update")
+@effect(">t_ [] t", rf"atom{_ORDER}{_SPACE}\.exch\.b(32|64)", lanes="varying", access="update")
+@effect(">t_ [] t t", rf"atom{_ORDER}{_SPACE}\.cas\.b(16|32|64)", lanes="varying", access="update")
 def _atomic(e: Emitter, item: Instruction) -> None:
     """A loop over the active lanes, lowest first."""
     access = access_of(item)
@@ -82,6 +87,3 @@ def _atomic(e: Emitter, item: Instruction) -> None:
     text.place(done)
     if returns:
         e.assign(item.operands[0], Value(VARYING, kind, vector=olds_next))
-
-
-HANDLERS: dict[str, Handler] = {"atom": _atomic, "red": _atomic}

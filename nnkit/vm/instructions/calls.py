@@ -3,9 +3,9 @@
 from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
 from nnkit.vm.analysis.shapes import VARYING, Shape
-from nnkit.vm.emit.emitter import Emitter, Handler
+from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
-from nnkit.vm.forms.table import effect
+from nnkit.vm.forms.table import effect, ending
 from nnkit.vm.instructions import warp
 from nnkit.vm.text.layout import Context, Fault, Worker
 
@@ -15,25 +15,18 @@ KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """What Python answers: the bytes of each result and of each argument."""
 
-effect("u32<16", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
-effect("u32<16 u32:32", r"bar|barrier(\.cta)?\.(sync|arrive)", r"barrier(\.cta)?\.(sync|arrive)\.aligned")
+ending("u32<16", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
+ending("u32<16 u32:32", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
 for _kind, _vote in (("u32", "popc"), ("pred", "(and|or)")):
-    effect(f">{_kind} u32<16 pred", rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}")
-    effect(f">{_kind} u32<16 u32:32 pred", rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}")
-effect(
-    "",
-    r"membar\.(cta|gl|sys)",
-    r"fence(\.(sc|acq_rel|acquire|release))?\.(cta|cluster|gpu|sys)",
-    r"fence\.proxy\.\w+(\.\w+)*",
-    r"trap|brkpt|exit|ret",
-)
-effect("#u32<16", r"pmevent")
-effect("#u32", r"pmevent\.mask")
-effect("u32", r"nanosleep\.u32")
-effect("label", r"bra(\.uni)?")
-effect("u32 label", r"brx\.idx(\.uni)?")
-# The arguments of calls are compared with what the function has, where it is put in their place.
-effect("any", r"call(\.uni)?", r"extcall")
+    _names = rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}"
+    ending(f">{_kind} u32<16 pred", _names, lanes="uniform")
+    ending(f">{_kind} u32<16 u32:32 pred", _names, lanes="uniform")
+ending("", r"exit|ret")
+ending("label", r"bra(\.uni)?")
+ending("u32 label", r"brx\.idx(\.uni)?")
+# Where code is made a call is none any more: the function's body stands there. What it hands over is
+# compared with what the function has, where that is put in its place.
+ending("any", r"call(\.uni)?")
 
 
 def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:
@@ -132,13 +125,9 @@ def collect(e: Emitter, item: Instruction) -> None:
         e.assign(target, Value(Shape("uniform"), "i1", scalar=e.one.compare("ne", "i32", yes, "0")))
 
 
-def _barrier(e: Emitter, item: Instruction) -> None:
-    """What is left of barriers inside a block: arrivals that do not wait, and those of a warp."""
-    if "warp" in item.modifiers:
-        warp.HANDLERS["bar"](e, item)
-        return
-    if "arrive" not in item.modifiers:
-        raise PtxError(f"{item.name} inside a block", item.line)
+@effect("u32<16 u32:32", r"bar|barrier(\.cta)?\.arrive", r"barrier(\.cta)?\.arrive\.aligned")
+def _arrive(e: Emitter, item: Instruction) -> None:
+    """An arrival that does not wait."""
     here = e.mask or ("true" if e.width == 1 else "-1")
     place = _vote_place(e, item, item.operands[0], Worker.ARRIVED)
     old = e.text.op(f"load i64, ptr {place}")
@@ -150,19 +139,30 @@ def _whole(e: Emitter, here: str) -> str:
     return str(e.width) if here in ("true", "-1") else _count(e, here)
 
 
+@effect(
+    "",
+    r"membar\.(cta|gl|sys)",
+    r"fence(\.(sc|acq_rel|acquire|release))?\.(cta|cluster|gpu|sys)",
+    r"fence\.proxy\.\w+(\.\w+)*",
+)
 def _fence(e: Emitter, item: Instruction) -> None:
     e.text.line("fence seq_cst")
 
 
+@effect("", r"trap|brkpt")
 def _trap(e: Emitter, item: Instruction) -> None:
     e.fault(Fault.TRAP, e.site(item, item.opcode), e.mask64())
     e.text.place(e.text.label("after"))
 
 
+@effect("#u32<16", r"pmevent")
+@effect("#u32", r"pmevent\.mask")
+@effect("u32", r"nanosleep\.u32")
 def _nothing(e: Emitter, item: Instruction) -> None:
     """A pause or a profiler's mark changes no result."""
 
 
+@effect("any", r"extcall", lanes="varying")
 def _call(e: Emitter, item: Instruction) -> None:
     """Hand every lane's arguments to Python: `call(ctx, wk, site, mask, arguments)`; results replace them."""
     name, results, arguments = item.operands
@@ -199,16 +199,3 @@ def _area(e: Emitter, count: int) -> str:
         e.constants[name] = name
         e.entry_text.insert(0, f"{name} = alloca [{count * e.width} x i64], align 64")
     return name
-
-
-HANDLERS: dict[str, Handler] = {
-    "bar": _barrier,
-    "barrier": _barrier,
-    "membar": _fence,
-    "fence": _fence,
-    "trap": _trap,
-    "brkpt": _trap,
-    "nanosleep": _nothing,
-    "pmevent": _nothing,
-    "extcall": _call,
-}

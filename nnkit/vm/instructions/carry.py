@@ -16,16 +16,11 @@ from nnkit.vm.instructions.integer import base, is_signed
 from nnkit.vm.text.builder import Lanes
 
 TYPE = r"\.[us](32|64)"
-effect(">t t t", rf"add|sub\.cc{TYPE}", rf"addc|subc(\.cc)?{TYPE}")
-effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", rf"madc\.(lo|hi)(\.cc)?{TYPE}")
 
 
-def is_extended(item: Instruction) -> bool:
-    """Whether an instruction reads or writes the carry flag."""
-    return item.reads_carry or item.writes_carry
-
-
-def emit_extended(e: Emitter, item: Instruction) -> None:
+@effect(">t t t", rf"add|sub\.cc{TYPE}", rf"addc|subc(\.cc)?{TYPE}", lanes="joined")
+@effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", rf"madc\.(lo|hi)(\.cc)?{TYPE}", lanes="joined")
+def _extended(e: Emitter, item: Instruction) -> None:
     """The result, and the carry flag where it is asked for."""
     target, *given = item.operands
     values = [e.operand(operand, item.type) for operand in given]

@@ -7,7 +7,7 @@ access is checked before it is made, see `nnkit.vm.memory.checks`.
 
 from nnkit.ptx.ir import Instruction, PtxError, Vector
 from nnkit.vm.analysis.shapes import VARYING, Shape
-from nnkit.vm.emit.emitter import Emitter, Handler
+from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.table import effect
 from nnkit.vm.memory.access import Access, Group, access_of
@@ -26,26 +26,6 @@ _SHAPE = r"(\.v[248])?\.([bus](8|16|32|64)|f32|f64)"
 _LOADED, _STORED = r"(\.ca|\.cg|\.cs|\.lu|\.cv)?", r"(\.wb|\.cg|\.cs|\.wt)?"
 _SHARED = r"(\.global|\.shared(::cta)?)?"
 """Spaces that other threads see: there an access may have an order."""
-effect(
-    ">~t* []",
-    rf"ld(\.weak)?(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_LOADED}{_HINT}{_SHAPE}",
-    rf"ld(\.weak)?\.global{_LOADED}\.nc{_HINT}{_SHAPE}",
-    rf"ld\.volatile(\.global|\.shared(::cta)?|\.const|\.local)?{_HINT}{_SHAPE}",
-    rf"ld(\.mmio)?\.(relaxed|acquire){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
-    rf"ldu(\.global)?{_SHAPE}",
-)
-effect(
-    "[] ~t*",
-    rf"st(\.weak)?(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_STORED}{_HINT}{_SHAPE}",
-    rf"st\.volatile(\.global|\.shared(::cta)?|\.local)?{_HINT}{_SHAPE}",
-    rf"st(\.mmio)?\.(relaxed|release){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
-)
-effect(
-    "[]",
-    r"prefetch(\.(global|local))?\.L[12]",
-    r"prefetch\.global\.L2::evict_(last|normal)",
-    r"prefetchu\.L1",
-)
 
 
 def element_type(item: Instruction) -> str:
@@ -53,6 +33,16 @@ def element_type(item: Instruction) -> str:
     return LLVM_TYPES[item.type]
 
 
+@effect(
+    ">~t* []",
+    rf"ld(\.weak)?(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_LOADED}{_HINT}{_SHAPE}",
+    rf"ld(\.weak)?\.global{_LOADED}\.nc{_HINT}{_SHAPE}",
+    rf"ld\.volatile(\.global|\.shared(::cta)?|\.const|\.local)?{_HINT}{_SHAPE}",
+    rf"ld(\.mmio)?\.(relaxed|acquire){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
+    rf"ldu(\.global)?{_SHAPE}",
+    lanes="loaded",
+    access="load",
+)
 def _load(e: Emitter, item: Instruction) -> None:
     access = access_of(item)
     assert access is not None
@@ -193,6 +183,13 @@ def _either(e: Emitter, access: Access, group: Group, base: Value, kind: str, co
     ]
 
 
+@effect(
+    "[] ~t*",
+    rf"st(\.weak)?(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_STORED}{_HINT}{_SHAPE}",
+    rf"st\.volatile(\.global|\.shared(::cta)?|\.local)?{_HINT}{_SHAPE}",
+    rf"st(\.mmio)?\.(relaxed|release){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
+    access="store",
+)
 def _store(e: Emitter, item: Instruction) -> None:
     access = access_of(item)
     assert access is not None
@@ -314,14 +311,11 @@ def _scatter(e: Emitter, access: Access, base: Value, kind: str, values: list[st
         )
 
 
+@effect(
+    "[]",
+    r"prefetch(\.(global|local))?\.L[12]",
+    r"prefetch\.global\.L2::evict_(last|normal)",
+    r"prefetchu\.L1",
+)
 def _nothing(e: Emitter, item: Instruction) -> None:
     """Hints change no result."""
-
-
-HANDLERS: dict[str, Handler] = {
-    "ld": _load,
-    "ldu": _load,
-    "st": _store,
-    "prefetch": _nothing,
-    "prefetchu": _nothing,
-}

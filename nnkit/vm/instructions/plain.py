@@ -6,7 +6,7 @@ from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.table import Pure
-from nnkit.vm.instructions import approximate, bits, convert, floating, integer, logic, packed  # noqa: F401  they fill the table
+from nnkit.vm.instructions import logic
 from nnkit.vm.instructions.bounds import compare_lanes
 from nnkit.vm.text.builder import BITS, LLVM_TYPES
 
@@ -36,12 +36,12 @@ def evaluate(e: Emitter, item: Instruction, operation: Pure, result: str, values
     if shape.constant is not None and kind[0] == "i" and kind != "i1" and SIZES.get(item.type, 0) >= 4:
         return Value(shape, kind, scalar=str(shape.constant))
     if shape.is_scalar:
-        return Value(shape, kind, scalar=operation.emit(e.one, item, *(value.scalar for value in values)))
+        return Value(shape, kind, scalar=operation.compute(e.one, item, *(value.scalar for value in values)))
     vectors = [e.vector(value) for value in values]
-    wide = operation.emit(e.all, item, *vectors)
+    wide = operation.compute(e.all, item, *vectors)
     if shape.kind == "varying":
         return Value(shape, kind, vector=wide)
-    scalar = operation.emit(e.one, item, *(value.scalar for value in values))
+    scalar = operation.compute(e.one, item, *(value.scalar for value in values))
     return Value(shape, kind, scalar, wide, _flag(e, item, values))
 
 

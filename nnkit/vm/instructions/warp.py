@@ -8,7 +8,7 @@ wait or do something undefined, so the launch ends with a report.
 from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError, Register
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit import strands
-from nnkit.vm.emit.emitter import Emitter, Handler
+from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.table import effect
 from nnkit.vm.instructions import absent
@@ -17,26 +17,6 @@ from nnkit.vm.text.layout import Fault
 
 WIDTH = 32
 DIFFERENT_MASKS = "with different masks in one warp"
-OPCODES = frozenset(["shfl", "vote", "match", "redux", "activemask", "elect"])
-
-effect(">b32| b32 b32 b32 b32", r"shfl\.sync\.(up|down|bfly|idx)\.b32")
-effect(">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred")
-effect(">b32 pred b32", r"vote\.sync\.ballot\.b32")
-# Without .sync: for targets before compute capability 7.0.
-effect(">b32| b32 b32 b32", r"shfl\.(up|down|bfly|idx)\.b32")
-effect(">pred pred", r"vote\.(all|any|uni)\.pred")
-effect(">b32 pred", r"vote\.ballot\.b32")
-effect(">b32| t b32", r"match\.all\.sync\.b(32|64)")
-effect(">b32 t b32", r"match\.any\.sync\.b(32|64)")
-effect(">t t b32", r"redux\.sync\.(add|min|max)\.[us]32", r"redux\.sync\.(and|or|xor)\.b32")
-effect(">b32", r"activemask\.b32")
-effect(">b32|_ b32", r"elect\.sync")
-effect("b32", r"bar|barrier\.warp\.sync")
-
-
-def is_warp_level(item: Instruction) -> bool:
-    """Whether an instruction needs the whole warp in one vector."""
-    return item.opcode in OPCODES or "warp" in item.modifiers
 
 
 def _active(e: Emitter) -> str:
@@ -152,6 +132,9 @@ def _lane_numbers(e: Emitter) -> str:
     return "<" + ", ".join(f"i32 {lane}" for lane in range(e.width)) + ">"
 
 
+@effect(">b32| b32 b32 b32 b32", r"shfl\.sync\.(up|down|bfly|idx)\.b32", lanes="varying", warp_level=True)
+# Without .sync: for targets before compute capability 7.0.
+@effect(">b32| b32 b32 b32", r"shfl\.(up|down|bfly|idx)\.b32", lanes="varying", warp_level=True)
 def _shfl(e: Emitter, item: Instruction) -> None:
     """PTX's rule: the lane stays inside the segment that the clamp describes, else it keeps its own value."""
     target, source, by, clamp, *members = item.operands
@@ -217,6 +200,10 @@ def _ballot(e: Emitter, predicate: Operand) -> str:
     return e.one.binary("and", "i32", bits, _active(e))
 
 
+@effect(">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred", lanes="members", warp_level=True)
+@effect(">b32 pred b32", r"vote\.sync\.ballot\.b32", lanes="members", warp_level=True)
+@effect(">pred pred", r"vote\.(all|any|uni)\.pred", lanes="uniform", warp_level=True)
+@effect(">b32 pred", r"vote\.ballot\.b32", lanes="uniform", warp_level=True)
 def _vote(e: Emitter, item: Instruction) -> None:
     target, predicate, *members = item.operands
     mask, masks = _members(e, item, members[0] if members else None)
@@ -262,12 +249,14 @@ def _single(e: Emitter, item: Instruction, masks: str) -> str:
     return mask
 
 
+@effect(">b32", r"activemask\.b32", lanes="uniform", warp_level=True)
 def _activemask(e: Emitter, item: Instruction) -> None:
     e.assign(
         item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0"))
     )
 
 
+@effect(">b32|_ b32", r"elect\.sync", lanes="varying", warp_level=True)
 def _elect(e: Emitter, item: Instruction) -> None:
     """The lowest member is elected."""
     target, members = item.operands
@@ -280,6 +269,8 @@ def _elect(e: Emitter, item: Instruction) -> None:
     e.assign(target.second, Value(VARYING, "i1", vector=chosen))
 
 
+@effect(">b32| t b32", r"match\.all\.sync\.b(32|64)", lanes="varying", warp_level=True)
+@effect(">b32 t b32", r"match\.any\.sync\.b(32|64)", lanes="varying", warp_level=True)
 def _match(e: Emitter, item: Instruction) -> None:
     """any: the members that hold this lane's value; all: every member if all hold the same, else none."""
     target, source, members = item.operands
@@ -314,6 +305,8 @@ _NEUTRAL = {
 }
 
 
+@effect(">t t b32", r"redux\.sync\.(add|min|max)\.[us]32", lanes="varying", warp_level=True)
+@effect(">t t b32", r"redux\.sync\.(and|or|xor)\.b32", lanes="varying", warp_level=True)
 def _redux(e: Emitter, item: Instruction) -> None:
     """One reduction over the members; one a lane where lanes may name different members."""
     target, source, members = item.operands
@@ -342,18 +335,7 @@ def _reduced(e: Emitter, operation: str, value: str, mask: str) -> str:
     return e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
 
 
+@effect("b32", r"bar|barrier\.warp\.sync", warp_level=True)
 def _warp_sync(e: Emitter, item: Instruction) -> None:
     """Lanes run in step: who is here waits for those members alone that went another way."""
     _members(e, item, item.operands[0])
-
-
-HANDLERS: dict[str, Handler] = {
-    "shfl": _shfl,
-    "vote": _vote,
-    "match": _match,
-    "redux": _redux,
-    "activemask": _activemask,
-    "elect": _elect,
-    "bar": _warp_sync,
-    "barrier": _warp_sync,
-}

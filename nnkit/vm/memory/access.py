@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from nnkit.ptx.cfg import Block, destinations
 from nnkit.ptx.ir import SIZES, Address, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.forms.table import Effect, form_of
 
 SPACES = ("global", "shared", "const", "param", "local")
 
@@ -55,14 +56,16 @@ class Group:
 
 def access_of(item: Instruction) -> Access | None:
     """What an instruction does to memory, if it does anything."""
-    if item.opcode not in ("ld", "ldu", "st", "atom", "red"):
+    form = form_of(item)
+    if not isinstance(form, Effect) or not form.access:
         return None
-    loads = item.opcode in ("ld", "ldu", "atom")
-    place = item.operands[1 if loads else 0]
+    # A result, if there is one, stands before the address, and what is stored behind it.
+    at = int(bool(form.lanes))
+    place = item.operands[at]
     if not isinstance(place, Address):
         raise PtxError(f"{item.name} without an address", item.line)
-    value = item.operands[0 if loads else 1]
-    count = len(value.parts) if isinstance(value, Vector) and item.opcode in ("ld", "ldu", "st") else 1
+    value = item.operands[1 - at]
+    count = len(value.parts) if isinstance(value, Vector) and form.access != "update" else 1
     names = [m.partition("::")[0] for m in item.modifiers]
     space = next((m for m in names if m in SPACES), "generic" if item.opcode != "ldu" else "global")
     base: Operand = place.base
@@ -71,8 +74,7 @@ def access_of(item: Instruction) -> Access | None:
         base, offset = Symbol(base.name), offset + base.offset
     elif isinstance(base, Immediate):
         base, offset = Immediate(0), offset + base.value
-    writes = item.opcode in ("st", "atom", "red")
-    return Access(item, space, base, offset, SIZES[item.type], count, writes)
+    return Access(item, space, base, offset, SIZES[item.type], count, form.access != "load")
 
 
 def plan(e: Emitter, block: Block) -> None:

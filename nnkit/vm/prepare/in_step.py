@@ -43,9 +43,11 @@ class _Interval:
             self.narrow_fence |= "cta" in item.modifiers
             return
         access = access_of(item)
-        for space in SEEN_IN.get(access.space, ()) if access else ():
+        if access is None:
+            return
+        for space in SEEN_IN.get(access.space, ()):
             seen = self.traffic[space]
-            seen.writes += item.opcode in ("st", "atom", "red")
+            seen.writes += access.writes
             seen.reads += item.opcode != "st"
             seen.volatile += "volatile" in item.modifiers
 

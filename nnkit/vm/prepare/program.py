@@ -7,7 +7,11 @@ from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxError, Symbol, Variable, Vector
 from nnkit.vm.emit.values import Memory
 from nnkit.vm.forms import table
-from nnkit.vm.instructions import calls, warp
+from nnkit.vm.instructions import (
+    calls,
+    families,  # noqa: F401  it fills the table
+    warp,
+)
 from nnkit.vm.prepare import cuts
 from nnkit.vm.prepare.in_step import relies_on_step
 from nnkit.vm.prepare.widths import make_explicit
@@ -94,7 +98,7 @@ def prepare(module: Module, kernel: str) -> Program:
         local_bytes=memory.local_bytes,
         parameter_bytes=memory.parameter_bytes,
         instructions=len(items),
-        warp_level=any(warp.is_warp_level(item) for item in items) or relies_on_step(function),
+        warp_level=any(map(table.is_warp_level, items)) or relies_on_step(function),
         has_barrier=any(is_barrier(item) for item in items),
         has_doubles="f64" in function.registers.values(),
     )
