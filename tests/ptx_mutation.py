@@ -59,15 +59,13 @@ _WORDS = (
 
 
 def assembler() -> Path | None:
-    """Where ptxas is, if it is installed."""
-    found = shutil.which("ptxas")
-    if found:
-        return Path(found)
+    """Where ptxas is, if it is installed: that of the wheel, which is as new as NVRTC, before any other."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         for place in sorted(Path(folder).glob("cu*/bin/ptxas")):
             return place
-    return None
+    found = shutil.which("ptxas")
+    return Path(found) if found else None
 
 
 def assembled(ptxas: Path, text: str) -> str:

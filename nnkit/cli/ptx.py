@@ -20,7 +20,10 @@ DEFAULT_BLOCK = 256
 def ptx(
     source: Annotated[Path, typer.Argument(metavar="FILE.cu", help="A CUDA C++ source.")],
     kernel: Annotated[str | None, typer.Option(metavar="NAME", help="Show this kernel alone.")] = None,
-    arch: Annotated[str, typer.Option(help="90, compute_90 or sm_90; sm_ checks inline assembly.")] = "90",
+    arch: Annotated[
+        str,
+        typer.Option(help="90, compute_90 or sm_90; sm_ checks inline assembly. virtual runs 100."),
+    ] = "100",
     option: Annotated[
         list[str] | None, typer.Option(metavar="OPTION", help="Passed to NVRTC, such as --option=-Ifolder.")
     ] = None,
