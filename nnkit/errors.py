@@ -7,6 +7,7 @@ of a kernel's source that is meant is shown below, as a note of the exception (P
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Protocol
 
 STOPPED = 130
 """The exit status of what Ctrl-C has ended, as the shell counts it."""
@@ -50,10 +51,61 @@ class LaunchError(NnkitError):
     """A kernel was launched with a wrong argument, grid, block or amount of shared memory."""
 
 
+class FaultRecord(Protocol):
+    """What went wrong in a kernel, for programs and tools; what is not known is empty, or 0."""
+
+    @property
+    def kernel(self) -> str:
+        """Its name in the PTX."""
+
+    @property
+    def what(self) -> str:
+        """The instruction, as PTX names it, or load or store."""
+
+    @property
+    def file(self) -> str:
+        """The CUDA source."""
+
+    @property
+    def line(self) -> int:
+        """Its line."""
+
+    @property
+    def block(self) -> tuple[int, int, int] | None:
+        """(x, y, z) in the grid; None where no single block is to blame."""
+
+    @property
+    def thread(self) -> tuple[int, int, int] | None:
+        """(x, y, z) in the block."""
+
+    @property
+    def space(self) -> str:
+        """Of an access: global, shared, local, const or param."""
+
+    @property
+    def address(self) -> int:
+        """Of an access: in bytes, in shared, local and param memory from their start."""
+
+    @property
+    def size(self) -> int:
+        """Of an access: bytes a thread."""
+
+    @property
+    def nearest(self) -> str:
+        """Of an access out of bounds: which memory lies near, in words."""
+
+
 class KernelError(NnkitError):
-    """A kernel went wrong while it ran: an assertion, a trap, a barrier that not all threads reach."""
+    """A kernel went wrong while it ran: an assertion, a trap, a barrier that not all threads reach.
+
+    On `virtual` `fault` tells the rest; elsewhere it is None.
+    """
 
     exit_status = 1
+
+    def __init__(self, message: str, fault: FaultRecord | None = None):
+        super().__init__(message)
+        self.fault = fault
 
 
 class DeviceMemoryError(KernelError):

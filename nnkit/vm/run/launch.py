@@ -5,18 +5,21 @@ import ctypes
 import struct
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nnkit.vm.emit.values import Site
-from nnkit.vm.run.faults import KernelFault, Place, absent_lane, describe, threads_in_words
+from nnkit.ptx.ir import Location
+from nnkit.vm.run.explain import Explanation, Words
+from nnkit.vm.run.faults import (
+    FaultRecord,
+    KernelFault,
+)
 from nnkit.vm.run.printf import render
 from nnkit.vm.run.team import Helper
 from nnkit.vm.text.layout import (
     LOCAL_WINDOW,
     PART_WORDS,
     SHARED_WINDOW,
-    WINDOW_REACH,
-    WINDOWS,
     Context,
     Fault,
     Worker,
@@ -40,9 +43,6 @@ WORTH_WAKING = 30e-6
 
 INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGALRM)
 """The signals whose handlers may want to end a launch."""
-
-Words = Any
-"""A record of 64-bit words: an array or a pointer of ctypes, which share no type that says so."""
 
 _REFILL = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64))
 _CALL = ctypes.CFUNCTYPE(
@@ -205,10 +205,7 @@ class Run:
                 return 0
             limit = self.machine.limit
             if limit and self.spent >= limit:
-                raise KernelFault(
-                    Fault.STOPPED,
-                    f"kernel {self.kernel.name} was stopped after NNKIT_MAX_INSTRUCTIONS={limit}",
-                )
+                raise self._stopped(f"stopped after NNKIT_MAX_INSTRUCTIONS={limit}")
             times = min(8.0, max(1 / 64, LOOK / max(now - since, 1e-6)))
             fuel = min(FUEL, max(LEAST_FUEL, int(last * times)))
             fuel = min(fuel, limit - self.spent) if limit else fuel
@@ -249,12 +246,10 @@ class Run:
 
     def _assertion(self, record: Words, site: int, lane: int, words: list[int]) -> KernelFault:
         message, file = (self._string(record, lane, word).decode(errors="replace") for word in words[:2])
-        place = self._place(record, self.variant.native.sites[site], lane)
-        where = f"{file}:{words[2] & 0xFFFFFFFF}"
-        thread = f"block {place.block}, thread {place.thread}"
-        return KernelFault(
-            Fault.CALL, f"kernel {self.kernel.name} at {where}, {thread}: assertion failed: {message}"
-        )
+        # The assertion itself says where it stands.
+        place = Location(file, words[2] & 0xFFFFFFFF)
+        asserting = replace(self.variant.native.sites[site], location=place)
+        return KernelFault(self._explanation.at(Fault.CALL, record, asserting, lane, detail=message))
 
     def _string(self, record: Words, lane: int, address: int) -> bytes:
         """A C string in the kernel's memory."""
@@ -278,11 +273,12 @@ class Run:
 
     # -- what went wrong ------------------------------------------------------------------------------------
 
-    def _place(self, record: Words, site: Site, lane: int) -> Place:
-        x, y, _ = self.block
-        thread = record[Worker.FAULT_VECTOR] * self.variant.native.width + lane
-        block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
-        return Place(self.kernel.name, site, block, (thread % x, thread // x % y, thread // (x * y)))
+    @property
+    def _explanation(self) -> Explanation:
+        return Explanation(self.kernel, self.variant.native, self.block, self.shared)
+
+    def _stopped(self, how: str) -> KernelFault:
+        return KernelFault(FaultRecord(Fault.STOPPED, self.kernel.name, detail=how))
 
     def _explain(self, arenas: "list[Arena]") -> None:
         """Raise what the first worker with a fault met."""
@@ -291,77 +287,11 @@ class Run:
         for arena in arenas:
             kind = Fault(arena.record[Worker.FAULT])
             if kind is Fault.DEADLOCK:
-                raise KernelFault(kind, self._deadlock(arena.record))
+                raise KernelFault(self._explanation.deadlock(arena.record))
             # A worker that left a call because of another one's fault has none of its own.
             if kind not in (Fault.NONE, Fault.STOPPED, Fault.CALL):
-                raise KernelFault(kind, self._fault(kind, arena.record))
-        raise KernelFault(Fault.STOPPED, f"kernel {self.kernel.name} was interrupted")
-
-    def _fault(self, kind: Fault, record: Words) -> str:
-        site, lane = self.variant.native.sites[record[Worker.FAULT_SITE]], record[Worker.FAULT_LANE]
-        if kind is Fault.ABSENT_LANE:
-            return self._absent(record, site)
-        address = record[Worker.FAULT_ADDRESS]
-        space = site.space
-        if space == "generic":
-            # The slow check cuts a window's addresses down to offsets; the lane's address tells which window.
-            whole = ctypes.c_int64.from_address(record[Worker.ADDRESSES] + 8 * lane).value
-            space = "global"
-            for name, window in WINDOWS.items():
-                # Before and behind a window an access was meant for it too: host addresses are far below.
-                if abs(whole - window) < WINDOW_REACH:
-                    space, address = name, whole - window
-        limit, near = -1, ""
-        traits = self.kernel.traits
-        sizes = {"shared": self.shared, "local": traits.local_bytes, "param": traits.parameter_bytes}
-        if space in sizes:
-            limit = sizes[space]
-        else:
-            near = self.machine.memory.nearest(address & (1 << 64) - 1, site.size)
-        return describe(kind, self._place(record, site, lane), space, address, near, limit)
-
-    def _absent(self, record: Words, used: Site) -> str:
-        shuffle, word = self.variant.native.sites[record[Worker.ABSENT_SITE]], record[Worker.ABSENT_LANE]
-        lane, width = word & 31, self.variant.native.width
-        x, y, z = self.block
-        exists = record[Worker.FAULT_VECTOR] * width + lane < x * y * z
-        place = self._place(record, shuffle, record[Worker.ABSENT_READER])
-        return absent_lane(place, used, lane, bool(word >> 5), exists)
-
-    def _deadlock(self, record: Words) -> str:
-        """Who waits where."""
-        native = self.variant.native
-        strands = record[Worker.STRANDS] or native.vectors
-        resume = (ctypes.c_int32 * strands).from_address(record[Worker.RESUME])
-        waits = (ctypes.c_int64 * strands).from_address(record[Worker.BARRIER])
-        alive = (ctypes.c_int64 * strands).from_address(record[Worker.ALIVE])
-        last = self.block[0] * self.block[1] * self.block[2]
-        what = dict.fromkeys(range(last), "left the kernel")
-        for strand in range(strands):
-            if resume[strand] < 0:
-                continue
-            number, expected = waits[strand] & 255, waits[strand] >> 8
-            here = f"wait at barrier {number}" + (f" for {expected} threads" if expected else "")
-            if native.barriers[resume[strand]]:
-                here += f" ({native.barriers[resume[strand]]})"
-            # Without threads that leave early the generated code keeps no masks: 0 stands for all.
-            mask = alive[strand] or -1
-            start = strand % native.vectors * native.width
-            what |= {t: here for t in range(start, min(start + native.width, last)) if mask >> t - start & 1}
-        groups: dict[str, list[int]] = {}
-        for thread, doing in what.items():
-            groups.setdefault(doing, []).append(thread)
-        parts = [f"{threads_in_words(threads)} {what}" for what, threads in groups.items()]
-        parts += [
-            f"{record[Worker.ARRIVED + number]} threads arrived at barrier {number} without waiting"
-            for number in range(16)
-            if record[Worker.ARRIVED + number]
-        ]
-        block = (record[Worker.BLOCK_X], record[Worker.BLOCK_Y], record[Worker.BLOCK_Z])
-        return (
-            f"kernel {self.kernel.name}, block {block}: not all threads reach the same barrier, so none can "
-            f"go on: {'; '.join(parts)}"
-        )
+                raise KernelFault(self._explanation.fault(kind, arena.record))
+        raise self._stopped("interrupted")
 
 
 _RUNNING: dict[int, Run] = {}
