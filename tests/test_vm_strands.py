@@ -213,3 +213,40 @@ extern "C" __global__ void k(int* x) {
     assert "threads 0 to 7 wait at barrier 1" in said
     assert "threads 8 to 23 wait at barrier 2" in said
     assert "threads 24 to 31 left the kernel" in said
+
+
+WRITTEN_BY_THE_REST = """.version 8.6
+.target sm_100
+.address_size 64
+.visible .entry k(.param .u64 out) {
+  .reg .u64 %rd<4>; .reg .b32 %r<4>; .reg .pred %p<2>;
+  ld.param.u64 %rd1, [out];
+  mov.u32 %r1, %tid.x;
+  mul.wide.u32 %rd2, %r1, 4;
+  add.u64 %rd3, %rd1, %rd2;
+  and.b32 %r2, %r1, 1;
+  setp.ne.u32 %p1, %r2, 0;
+  mov.u32 %r3, 1;
+  @%p1 bra ODD;
+  FIRST
+  barrier.sync 0;
+  bra JOIN;
+ODD:
+  SECOND
+  barrier.sync 0;
+JOIN:
+  barrier.sync 0;
+  st.global.u32 [%rd3], %r3;
+  ret;
+}
+"""
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_what_the_rest_writes_is_its_own(device: VirtualDevice, odd: int) -> None:
+    """A constant that is written behind the branch, where those who have parted no longer wait."""
+    sides = ("mov.u32 %r3, 5;", "")
+    text = WRITTEN_BY_THE_REST.replace("FIRST", sides[odd]).replace("SECOND", sides[1 - odd])
+    x = device.zeros((64,), np.int32)
+    device.load_ptx(text)["k"].launch(1, 64, (x,))
+    assert list(x.download()) == [5 if t % 2 == odd else 1 for t in range(64)]

@@ -1,8 +1,10 @@
 """Random kernels whose threads come to barriers by different ways, and what each thread must have at the end.
 
 Every thread passes the same number of barriers until it leaves, but not at the same places: branches and
-rounds of loops depend on the thread. At a barrier it hands its number on to a neighbour in the block. A
-program is a list of statements, nested; it is written as CUDA C++, and a twin in Python runs it.
+rounds of loops depend on the thread. At a barrier it hands its number on to a neighbour in the block. It
+keeps other values too: of several types, the same in all threads or a pattern, so that what the machine knows
+of them must hold behind barriers as well. A program is a list of statements, nested; it is written as CUDA
+C++, and a twin in Python runs it.
 """
 
 import random
@@ -36,15 +38,23 @@ class Condition:
 
 
 Statement = tuple[Any, ...]
-"""("add", number), ("meet", step), ("leave", condition), ("if", condition, [], []), ("loop", of, plus, [])"""
+"""("add", number), ("meet", step), ("leave", condition), ("if", condition, [], []), ("loop", of, plus, []),
+("keep", kept, times, plus), ("use", kept)"""
+
+KEPT = {"word": "unsigned", "wide": "unsigned long long", "real": "double", "flag": "bool"}
+"""What a thread keeps besides."""
+
+COUNTED = "own += count(own & 4u);"
+"""A barrier with a vote."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel of one block; `out` gets a number from each thread."""
+    """A kernel; `out` gets a number from each thread, and every block does the same."""
 
     name: str
     threads: int
+    grid: int
     body: list[Statement]
     barrier: str
     """How threads meet, in CUDA C++."""
@@ -57,15 +67,18 @@ class Program:
         return f"""
 extern "C" __global__ void {self.name}(unsigned* out) {{
     __shared__ unsigned board[2][{n}];
-    unsigned t = threadIdx.x, own = t + 1u, phase = 0;
+    unsigned t = threadIdx.x, own = t + 1u, phase = 0, notes[4] = {{}};
+    unsigned word = 0; unsigned long long wide = 0; double real = 0; bool flag = false;
+    out += blockIdx.x * {n};
     auto hand_on = [&](unsigned step) {{
         board[phase & 1][t] = own;
         {self.barrier}
-        own = own * 3u + board[phase & 1][(t + step) % {n}u];
+        own = own * 3u + board[phase & 1][(t + step) % {n}u] + notes[own & 3];
+        notes[step & 3] = own;
         ++phase;
     }};
     board[0][t] = board[1][t] = 0;
-    {self.barrier}
+    sync();
 {lines}
     out[t] = own;
 }}
@@ -77,6 +90,7 @@ extern "C" __global__ void {self.name}(unsigned* out) {{
         board = [[0] * n, [0] * n]
         own = [t + 1 for t in range(n)]
         phase = [0] * n
+        notes = [[0] * 4 for _ in range(n)]
         running = [_run(self.body, t, own, phase, board) for t in range(n)]
         alive = set(range(n))
         while alive:
@@ -87,8 +101,11 @@ extern "C" __global__ void {self.name}(unsigned* out) {{
                     waiting[t] = step
             # The barrier opens: who has left is not waited for.
             alive = set(waiting)
+            votes = sum(own[t] >> 2 & 1 for t in waiting) if self.barrier == COUNTED else 0
             for t, step in waiting.items():
-                own[t] = own[t] * 3 + board[phase[t] & 1][(t + step) % n] & MASK
+                own[t] = own[t] + votes & MASK
+                own[t] = own[t] * 3 + board[phase[t] & 1][(t + step) % n] + notes[t][own[t] & 3] & MASK
+                notes[t][step & 3] = own[t]
                 phase[t] += 1
         return own
 
@@ -98,6 +115,12 @@ def _text(body: list[Statement], depth: int) -> Iterator[str]:
     for kind, *rest in body:
         if kind == "add":
             yield f"{indent}own += {rest[0]}u;"
+        elif kind == "keep":
+            name, times, plus = rest
+            value = f"mul_add(t, {times}u, {plus}u)" if times else f"same({plus}u)"
+            yield f"{indent}{name} = {value}{' % 3u == 0' if name == 'flag' else ''};"
+        elif kind == "use":
+            yield f"{indent}own += {'unsigned(wide >> 1)' if rest[0] == 'wide' else f'unsigned({rest[0]})'};"
         elif kind == "meet":
             yield f"{indent}if (phase == {PHASES}u) {{ out[t] = own; return; }}"
             yield f"{indent}hand_on({rest[0]}u);"
@@ -124,11 +147,19 @@ def _run(
     body: list[Statement], t: int, own: list[int], phase: list[int], board: list[list[int]]
 ) -> Iterator[int]:
     """One thread: stops at each barrier, giving the distance of the neighbour that it asks behind it."""
+    kept = dict.fromkeys(KEPT, 0)
 
     def statements(body: list[Statement]) -> Iterator[int]:
         for kind, *rest in body:
             if kind == "add":
                 own[t] = own[t] + rest[0] & MASK
+            elif kind == "keep":
+                name, times, plus = rest
+                kept[name] = t * times + plus
+                if name == "flag":
+                    kept[name] = int(kept[name] % 3 == 0)
+            elif kind == "use":
+                own[t] = own[t] + (kept[rest[0]] >> (rest[0] == "wide")) & MASK
             elif kind == "meet":
                 if phase[t] == PHASES:
                     raise _Left
@@ -152,7 +183,8 @@ def _run(
 def program(rng: random.Random, name: str) -> Program:
     """A random one."""
     threads = rng.choice([2, 5, 16, 31, 32, 33, 48, 64, 70, 100])
-    return Program(name, threads, _body(rng, 3), rng.choice(["sync();", "cooperative();"]))
+    barrier = rng.choice(["sync();", "cooperative();", COUNTED])
+    return Program(name, threads, rng.choice([1, 1, 3]), _body(rng, 3), barrier)
 
 
 def _condition(rng: random.Random) -> Condition:
@@ -161,12 +193,19 @@ def _condition(rng: random.Random) -> Condition:
     return Condition(rng.random() < 0.7, rng.randrange(1, 50), rng.randrange(50), of, below)
 
 
+def _keep(rng: random.Random) -> Statement:
+    times = rng.choice([0, 0, 1, rng.randrange(50)])
+    return ("keep", rng.choice(list(KEPT)), times, rng.randrange(1000))
+
+
 def _like(rng: random.Random, body: list[Statement]) -> list[Statement]:
     """A body with as many barriers and other numbers: behind it those who went through either meet again."""
     found: list[Statement] = []
     for kind, *rest in body:
         if kind in ("add", "meet"):
             found.append((kind, rng.randrange(1, 40)))
+        elif kind == "keep":
+            found.append(_keep(rng))
         elif kind == "if":
             found.append((kind, rest[0], _like(rng, rest[1]), _like(rng, rest[2])))
         elif kind == "loop":
@@ -178,12 +217,17 @@ def _like(rng: random.Random, body: list[Statement]) -> list[Statement]:
 
 def _body(rng: random.Random, depth: int) -> list[Statement]:
     found: list[Statement] = []
-    for _ in range(rng.randrange(1, 4)):
+    for _ in range(rng.randrange(1, 5)):
         kind = rng.choice(
-            ["add", "meet", "meet", "leave", "if", "loop", "loop"] if depth else ["add", "meet"]
+            ["add", "keep", "keep", "use", "meet", "meet", "meet"]
+            + (["leave", "if", "if", "loop", "loop"] if depth else [])
         )
         if kind == "add":
             found.append(("add", rng.randrange(1, 1000)))
+        elif kind == "keep":
+            found.append(_keep(rng))
+        elif kind == "use":
+            found.append(("use", rng.choice(list(KEPT))))
         elif kind == "meet":
             found.append(("meet", rng.randrange(1, 40)))
         elif kind == "leave":
@@ -202,4 +246,21 @@ HEAD = """
 // For each thread alone, other than __syncthreads(). Memory changes there, so the compiler keeps it in place.
 __device__ __forceinline__ void sync() { asm volatile("barrier.sync 0;" ::: "memory"); }
 __device__ __forceinline__ void cooperative() { asm volatile("barrier.cta.sync 0;" ::: "memory"); }
+__device__ __forceinline__ unsigned count(bool yes) {
+    unsigned n;
+    asm volatile("{ .reg .pred q; setp.ne.u32 q, %1, 0; barrier.red.popc.u32 %0, 0, q; }"
+                 : "=r"(n) : "r"(unsigned(yes)) : "memory");
+    return n;
+}
+// Values that the compiler leaves where they are.
+__device__ __forceinline__ unsigned same(unsigned value) {
+    unsigned n;
+    asm volatile("mov.u32 %0, %1;" : "=r"(n) : "r"(value));
+    return n;
+}
+__device__ __forceinline__ unsigned mul_add(unsigned value, unsigned times, unsigned plus) {
+    unsigned n;
+    asm volatile("mad.lo.u32 %0, %1, %2, %3;" : "=r"(n) : "r"(value), "r"(times), "r"(plus));
+    return n;
+}
 """

@@ -243,15 +243,15 @@ def meetings(names: list[str], where: str = "") -> Iterator[Trial]:
     module = _module(HEAD, [p.cuda for p in programs])
     for name, p in zip(names, programs, strict=True):
         way = way_of(name, where)
-        yield Trial(name, f"{way}, block {p.threads}\n{p.cuda}", partial(_met, p, way, module))
+        yield Trial(name, f"{way}, block {p.threads}, grid {p.grid}\n{p.cuda}", partial(_met, p, way, module))
 
 
 def _met(p: Any, way: Way, module: str) -> str:
     end = way.ends[-1]
     with _device(way, end) as device:
-        out = device.zeros((p.threads,), np.uint32)
-        _load(device, module)[p.name].launch(1, p.threads, (out,))
-        return _difference(out.download(), np.array(p.expected(), np.uint32))
+        out = device.zeros((p.grid, p.threads), np.uint32)
+        _load(device, module)[p.name].launch(p.grid, p.threads, (out,))
+        return _difference(out.download(), np.array([p.expected()] * p.grid, np.uint32))
 
 
 KINDS: dict[str, Callable[[list[str], str], Iterator[Trial]]] = {

@@ -309,18 +309,26 @@ class Analysis:
     def _written_apart(self) -> set[str]:
         """The saved registers that lanes may write after they have parted, each its own value.
 
-        All but those that are written only where the whole vector runs, in front of every barrier.
+        All but those that are written only where the whole vector runs: in front of every barrier, and where
+        nobody waits or has parted.
         """
-        behind = 0
+        first = self.regions[0]
+        apart = sum(1 << number for number in first.order if first.pending[number])
         for block in self.blocks:
             if block.ending == "barrier":
-                behind |= self.cutter.behind[block.targets[0]]
-        first = self.regions[0]
-        apart = [
-            block for block in self.blocks if behind >> block.number & 1 or first.pending.get(block.number, 1)
-        ]
-        written = {name for block in apart for item in items(block) for name in cfg.destinations(item)}
-        return written.intersection(self._saved())
+                apart |= self.cutter.behind[block.targets[0]]
+        for number in first.order:
+            if self.may_part(first, number):
+                for other in first.waiting(number):
+                    apart |= self.cutter.ahead[other]
+        found = {
+            name
+            for block in self.blocks
+            if apart >> block.number & 1
+            for item in items(block)
+            for name in cfg.destinations(item)
+        }
+        return found.intersection(self._saved())
 
     def _saved(self) -> list[str]:
         """Registers whose values must outlive a barrier."""
