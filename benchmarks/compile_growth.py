@@ -53,6 +53,18 @@ def deep_loops(count: int) -> str:
     return body(lambda _: heads + "}" * count, 1)
 
 
+def flags(count: int) -> str:
+    """Each set under the one before, in a loop."""
+    declared = " ".join(f"bool f{i} = false;" for i in range(count))
+    chain = "\n".join(
+        f"if (x > {i * 3} && {f'f{i - 1}' if i else 'true'}) f{i} = true;" for i in range(count)
+    )
+    used = " ".join(f"x += f{i} * {i + 3};" for i in range(count))
+    return body(
+        lambda _: f"for (int r = 0; r < o[0]; r++) {{ {chain} x = x * 3 + o[x & 63]; }} {used}", 1, declared
+    )
+
+
 def many_live(count: int) -> str:
     """All registers are live throughout."""
     loads = "\n".join(f"int r{i} = o[t + {i * 64}];" for i in range(count))
@@ -104,6 +116,15 @@ KINDS: dict[str, tuple[Callable[[int], str], int]] = {
         ),
         50,
     ),
+    "barriers in ifs": (
+        lambda n: body(
+            lambda i: f"if (o[{i}] > {i}) {{ s[{i}] = x; __syncthreads(); x += s[(x + {i}) & 63]; }}",
+            n,
+            "__shared__ int s[1024];",
+        ),
+        20,
+    ),
+    "flags": (flags, 50),
     "warp barriers": (
         lambda n: body(
             lambda i: f"if (t < {63 - i % 62}) {{ s[t] += s[(t + {i}) & 63]; __syncwarp(); }}",
