@@ -250,3 +250,18 @@ def test_what_the_rest_writes_is_its_own(device: VirtualDevice, odd: int) -> Non
     x = device.zeros((64,), np.int32)
     device.load_ptx(text)["k"].launch(1, 64, (x,))
     assert list(x.download()) == [5 if t % 2 == odd else 1 for t in range(64)]
+
+
+def test_what_the_machine_uses_itself_is_free_for_kernels(device: VirtualDevice) -> None:
+    """The greater of two unsigned numbers, beside a barrier that counts its threads."""
+    source = """
+extern "C" __global__ void k(int* x) {
+    __shared__ unsigned here[40];
+    unsigned t = threadIdx.x;
+    here[t] = t * 7u % 40u;
+    if (t & 1) sync(); else { x[t] = 1; sync(); }
+    x[t] = max(here[t], here[39 - t]) + min(here[t], 5u);
+}
+"""
+    here = [t * 7 % 40 for t in range(40)]
+    assert results(device, source, 40) == [max(here[t], here[39 - t]) + min(here[t], 5) for t in range(40)]

@@ -1,6 +1,7 @@
 """A kernel to native code: analysis, LLVM IR, LLVM's passes, an object file that can be kept."""
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +19,8 @@ from nnkit.vm.instructions import absent
 from nnkit.vm.memory import slow_checks
 from nnkit.vm.memory.addresses import local_stride
 from nnkit.vm.prepare.program import Program
+
+DECLARATION = re.compile(r"^declare .*$", re.MULTILINE)
 
 
 @dataclass
@@ -42,17 +45,21 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
     analysis = Analysis(program.function, launch, program.memory.addresses)
     emitter = Emitter(analysis, program.memory, has_avx512, poison, absent.suspects(analysis))
     regions = [emit_region(emitter, region) for region in analysis.regions]
-    meetings = strands.functions(emitter)
+    templates = [
+        slow_checks.checks(launch.width),
+        strands.functions(emitter),
+        scheduler.scheduler(analysis.parts, len(regions), launch, poison, is_x86()),
+    ]
     text = emitter.text
+    # A kernel may use what a template uses too, and LLVM takes no second declaration.
+    declared = {line for template in templates for line in DECLARATION.findall(template)}
     parts = [
         slow_checks.PROBABLE,
         *text.globals,
-        *sorted(text.declarations),
+        *sorted(text.declarations | declared),
         *text.functions.values(),
-        slow_checks.checks(launch.width),
+        *(DECLARATION.sub("", template) for template in templates),
         *regions,
-        meetings,
-        scheduler.scheduler(analysis.parts, len(regions), launch, poison, is_x86()),
     ]
     whole = "\n".join(parts)
     return whole if has_avx512 else large.with_few_accesses(whole, launch.width), emitter
