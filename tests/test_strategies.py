@@ -71,7 +71,8 @@ def test_any_network_on_any_number_of_ranks(
     comm: str, ranks: int, hidden: list[int], batch: int, activation: str
 ) -> None:
     """Batches, widths and layers that ranks do not divide; ranks that hold nothing."""
-    rate = 0.1 if batch == 1 else 0.5
+    # Large steps in many small batches make a narrow tanh layer chaotic: rounding grows a hundredfold.
+    rate = 0.1 if batch < 32 else 0.5
     epochs = 1 if batch < 32 else 2
     config = TrainConfig(tuple(hidden), epochs=epochs, batch=batch, lr=rate, activation=activation)
     compare(runs(comm, ranks, config), config)
