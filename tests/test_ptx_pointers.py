@@ -60,6 +60,10 @@ ADDRESSES = {
     "changed by its bits": (f"xor.b64 %w1, %a, 16; {READ}", {}),
     "looked at": (f"shr.u64 %w1, %a, 3; {READ}", {"a": FLOAT}),
     "given to what is not known": (f"ldmatrix.sync.aligned.m8n8.x1.b16 {{%r1}}, [%a]; {READ}", {}),
+    "its upper half, by itself": (
+        f"ld.param.u32 %r1, [a+4]; xor.b32 %r2, %r1, 1; {READ}",
+        {"a": FLOAT},
+    ),
     "prefetched": (f"prefetch.global.L1 [%a]; {READ}", {"a": FLOAT}),
     "of shared memory": ("ld.shared.f32 %f1, [%ra]; add.f32 %f2, %f1, %f1;", {}),
 }
