@@ -147,6 +147,24 @@ extern "C" __global__ void k(int* x) {
     assert report(caught.value).line == line_of(HEAD + source, "here")
 
 
+def test_who_leaves_is_told_though_others_come(device: VirtualDevice) -> None:
+    """One thread goes past the barrier while two groups of others wait at copies of it."""
+    source = """
+__device__ __forceinline__ void meet() { __syncthreads(); } // here
+extern "C" __global__ void k(int* x) {
+    int t = threadIdx.x;
+    if (t % 4 > 1) { x[t] = 2; meet(); x[t] += 2; return; }
+    if (t % 4 == 0) { x[t] = 1; meet(); }
+    x[t] += 100;
+}
+"""
+    if device.machine.width == 1:
+        pytest.skip("a vector of one lane is never apart")
+    with pytest.raises(KernelError, match="only some threads of a warp reach") as caught:
+        results(device, source, 64)
+    assert report(caught.value).line == line_of(HEAD + source, "here")
+
+
 VOTES = """
 __device__ int count(int p) {
     int n;

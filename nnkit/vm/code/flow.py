@@ -45,6 +45,7 @@ def _current(e: Emitter) -> str:
 
 
 def _exit(e: Emitter, region: Region) -> None:
+    strands.missed(e)
     pending = region.pending[e.block.number]
     if not pending:
         end(e)
@@ -62,7 +63,6 @@ def without(e: Emitter, lanes: str) -> None:
 def end(e: Emitter) -> None:
     """Nobody is left in this strand."""
     text = e.text
-    strands.missed(e)
     strand = current(e)
     resume = e.worker_field(Worker.RESUME, "ptr")
     place = text.op(f"getelementptr i32, ptr {resume}, i64 {strand}")

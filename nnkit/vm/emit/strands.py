@@ -63,7 +63,7 @@ def meet(e: Emitter, block: Block) -> None:
 
 
 def missed(e: Emitter) -> None:
-    """Where the last lanes leave the kernel: nobody may have parted from them just now."""
+    """Where lanes leave the kernel: nobody may have parted from them just now."""
     if e.analysis.parts:
         _judge(e, "")
 
