@@ -111,9 +111,39 @@ def test_a_source_is_a_path_or_text(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read_source("int x;", "other") == ("int x;", "other")
     assert "cannot read the CUDA source none.cuh: No such file" in refusal(UsageError, "none.cuh")
     assert "Is a directory" in refusal(UsageError, tmp_path)
-    path.write_bytes(b"// caf\xe9\n")
-    assert "is not text in UTF-8" in refusal(UsageError, path)
     assert "holds a zero byte" in refusal(UsageError, "int x;\0nonsense")
+
+
+@pytest.mark.parametrize(
+    "comments",
+    [
+        b"// caf\xe9\n",
+        b"/* \xc4\xe3\n * \xba\xc3 */\n",
+        b"#define N 3 // \xe9\n",
+        b'#include <vector>  // \xe9\nint main() { /* \xe9 */ puts("caf\xc3\xa9"); }\n',
+    ],
+)
+def test_comments_may_be_in_another_encoding(tmp_path: Path, comments: bytes) -> None:
+    path = tmp_path / "latin.cu"
+    path.write_bytes(comments + PLAIN.encode())
+    assert ".entry" in compile_cuda(path).ptx
+    path.write_bytes(comments + PLAIN.encode() + b"__device__ int x = missing; // \xe9\n")
+    line = (comments + PLAIN.encode()).count(b"\n") + 1
+    first = refusal(CompileError, path).splitlines()[0]
+    assert first.startswith(f'{path}:{line}: error: identifier "missing" is undefined')
+
+
+@pytest.mark.parametrize(
+    "code", [b'const char *s = "\xe9";\n', b"int caf\xe9;\n", b'auto s = R"(// \xe9)";\n']
+)
+def test_other_text_must_be_unicode(tmp_path: Path, code: bytes) -> None:
+    """NVRTC takes the bytes behind for a part of the character: the quote's end would be lost."""
+    path = tmp_path / "latin.cu"
+    path.write_bytes(b"// caf\xe9\n" + code)
+    assert (
+        refusal(UsageError, path)
+        == f"the CUDA source {path} is not text in UTF-8, see line 2: save it as UTF-8"
+    )
 
 
 def test_a_compile_error_says_file_line_and_text_first() -> None:
@@ -127,6 +157,13 @@ def test_an_error_in_a_header_names_the_header(tmp_path: Path) -> None:
     (tmp_path / "inner.cuh").write_text("\n__device__ int x = ;\n")
     (tmp_path / "outer.cu").write_text('#include "inner.cuh"\n')
     assert refusal(CompileError, tmp_path / "outer.cu").startswith(f"{tmp_path}/inner.cuh:2: error: ")
+
+
+def test_a_missing_header_comes_before_errors_in_headers_of_the_host() -> None:
+    source = '#include <cuda.h>\n#include <vector>\n#include "no.cuh"\n__global__ void k() {}\n'
+    first, _, log = refusal(CompileError, source).partition("\n")
+    assert first == 'kernel.cu:3: error: cannot open source file "no.cuh": give its folder as -IFOLDER'
+    assert "nnkit" not in log
 
 
 def test_a_missing_header_says_what_to_do() -> None:

@@ -185,3 +185,13 @@ def test_cub_for_blocks_and_warps() -> None:
     assert largest.tolist() == given[:64].reshape(2, 32).max(1).tolist()
     assert steps.tolist() == np.diff(given[:64], prepend=0).tolist()
     assert turned.tolist() == np.roll(given[:64], -5).tolist()
+
+
+def test_a_program_that_talks_to_others_compiles() -> None:
+    source = """
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <sys/socket.h>
+int opened(const char *host) { hostent *found = gethostbyname(host); return socket(AF_INET, 1, found != 0); }
+"""
+    assert ".entry k(" in compile_cuda(source + KERNEL + "int main() { return opened(0); }\n").ptx

@@ -10,7 +10,7 @@ from functools import cached_property
 from os import PathLike
 from typing import Any
 
-from nnkit.device import host_headers
+from nnkit.device import cpp_tokens, host_headers
 from nnkit.device.advice import advice
 from nnkit.device.cache import DiskCache, digest
 from nnkit.device.excerpts import as_given
@@ -43,6 +43,9 @@ _LINE_OPTIONS = {"-lineinfo", "--generate-line-info", "-G", "--device-debug"}
 _ERROR = re.compile(r"^(.+)\((\d+)\): (?:catastrophic )?error(?: #\S+)?: (.*)$", re.MULTILINE)
 _PTXAS_ERROR = re.compile(r"^ptxas .*?(?:, line (\d+); error|fatal)\s*: (.*)$", re.MULTILINE)
 _TEMPLATE = re.compile(r"\btemplate\s*<[^;{}]*__global__[^;{}(]*(?:\([^()]*\)[^;{}(]*)?\b(\w+)\s*\(")
+_FOREIGN = re.compile("[\udc80-\udcff]")
+"""What "surrogateescape" makes of bytes that are not UTF-8."""
+
 _PATH = re.compile(r"[^\s{};#\"'()]*[./\\][^\s{};#\"'()]*")
 _PTX = re.compile(r"(?:\s|//[^\n]*\n)*\.version\b")
 _NO_HEADER = re.compile(r'open source file "([^"]*)"')
@@ -67,13 +70,11 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     else:
         name = _file_name(source)
         try:
-            text = read_file(name).decode("utf-8-sig")
+            text = _decoded(read_file(name), name)
         except OSError as error:
             raise UsageError(
                 f"cannot read the CUDA source {name}: {reason(error)}: give a file that is there"
             ) from None
-        except UnicodeDecodeError:
-            raise UsageError(f"the CUDA source {name} is not text in UTF-8: save it as UTF-8") from None
     if _PTX.match(text):
         raise UsageError(f"the CUDA source {name} is PTX: give it to load_ptx")
     if "\0" in text:
@@ -82,6 +83,21 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
     if not _is_unicode(text):
         raise UsageError(f"the CUDA source {name} holds a lone surrogate, which is no character: give text")
     return text, name
+
+
+def _decoded(content: bytes, name: str) -> str:
+    """A file's text. Comments may be in another encoding, as they often are: they become question marks.
+
+    Raises UsageError for other text that is not UTF-8: NVRTC would take the bytes behind for a part of it.
+    """
+    text = content.decode("utf-8-sig", "surrogateescape")
+    if _is_unicode(text):
+        return text
+    text = cpp_tokens.with_comments(text, lambda comment: _FOREIGN.sub("?", comment))
+    if left := _FOREIGN.search(text):
+        line = text.count("\n", 0, left.start()) + 1
+        raise UsageError(f"the CUDA source {name} is not text in UTF-8, see line {line}: save it as UTF-8")
+    return text
 
 
 def _file_name(name: Any) -> str:

@@ -1,7 +1,7 @@
 """The tokens of a C++ text, with comments, strings, raw strings and directives read as the language says."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _TOKEN = re.compile(
@@ -103,3 +103,17 @@ def _check_splice(text: str, start: int, end: int, line: int) -> None:
 def blank(text: str) -> str:
     """As many lines and columns of nothing."""
     return re.sub(r"[^\n\r]", " ", text)
+
+
+def with_comments(text: str, changed: Callable[[str], str]) -> str:
+    """The text with each comment changed, those at the end of directives too."""
+
+    def within(part: str) -> str:
+        return _TOKEN.sub(lambda found: changed(found[0]) if found.lastgroup == "comment" else found[0], part)
+
+    parts, end = [], 0
+    for token in tokens(text, tolerant=True):
+        parts.append(within(text[end : token.start]))
+        parts.append(within(token.text) if token.kind == "directive" else token.text)
+        end = token.end
+    return "".join([*parts, within(text[end:])])

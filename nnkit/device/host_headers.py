@@ -284,7 +284,10 @@ _EMPTY = """
 ctype.h errno.h locale.h signal.h setjmp.h stdarg.h stdbool.h unistd.h getopt.h fcntl.h malloc.h memory.h
 pthread.h omp.h sys/stat.h sys/mman.h sys/resource.h sys/wait.h sys/sysinfo.h sys/timeb.h sys/utsname.h
 dirent.h dlfcn.h libgen.h sched.h strings.h string.h alloca.h wchar.h wctype.h iso646.h fenv.h termios.h
-poll.h cctype cerrno clocale csignal csetjmp cstdarg cstdbool cwchar cstring chrono condition_variable
+poll.h arpa/inet.h net/if.h netdb.h netinet/in.h netinet/tcp.h sys/file.h sys/ioctl.h sys/ipc.h sys/param.h
+sys/select.h sys/sem.h sys/shm.h sys/socket.h sys/statvfs.h sys/syscall.h sys/times.h sys/uio.h sys/un.h
+execinfo.h glob.h grp.h pwd.h regex.h semaphore.h spawn.h syslog.h
+cctype cerrno clocale csignal csetjmp cstdarg cstdbool cwchar cstring chrono condition_variable
 future atomic iterator numeric regex filesystem bitset ratio typeinfo typeindex new any valarray codecvt
 locale streambuf iosfwd initializer_list shared_mutex execution ctime source_location immintrin.h
 xmmintrin.h emmintrin.h x86intrin.h intrin.h cpuid.h charconv span string_view

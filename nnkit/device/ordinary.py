@@ -60,6 +60,8 @@ class Compilation:
                 ) from None
             return status, compiled, ""
         except CannotSeparateError as error:
+            if (ended := self._ended_by_header()) is not None:
+                return *ended, ""
             return status, compiled, f"; host code cannot be left out: {error}" if str(error) else ""
         assert self._last is not None
         if good and self.names:
@@ -100,6 +102,16 @@ class Compilation:
                 self._bundled = bundled_folders(self.nvrtc)
             else:
                 return status, compiled
+
+    def _ended_by_header(self) -> tuple[Any, Compiled] | None:
+        """What the last attempt says of a header that is missing; None where none is.
+
+        The first attempt may have had too many errors in host code to get there.
+        """
+        if self._last is None or (missing := _MISSING.search(self._last[1].log)) is None:
+            return None
+        status, last = self._last
+        return status, replace(last, log=last.log[last.log.rfind("\n", 0, missing.start()) + 1 :])
 
     def _host_code_may_be_why(self, log: str) -> bool:
         return not _MISSING.search(log) and len(_NAME_ERROR.findall(log)) < len(_ERROR.findall(log))
