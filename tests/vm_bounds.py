@@ -98,6 +98,8 @@ def reach(rng: random.Random, name: str) -> Reach:
     most = {"local": 4, "param": max(2000 // element.size, 4), "constant": 200}.get(space, 300)
     length = rng.choice((threads, threads + 1, 2 * threads, 16, 4))
     length = -(-min(length, most * unit) // unit) * unit if unit > 1 else max(min(length, most), 1)
+    # An array of one element stays in registers, and what is stored beside it is left out.
+    length = max(length, 2) if space == "local" else length
     count = min(rng.choice((1, 1, 1, 2, 3)), length)
     bad, away = rng.randrange(threads * grid), _distance(rng, element, space)
     # What lies before a struct among the parameters are the other parameters.
@@ -105,6 +107,8 @@ def reach(rng: random.Random, name: str) -> Reach:
     writes = space in ("first", "dynamic", "local", "global") and rng.random() < 0.5
     # Far from its window a generic address may lie in another one.
     generic = rng.random() < 0.15 and away * element.size < 1 << 31
+    # Beside a function's local arrays stand what it hands to others and what those have.
+    generic = generic and (space != "local" or away >= 100)
     lines = _statements(rng, element, length, count, first, bad % threads, writes, generic)
     cuda = _kernel(rng, name, element, space, length, writes, lines)
     return Reach(name, element, block, grid, space, length, bad, first, count, writes, generic, cuda)
