@@ -333,9 +333,9 @@ def translate(action: Callable[[], Result], origin: "Origin | None" = None) -> R
         return action()
     except PtxError as error:
         raise _explained(CompileError(readable(str(error))), origin) from error.__cause__
-    except KernelFault as fault:
-        kind = DeviceMemoryError if fault.fault.kind in MEMORY_FAULTS else KernelError
-        raise _explained(kind(readable(str(fault)), fault.fault), origin) from None
+    except KernelFault as error:
+        kind = DeviceMemoryError if error.fault.kind in MEMORY_FAULTS else KernelError
+        raise _explained(kind(readable(str(error)), error.fault), origin) from None
     except MemoryError:
         raise DeviceError(
             "no memory left for the kernel: its variables, or its threads: use fewer, in NNKIT_THREADS"

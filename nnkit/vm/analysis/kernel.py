@@ -146,14 +146,17 @@ class Analysis:
 
         As good is a copy that the compiler made. `barrier.sync` that is not aligned is for each thread alone.
         """
-        waiting = region.pending[number] if self.blocks[number].ending == "barrier" else 0
-        if not waiting:
+        if self.blocks[number].ending != "barrier" or not region.pending[number]:
             return False
-        ahead = 0
-        for other in region.waiting(number):
-            ahead |= self.cutter.ahead[other]
-        source = self.sources[number]
+        source, ahead = self.sources[number], self._ahead(region, number)
         return source < 0 or any(of == source and ahead >> other & 1 for other, of in self.sources.items())
+
+    def _ahead(self, region: Region, number: int) -> int:
+        """Where lanes may come, up to the next barrier, that wait while a block runs, as bits."""
+        found = 0
+        for other in region.waiting(number):
+            found |= self.cutter.ahead[other]
+        return found
 
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
@@ -319,8 +322,7 @@ class Analysis:
                 apart |= self.cutter.behind[block.targets[0]]
         for number in first.order:
             if self.may_part(first, number):
-                for other in first.waiting(number):
-                    apart |= self.cutter.ahead[other]
+                apart |= self._ahead(first, number)
         found = {
             name
             for block in self.blocks

@@ -20,7 +20,7 @@ from nnkit.vm.memory import slow_checks
 from nnkit.vm.memory.addresses import local_stride
 from nnkit.vm.prepare.program import Program
 
-DECLARATION = re.compile(r"^declare .*$", re.MULTILINE)
+_DECLARATION = re.compile(r"^declare .*$", re.MULTILINE)
 
 
 @dataclass
@@ -52,13 +52,13 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
     ]
     text = emitter.text
     # A kernel may use what a template uses too, and LLVM takes no second declaration.
-    declared = {line for template in templates for line in DECLARATION.findall(template)}
+    declared = {line for template in templates for line in _DECLARATION.findall(template)}
     parts = [
         slow_checks.PROBABLE,
         *text.globals,
         *sorted(text.declarations | declared),
         *text.functions.values(),
-        *(DECLARATION.sub("", template) for template in templates),
+        *(_DECLARATION.sub("", template) for template in templates),
         *regions,
     ]
     whole = "\n".join(parts)

@@ -9,7 +9,7 @@ from nnkit.ptx.ir import Guard, Immediate, Instruction, PtxError
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.frames import alive_mask, current, store_word, suspend
+from nnkit.vm.emit.frames import alive_mask, current, store_resume, store_word, suspend
 from nnkit.vm.instructions import calls, warp_wait
 from nnkit.vm.text.layout import ENDED, Context, Fault, Worker
 
@@ -46,28 +46,23 @@ def _current(e: Emitter) -> str:
 
 def _exit(e: Emitter, region: Region) -> None:
     strands.missed(e)
-    pending = region.pending[e.block.number]
-    if not pending:
-        end(e)
-        return
-    without(e, _current(e))
-    search_from(e, region, pending, -1)
+    if region.pending[e.block.number]:
+        _leave_to_others(e, region)
+    else:
+        _end(e)
 
 
-def without(e: Emitter, lanes: str) -> None:
-    """Lanes no longer belong to the strand that runs."""
-    kept = e.one.binary("xor", f"i{e.width}", lanes, mask_literal(e.width, (1 << e.width) - 1))
+def _leave_to_others(e: Emitter, region: Region) -> None:
+    """The current lanes no longer belong to the strand; those that wait elsewhere go on."""
+    kept = e.one.binary("xor", f"i{e.width}", _current(e), mask_literal(e.width, (1 << e.width) - 1))
     e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive_mask(e), kept)}, ptr %alive")
+    _search(e, region, region.pending[e.block.number], -1)
 
 
-def end(e: Emitter) -> None:
+def _end(e: Emitter) -> None:
     """Nobody is left in this strand."""
-    text = e.text
-    strand = current(e)
-    resume = e.worker_field(Worker.RESUME, "ptr")
-    place = text.op(f"getelementptr i32, ptr {resume}, i64 {strand}")
-    text.line(f"store i32 {ENDED}, ptr {place}")
-    text.jump("next.vector")
+    store_resume(e, current(e), ENDED)
+    e.text.jump("next.vector")
 
 
 def _barrier(e: Emitter, region: Region, block: Block) -> None:
@@ -76,8 +71,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     assert block.last is not None
     strands.meet(e, block)
     word = calls.barrier_word(e, block.last)
-    pending = region.pending[block.number]
-    if pending:
+    if region.pending[block.number]:
         together = text.label("together")
         apart = text.label("apart")
         same = e.one.compare("eq", f"i{e.width}", _current(e), alive_mask(e))
@@ -85,8 +79,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
         text.place(apart)
         if e.analysis.may_part(region, block.number):
             strands.part(e, region, block, word)
-            without(e, _current(e))
-            search_from(e, region, pending, -1)
+            _leave_to_others(e, region)
         else:
             e.fault(Fault.DIVERGENT_BARRIER, e.site(block.last, "barrier"), e.mask64())
         text.place(together)
@@ -175,10 +168,10 @@ def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
     waiting = region.pending[e.block.number]
     for place in places:
         waiting |= 1 << place
-    search_from(e, region, waiting, max(places))
+    _search(e, region, waiting, max(places))
 
 
-def search_from(e: Emitter, region: Region, waiting: int, last: int) -> None:
+def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
     """Jump to the first of the waiting blocks that has lanes.
 
     The block at place `last` has some if none before it has; where that is -1, all may have left the kernel.
@@ -201,7 +194,7 @@ def search_from(e: Emitter, region: Region, waiting: int, last: int) -> None:
         jump(e, region, target)
         e.text.place(on)
         waiting &= waiting - 1
-    end(e)
+    _end(e)
 
 
 def _has_lanes(e: Emitter, target: int, among: str = "") -> str:
@@ -237,7 +230,7 @@ def emit_searches(e: Emitter, region: Region) -> None:
             kept = warp_wait.released(e) if all_wait and e.analysis.may_wait(region, target) else ""
             e.text.branch(_has_lanes(e, target, kept), there, on)
         e.text.place(f"{name}.end")
-        (warp_wait.nobody_runs if all_wait else end)(e)
+        (warp_wait.nobody_runs if all_wait else _end)(e)
 
 
 def way_back(e: Emitter, target: int) -> str:

@@ -51,7 +51,6 @@ def suspend(e: Emitter, region: Region, entry: int, strand: str, alive: str) -> 
 
     Its frame is the one that this region was entered with, or a copy of it.
     """
-    text = e.text
     target = next(r for r in e.analysis.regions if r.entry == entry and r.number)
     live = e.analysis.live[entry]
     # What this region received and never wrote is still in the frame.
@@ -59,9 +58,13 @@ def suspend(e: Emitter, region: Region, entry: int, strand: str, alive: str) -> 
     _save(e, live - same, strand)
     if not e.analysis.full:
         store_word(e, Worker.ALIVE, strand, e.one.resize(f"i{e.width}", alive, "i64"))
-    resume = e.worker_field(Worker.RESUME, "ptr")
-    place = text.op(f"getelementptr i32, ptr {resume}, i64 {strand}")
-    text.line(f"store i32 {target.number}, ptr {place}")
+    store_resume(e, strand, target.number)
+
+
+def store_resume(e: Emitter, strand: str, region: int) -> None:
+    """Say where a strand goes on: in a region, or nowhere, ENDED."""
+    place = e.text.op(f"getelementptr i32, ptr {e.worker_field(Worker.RESUME, 'ptr')}, i64 {strand}")
+    e.text.line(f"store i32 {region}, ptr {place}")
 
 
 def store_word(e: Emitter, table: Worker, strand: str, value: str) -> None:

@@ -16,7 +16,7 @@ error, and so is leaving the kernel past a barrier at which others of the warp w
 from nnkit.ptx.cfg import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.frames import frame_place, store_word, suspend
+from nnkit.vm.emit.frames import current, frame_place, store_word, suspend
 from nnkit.vm.text.layout import Fault, Worker
 
 SITE, LANES, SOURCE = "%parted.site", "%parted.lanes", "%parted.source"
@@ -44,36 +44,35 @@ def part(e: Emitter, region: Region, block: Block, word: str) -> None:
     """The current lanes wait in a strand of their own; the caller goes on with the others."""
     assert block.last is not None
     text = e.text
-    lanes = e.mask64()
-    strand = text.op(f"load i64, ptr {e.strand}")
-    spare = text.op(f"call i64 @spare(ptr %wk, i64 {strand})")
+    spare = text.op(f"call i64 @spare(ptr %wk, i64 {current(e)})")
     suspend(e, region, block.targets[0], spare, e.mask)
     store_word(e, Worker.BARRIER, spare, word)
     source = e.analysis.sources[block.number]
     if source >= 0:
         text.line(f"store i64 {e.site(block.last, 'barrier')}, ptr {SITE}")
-        text.line(f"store i64 {lanes}, ptr {LANES}")
+        text.line(f"store i64 {e.mask64()}, ptr {LANES}")
         text.line(f"store i64 {source}, ptr {SOURCE}")
 
 
 def meet(e: Emitter, block: Block) -> None:
     """At a barrier: those who have parted must wait at a copy of it."""
     if e.analysis.parts:
-        _judge(e, f", {e.analysis.sources[block.number]}")
+        _judge(e, e.analysis.sources[block.number])
 
 
 def missed(e: Emitter) -> None:
     """Where lanes leave the kernel: nobody may have parted from them just now."""
     if e.analysis.parts:
-        _judge(e, "")
+        _judge(e, None)
 
 
-def _judge(e: Emitter, allowed: str) -> None:
+def _judge(e: Emitter, allowed: int | None) -> None:
+    """Faults if lanes have parted at a barrier of the source, other than the one that is allowed."""
     text = e.text
     source = text.op(f"load i64, ptr {SOURCE}")
-    fine = text.op(f"icmp slt i64 {source}, 0")
-    if allowed:
-        fine = text.op(f"or i1 {fine}, {text.op(f'icmp eq i64 {source}{allowed}')}")
+    fine = e.one.compare("slt", "i64", source, "0")
+    if allowed is not None:
+        fine = e.one.binary("or", "i1", fine, e.one.compare("eq", "i64", source, str(allowed)))
     well, ill = text.label("met"), text.label("missed")
     text.likely(fine, well, ill)
     text.place(ill)
@@ -84,8 +83,8 @@ def _judge(e: Emitter, allowed: str) -> None:
 
 def elsewhere(e: Emitter) -> str:
     """The lanes of the vector that wait in other strands, as 32 bits."""
-    strand = e.text.op(f"load i64, ptr {e.strand}")
-    return e.one.resize("i64", e.text.op(f"call i64 @elsewhere(ptr %wk, i64 {strand})"), "i32")
+    lanes = e.text.op(f"call i64 @elsewhere(ptr %wk, i64 {current(e)})")
+    return e.one.resize("i64", lanes, "i32")
 
 
 def functions(e: Emitter) -> str:

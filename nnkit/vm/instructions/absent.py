@@ -159,7 +159,7 @@ def _fetched(e: Emitter, item: Instruction, lanes: str, masks: str, before: str)
 def _that_count(item: Instruction) -> list[str]:
     """The registers whose values decide something: not what a thread keeps in its own memory."""
     access = access_of(item)
-    if access is not None and access.space == "local" and item.opcode == "st":
+    if access is not None and access.space == "local" and access.kind == "store":
         return cfg.sources(item)[: isinstance(access.base, Register)]
     return cfg.sources(item)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from nnkit.ptx.cfg import Block, destinations
 from nnkit.ptx.ir import SIZES, Address, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.forms.table import Effect, form_of
+from nnkit.vm.forms import table
 
 SPACES = ("global", "shared", "const", "param", "local")
 
@@ -23,7 +23,17 @@ class Access:
     offset: int
     size: int
     count: int
-    writes: bool
+    kind: table.Access
+
+    @property
+    def reads(self) -> bool:
+        """Whether memory is read."""
+        return self.kind != "store"
+
+    @property
+    def writes(self) -> bool:
+        """Whether memory is written."""
+        return self.kind != "load"
 
     @property
     def bytes(self) -> int:
@@ -56,8 +66,8 @@ class Group:
 
 def access_of(item: Instruction) -> Access | None:
     """What an instruction does to memory, if it does anything."""
-    form = form_of(item)
-    if not isinstance(form, Effect) or not form.access:
+    form = table.form_of(item)
+    if not isinstance(form, table.Effect) or not form.access:
         return None
     # A result, if there is one, stands before the address, and what is stored behind it.
     at = int(bool(form.lanes))
@@ -74,7 +84,7 @@ def access_of(item: Instruction) -> Access | None:
         base, offset = Symbol(base.name), offset + base.offset
     elif isinstance(base, Immediate):
         base, offset = Immediate(0), offset + base.value
-    return Access(item, space, base, offset, SIZES[item.type], count, form.access != "load")
+    return Access(item, space, base, offset, SIZES[item.type], count, form.access)
 
 
 def plan(e: Emitter, block: Block) -> None:

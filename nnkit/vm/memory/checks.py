@@ -107,7 +107,7 @@ def _members(e: Emitter, group: Group) -> str:
     """The table of the group's accesses, for the slow check."""
     rows = []
     for member in group.members:
-        what = {"ld": "load", "ldu": "load", "st": "store"}.get(member.item.opcode, "atomic operation")
+        what = "atomic operation" if member.kind == "update" else member.kind
         site = e.site(member.item, what, member.space, member.bytes)
         rows += [member.offset, member.bytes, site, int(member.writes)]
     name = f"@members{len(e.text.globals)}"

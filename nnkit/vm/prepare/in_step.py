@@ -48,7 +48,7 @@ class _Interval:
         for space in SEEN_IN.get(access.space, ()):
             seen = self.traffic[space]
             seen.writes += access.writes
-            seen.reads += item.opcode != "st"
+            seen.reads += access.reads
             seen.volatile += "volatile" in item.modifiers
 
     @property
