@@ -14,6 +14,7 @@ from nnkit.vm.code import scheduler
 from nnkit.vm.code.region import emit_region
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.state import KernelState
 from nnkit.vm.emit.values import Site
 from nnkit.vm.instructions import absent
 from nnkit.vm.memory import slow_checks
@@ -40,10 +41,11 @@ class Native:
     sites: list[Site]
 
 
-def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) -> tuple[str, Emitter]:
-    """The kernel as LLVM IR, with the emitter that knows its sites and sizes."""
+def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) -> tuple[str, KernelState]:
+    """The kernel as LLVM IR, with the state that knows its sites and sizes."""
     analysis = Analysis(program.function, launch, program.memory.addresses)
-    emitter = Emitter(analysis, program.memory, has_avx512, poison, absent.suspects(analysis))
+    kernel = KernelState(analysis, program.memory, poison, absent.suspects(analysis))
+    emitter = Emitter(kernel, has_avx512)
     regions = [emit_region(emitter, region) for region in analysis.regions]
     templates = [
         slow_checks.checks(launch.width),
@@ -62,12 +64,12 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
         *regions,
     ]
     whole = "\n".join(parts)
-    return whole if has_avx512 else large.with_few_accesses(whole, launch.width), emitter
+    return whole if has_avx512 else large.with_few_accesses(whole, launch.width), kernel
 
 
 def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Native:
     """Native code for a kind of launch. Raises PtxError for what cannot be emitted."""
-    text, emitter = llvm_text(program, launch, has_avx512(), poison)
+    text, kernel = llvm_text(program, launch, has_avx512(), poison)
     if large.weight(text, launch.width) < large.WORTH_A_PROCESS:
         code = object_code(text, target_machine())
     else:
@@ -78,12 +80,12 @@ def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Na
         code,
         launch.width,
         launch.vectors,
-        launch.vectors * (launch.width if emitter.analysis.parts else 1),
-        emitter.frame_size,
+        launch.vectors * (launch.width if kernel.analysis.parts else 1),
+        kernel.frame.size,
         local_stride(program.memory),
-        emitter.caches,
-        [str(region.barrier) for region in emitter.analysis.regions],
-        emitter.sites,
+        kernel.caches,
+        [str(region.barrier) for region in kernel.analysis.regions],
+        kernel.sites,
     )
 
 

@@ -41,12 +41,12 @@ def leave(e: Emitter, region: Region, block: Block) -> None:
 
 
 def _current(e: Emitter) -> str:
-    return e.mask or mask_literal(e.width, (1 << e.width) - 1)
+    return e.block.mask or mask_literal(e.width, (1 << e.width) - 1)
 
 
 def _exit(e: Emitter, region: Region) -> None:
     strands.missed(e)
-    if region.pending[e.block.number]:
+    if region.pending[e.block.code.number]:
         _leave_to_others(e, region)
     else:
         _end(e)
@@ -56,7 +56,7 @@ def _leave_to_others(e: Emitter, region: Region) -> None:
     """The current lanes no longer belong to the strand; those that wait elsewhere go on."""
     kept = e.one.binary("xor", f"i{e.width}", _current(e), mask_literal(e.width, (1 << e.width) - 1))
     e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive_mask(e), kept)}, ptr %alive")
-    _search(e, region, region.pending[e.block.number], -1)
+    _search(e, region, region.pending[e.block.code.number], -1)
 
 
 def _end(e: Emitter) -> None:
@@ -77,7 +77,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
         same = e.one.compare("eq", f"i{e.width}", _current(e), alive_mask(e))
         text.likely(same, together, apart)
         text.place(apart)
-        if e.analysis.may_part(region, block.number):
+        if e.kernel.analysis.may_part(region, block.number):
             strands.part(e, region, block, word)
             _leave_to_others(e, region)
         else:
@@ -87,7 +87,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     suspend(e, region, block.targets[0], strand, alive_mask(e))
     store_word(e, Worker.BARRIER, strand, word)
     # A loop around a barrier never jumps backwards inside a region.
-    _burn(e, e.analysis.size(region))
+    _burn(e, e.kernel.analysis.size(region))
     text.jump("next.vector")
 
 
@@ -165,7 +165,7 @@ def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
             if region.may_wait >> region.place[target] & 1:
                 warp_wait.stand(e, mask)
     places = {region.place[target] for target, _ in masks}
-    waiting = region.pending[e.block.number]
+    waiting = region.pending[e.block.code.number]
     for place in places:
         waiting |= 1 << place
     _search(e, region, waiting, max(places))
@@ -211,23 +211,22 @@ def emit_searches(e: Emitter, region: Region) -> None:
     All blocks with a mask are looked at: those for which nobody can be waiting have none.
     """
     for name, all_wait in (("search", False), ("stopped", True)):
-        if not e.searches[name]:
+        if not e.function.searches[name]:
             continue
         masked = sorted(region.place[block] for block in region.masked)
-        places = [place for place in masked if place >= min(e.searches[name])]
+        places = [place for place in masked if place >= min(e.function.searches[name])]
         for place, following in zip(places, [*places[1:], -1], strict=True):
             target = region.order[place]
-            e.block = e.analysis.blocks[target]
             e.text.place(f"{name}{place}")
             on = f"{name}{following}" if following >= 0 else f"{name}.end"
-            if all_wait and e.block.ending == "barrier":
+            if all_wait and e.kernel.analysis.blocks[target].ending == "barrier":
                 e.text.jump(on)
                 continue
             there = f"block{target}"
             if all_wait or (region.headers | region.may_wait) >> place & 1:
                 # For some of those who come this is a way back.
                 there = way_back(e, target)
-            kept = warp_wait.released(e) if all_wait and e.analysis.may_wait(region, target) else ""
+            kept = warp_wait.released(e) if all_wait and e.kernel.analysis.may_wait(region, target) else ""
             e.text.branch(_has_lanes(e, target, kept), there, on)
         e.text.place(f"{name}.end")
         (warp_wait.nobody_runs if all_wait else _end)(e)
@@ -235,31 +234,31 @@ def emit_searches(e: Emitter, region: Region) -> None:
 
 def way_back(e: Emitter, target: int) -> str:
     """The label of a way to a block that costs fuel; its code is there once."""
-    if e.analysis.is_way_out(target):
+    if e.kernel.analysis.is_way_out(target):
         return f"block{target}"
-    e.returns.add(target)
+    e.function.returns.add(target)
     return f"return{target}"
 
 
 def jump(e: Emitter, region: Region, target: int) -> None:
     """Backwards costs fuel, so that an endless loop can be stopped."""
-    if region.place[target] > region.place[e.block.number] or e.analysis.is_way_out(target):
+    if region.place[target] > region.place[e.block.code.number] or e.kernel.analysis.is_way_out(target):
         e.text.jump(f"block{target}")
         return
-    if e.analysis.may_wait(region, target):
+    if e.kernel.analysis.may_wait(region, target):
         # Many blocks lead back to it.
         e.text.jump(way_back(e, target))
         return
-    _burn(e, e.analysis.size(region, region.place[target], region.place[e.block.number] + 1))
+    _burn(e, e.kernel.analysis.size(region, region.place[target], region.place[e.block.code.number] + 1))
     e.text.jump(f"block{target}")
 
 
 def emit_returns(e: Emitter, region: Region) -> None:
     """The ways back to warps' barriers at which lanes wait."""
-    for target in sorted(e.returns):
-        e.block, e.mask = e.analysis.blocks[target], ""
+    for target in sorted(e.function.returns):
+        e.begin_block(e.kernel.analysis.blocks[target])
         e.text.place(f"return{target}")
-        _burn(e, e.analysis.size(region, region.place[target]))
+        _burn(e, e.kernel.analysis.size(region, region.place[target]))
         e.text.jump(f"block{target}")
 
 
@@ -280,7 +279,7 @@ def _burn(e: Emitter, cost: int) -> None:
     e.text.line(f"store i64 {more}, ptr %fuel")
     e.text.jump(go)
     e.text.place(stopped)
-    item = e.block.last or (e.block.instructions[-1] if e.block.instructions else _nowhere())
+    item = e.block.code.last or (e.block.code.instructions[-1] if e.block.code.instructions else _nowhere())
     e.fault(Fault.STOPPED, e.site(item, "stopped"), e.mask64())
     e.text.place(go)
 

@@ -20,15 +20,9 @@ _MASK = re.compile(r"\b(load|store) (i\d+.*, ptr %mask\d+)$")
 
 def emit_region(e: Emitter, region: Region) -> str:
     """The definition of `@regionN(ctx, wk, first, last)`: 0 if all is well, 1 if a fault ended it."""
-    e.region = region
+    e.begin_function(region)
     text = e.text
-    text.lines = []
-    e.entry_text = []
-    e.constants = {}
-    e.slots = set()
-    e.returns = set()
-    e.searches = {"search": set(), "stopped": set()}
-    blocks = [e.analysis.blocks[number] for number in region.order]
+    blocks = [e.kernel.analysis.blocks[number] for number in region.order]
     _start(e, region)
     for block in blocks:
         _emit_block(e, region, block)
@@ -40,7 +34,7 @@ def emit_region(e: Emitter, region: Region) -> str:
     # block: they stay in memory.
     lines = (
         [_MASK.sub(r"\1 volatile \2", line) for line in text.lines]
-        if any(e.searches.values())
+        if any(e.function.searches.values())
         else text.lines
     )
     return "\n".join(
@@ -48,7 +42,7 @@ def emit_region(e: Emitter, region: Region) -> str:
             f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{",
             "entry:",
             *slots,
-            *e.entry_text,
+            *e.function.entry,
             "br label %vectors",
             *lines,
             "}",
@@ -67,12 +61,12 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     ]
     for number in sorted(region.masked):
         lines.append(f"%mask{number} = alloca i{e.width}")
-    for name, form in sorted(e.slots, key=lambda slot: (slot[0], "svfu".index(slot[1]))):
+    for name, form in sorted(e.function.slots, key=lambda slot: (slot[0], "svfu".index(slot[1]))):
         type_ = {"s": e.kind(name), "v": e.all.type(e.kind(name)), "f": "i1", "u": "i32"}[form]
         lines.append(f"%{form}.{ident(name)} = alloca {type_}")
     fuel = f"getelementptr i64, ptr %wk, i64 {int(Worker.FUEL)}"
     lines += [
-        f"store i64 %first, ptr {e.strand}",
+        f"store i64 %first, ptr {e.kernel.strand}",
         f"%fuel.home = {fuel}",
         "%fuel.start = load i64, ptr %fuel.home",
         "store i64 %fuel.start, ptr %fuel",
@@ -87,7 +81,7 @@ def _start(e: Emitter, region: Region) -> None:
     strand = current(e)
     vector = strands.begin(e, strand)
     full = (1 << e.width) - 1
-    if e.analysis.full:
+    if e.kernel.analysis.full:
         text.line(f"store i{e.width} {mask_literal(e.width, full)}, ptr %alive")
     else:
         table = e.worker_field(Worker.ALIVE, "ptr")
@@ -101,12 +95,12 @@ def _start(e: Emitter, region: Region) -> None:
         text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
     absent.begin(e)
     warp_wait.begin(e)
-    live = e.analysis.live[region.entry]
+    live = e.kernel.analysis.live[region.entry]
     if region.number:
         # What the region does not touch stays in the frame.
-        live &= e.analysis.touched_in(region)
+        live &= e.kernel.analysis.touched_in(region)
     for name in sorted(live):
-        if name in e.frame_offsets and region.number:
+        if name in e.kernel.frame.offsets and region.number:
             restore(e, name, strand)
         else:
             _initialise(e, name)
@@ -125,26 +119,26 @@ def _maybe_unwritten(e: Emitter, region: Region) -> set[str]:
         name
         for number in region.order
         if region.pending[number]
-        for item in e.analysis.blocks[number].instructions
+        for item in e.kernel.analysis.blocks[number].instructions
         for name in destinations(item)
-        if e.analysis.must_blend(region, number, name)
+        if e.kernel.analysis.must_blend(region, number, name)
     }
 
 
 def _initially_alive(e: Emitter, vector: str) -> str:
     """All lanes, except beyond the block's last thread."""
-    threads, width = e.launch.threads, e.width
+    threads, width = e.kernel.launch.threads, e.width
     tail = threads % width
     if not tail:
         return mask_literal(width, (1 << width) - 1)
-    last = e.one.compare("eq", "i64", vector, str(e.launch.vectors - 1))
+    last = e.one.compare("eq", "i64", vector, str(e.kernel.launch.vectors - 1))
     return e.one.select(last, f"i{width}", str((1 << tail) - 1), mask_literal(width, (1 << width) - 1))
 
 
 def _initialise(e: Emitter, name: str) -> None:
     """Registers that nobody wrote: zero, or poison if the user wants to see them."""
-    kind, shape = e.kind(name), e.analysis.shape(name)
-    value = POISON[BITS[kind]] if e.poison else 0
+    kind, shape = e.kind(name), e.kernel.analysis.shape(name)
+    value = POISON[BITS[kind]] if e.kernel.poison else 0
 
     def constant(wide: bool) -> str:
         lanes = e.all if wide else e.one
@@ -166,7 +160,7 @@ def _finish(e: Emitter) -> None:
     text = e.text
     text.place("next.vector")
     following = text.op(f"add i64 {current(e)}, 1")
-    text.line(f"store i64 {following}, ptr {e.strand}")
+    text.line(f"store i64 {following}, ptr {e.kernel.strand}")
     more = text.op(f"icmp slt i64 {following}, %last")
     text.branch(more, "vectors", "finished")
     text.place("finished")
@@ -182,16 +176,16 @@ def _finish(e: Emitter) -> None:
 def _emit_block(e: Emitter, region: Region, block: Block) -> None:
     text = e.text
     number = block.number
-    e.block, e.now, e.changed, e.guards = block, {}, set(), {}
     text.place(f"block{number}")
     if region.pending[number]:
-        e.mask = text.op(f"load i{e.width}, ptr %mask{number}")
+        mask = text.op(f"load i{e.width}, ptr %mask{number}")
     else:
-        e.mask = "" if e.analysis.full else alive_mask(e)
+        mask = "" if e.kernel.analysis.full else alive_mask(e)
+    e.begin_block(block, mask)
     if number in region.masked:
         text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
     warp_wait.enter(e)
-    if e.analysis.leaves(region, number):
+    if e.kernel.analysis.leaves(region, number):
         go_on_in(e, region, block.number)
         return
     plan(e, block)
@@ -211,7 +205,7 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
 def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instruction]:
     """The barriers with a vote that lead to the region's first block: there the result is read."""
     entered = block.number == region.entry and region.number
-    return e.analysis.votes.get(block.number, []) if entered else []
+    return e.kernel.analysis.votes.get(block.number, []) if entered else []
 
 
 def emit_instruction(e: Emitter, item: Instruction) -> None:

@@ -20,11 +20,11 @@ from nnkit.ptx.ir import (
     Symbol,
 )
 from nnkit.vm.analysis import shapes
-from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.special import emit_special
-from nnkit.vm.emit.values import Memory, Site, Value
+from nnkit.vm.emit.state import BlockState, FunctionState, KernelState
+from nnkit.vm.emit.values import Site, Value
 from nnkit.vm.text.builder import (
     BITS,
     LLVM_TYPES,
@@ -41,67 +41,44 @@ POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) -
 
 
 class Emitter:
-    """Text for all regions of one kernel."""
+    """Writes the text of a kernel, one function and in it one block after another."""
 
-    def __init__(
-        self,
-        analysis: Analysis,
-        memory: Memory,
-        has_avx512: bool,
-        poison: bool,
-        suspects: frozenset[str] = frozenset(),
-    ):
-        self.analysis = analysis
-        self.memory = memory
-        self.globals = memory.globals
-        self.launch = analysis.launch
-        self.width = analysis.launch.width
-        self.poison = poison
+    kernel: KernelState
+    function: FunctionState
+    block: BlockState
+
+    def __init__(self, kernel: KernelState, has_avx512: bool):
+        self.kernel = kernel
+        self.width = kernel.launch.width
         self.text = Text(has_avx512)
         self.one = Lanes(self.text, 0)
         self.all = Lanes(self.text, self.width)
-        self.sites: list[Site] = []
-        self.caches = 0
-        self.returns: set[int] = set()
-        """The blocks that others lead back to by one way, see `nnkit.vm.code.flow.emit_returns`."""
-        self.searches: dict[str, set[int]] = {}
-        """Where in the order blocks begin to search for lanes, see `nnkit.vm.code.flow.emit_searches`."""
-        self.suspects = suspects
-        """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.instructions.absent`."""
-        self.patterns: dict[tuple[int, ...], str] = {}
-        self.suspect_offsets: dict[str, int] = {}
-        """Where the masks of those that outlive a barrier are saved."""
-        self.frame_offsets, self.frame_size = self._frame()
-        self.strand = "%strand" if analysis.parts else "%vector"
-        """The stack slot with the number of the strand that runs, see `nnkit.vm.emit.strands`."""
-        self.region: Region = analysis.regions[0]
-        self.block: Block = analysis.blocks[0]
-        self.now: dict[str, Value] = {}
-        self.changed: set[str] = set()
-        self.guards: dict[object, object] = {}
-        self.mask = ""
-        """The current block's mask as an integer; "" where every lane is active for certain."""
-        self.slots: set[tuple[str, str]] = set()
-        """The stack slots that the region uses."""
-        self.entry_text: list[str] = []
-        self.constants: dict[str, str] = {}
+
+    def begin_function(self, region: Region) -> None:
+        """What is written from here on is a function of its own, for a region."""
+        self.text.lines = []
+        self.function = FunctionState(region)
+
+    def begin_block(self, code: Block, mask: str = "") -> None:
+        """Write a block's code from here on; the mask is "" where every lane is active for certain."""
+        self.block = BlockState(code, mask)
 
     # -- registers ------------------------------------------------------------------------------------------
 
     def kind(self, register: str) -> str:
         """The LLVM type of a register."""
-        return register_type(self.analysis.function.registers[register])
+        return register_type(self.kernel.analysis.function.registers[register])
 
     def slot(self, form: str, name: str) -> str:
         """The stack slot of a register's scalar ("s"), vector ("v"), flag ("f") or suspect lanes ("u")."""
-        self.slots.add((name, form))
+        self.function.slots.add((name, form))
         return f"%{form}.{ident(name)}"
 
     def read(self, name: str) -> Value:
         """A register's value in the current block."""
-        value = self.now.get(name)
+        value = self.block.values.get(name)
         if value is None:
-            shape = self.analysis.shape(name)
+            shape = self.kernel.analysis.shape(name)
             kind = self.kind(name)
             value = Value(shape, kind)
             if shape.kind != "varying":
@@ -110,7 +87,7 @@ class Emitter:
                 value.vector = self.text.op(f"load {self.all.type(kind)}, ptr {self.slot('v', name)}")
             if shape.kind == "likely":
                 value.flag = self.text.op(f"load i1, ptr {self.slot('f', name)}")
-            self.now[name] = value
+            self.block.values[name] = value
         return value
 
     def vector(self, value: Value) -> str:
@@ -135,22 +112,21 @@ class Emitter:
 
     def write(self, name: str, value: Value) -> None:
         """Assign a register in the current block; blending happens at the block's end."""
-        self.now[name] = value
-        self.changed.add(name)
+        self.block.values[name] = value
+        self.block.changed.add(name)
 
     def flush(self) -> None:
         """Store what this block has changed and somebody may still read."""
-        region, number = self.region, self.block.number
-        live = self.analysis.live
-        needed = self.analysis.needed(region, region.pending[number])
-        for target in self.block.targets:
+        analysis, region, block = self.kernel.analysis, self.function.region, self.block
+        code, live = block.code, analysis.live
+        needed = analysis.needed(region, region.pending[code.number])
+        for target in code.targets:
             needed |= live.bits[target]
-        last = self.block.last
-        read = set() if last is None else set(cfg.sources(last))
-        for name in sorted(name for name in self.changed if name in read or live.bit.get(name, 0) & needed):
-            value = self.now[name]
-            shape, kind = self.analysis.shape(name), self.kind(name)
-            if region.pending[number] and self.mask and self.analysis.must_blend(region, number, name):
+        read = set() if code.last is None else set(cfg.sources(code.last))
+        for name in sorted(name for name in block.changed if name in read or live.bit.get(name, 0) & needed):
+            value = block.values[name]
+            shape, kind = analysis.shape(name), self.kind(name)
+            if region.pending[code.number] and block.mask and analysis.must_blend(region, code.number, name):
                 full = self.all.type(kind)
                 old = self.text.op(f"load {full}, ptr {self.slot('v', name)}")
                 value = Value(
@@ -206,15 +182,15 @@ class Emitter:
 
     def address_of(self, name: str, offset: int, kind: str) -> Value:
         """The address of a variable: known when the kernel is compiled."""
-        if name in self.globals:
+        if name in self.kernel.memory.globals:
             table = self.context_field(Context.GLOBALS, "ptr")
-            place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.globals[name]}")
+            place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.kernel.memory.globals[name]}")
             start = self.text.op(f"load i64, ptr {place}")
             address = self.one.binary("add", "i64", start, str(offset))
             return Value(self.uniform(), kind, scalar=self.one.resize("i64", address, kind))
-        if name not in self.analysis.addresses:
+        if name not in self.kernel.analysis.addresses:
             raise PtxError(f"there is no variable {name}")
-        known = self.analysis.addresses[name] + offset
+        known = self.kernel.analysis.addresses[name] + offset
         return Value(shapes.constant(known, BITS[kind]), kind, scalar=self.one.constant(kind, known))
 
     def as_kind(self, value: Value, kind: str) -> Value:
@@ -264,9 +240,9 @@ class Emitter:
 
     def lanes(self) -> str:
         """The current mask as a vector of i1."""
-        if not self.mask:
+        if not self.block.mask:
             return self.all.constant("i1", 1)
-        return self.text.op(f"bitcast i{self.width} {self.mask} to {self.all.type('i1')}")
+        return self.text.op(f"bitcast i{self.width} {self.block.mask} to {self.all.type('i1')}")
 
     def as_mask(self, vector: str) -> str:
         """A vector of i1 as an integer."""
@@ -274,9 +250,9 @@ class Emitter:
 
     def mask64(self) -> str:
         """The current mask in 64 bits."""
-        if not self.mask:
+        if not self.block.mask:
             return str((1 << self.width) - 1)
-        return self.one.resize(f"i{self.width}", self.mask, "i64")
+        return self.one.resize(f"i{self.width}", self.block.mask, "i64")
 
     # -- fields of the records ------------------------------------------------------------------------------
 
@@ -290,11 +266,11 @@ class Emitter:
 
     def _field(self, record: str, index: int, kind: str) -> str:
         key = f"{record}{index}"
-        name = self.constants.get(key)
+        name = self.function.constants.get(key)
         if name is None:
-            name = self.constants[key] = f"%{key}"
-            self.entry_text.append(f"{name}.ptr = getelementptr i64, ptr %{record}, i64 {int(index)}")
-            self.entry_text.append(f"{name} = load {kind}, ptr {name}.ptr")
+            name = self.function.constants[key] = f"%{key}"
+            self.function.entry.append(f"{name}.ptr = getelementptr i64, ptr %{record}, i64 {int(index)}")
+            self.function.entry.append(f"{name} = load {kind}, ptr {name}.ptr")
         return name
 
     def store_worker(self, index: int, value: str) -> None:
@@ -310,8 +286,8 @@ class Emitter:
 
     def site(self, item: Instruction, what: str, space: str = "", size: int = 0) -> int:
         """Note a place that can go wrong; returns its number."""
-        self.sites.append(Site(what, space, size, item.line, item.location))
-        return len(self.sites) - 1
+        self.kernel.sites.append(Site(what, space, size, item.line, item.location))
+        return len(self.kernel.sites) - 1
 
     def fault(self, kind: Fault, site: int | str, mask: str) -> None:
         """End the launch here: store what happened and leave the region."""
@@ -329,45 +305,5 @@ class Emitter:
     def search(self, name: str, waiting: int) -> None:
         """Look for lanes in code that blocks share, from the first of the waiting blocks on."""
         first = (waiting & -waiting).bit_length() - 1
-        self.searches[name].add(first)
+        self.function.searches[name].add(first)
         self.text.jump(f"{name}{first}")
-
-    # -- frames ---------------------------------------------------------------------------------------------
-
-    def _frame(self) -> tuple[dict[str, int], int]:
-        """Where each register that outlives a barrier is saved, vectors first and aligned."""
-        offsets: dict[str, int] = {}
-        position = 0
-        names = sorted(self.analysis.saved, key=lambda name: not self._has_vector(name))
-        for name in names:
-            size = BITS[self.kind(name)] // 8 or 1
-            if self._has_vector(name):
-                size = max(-(-BITS[self.kind(name)] * self.width // 8), 1)
-                position = -(-position // 64) * 64
-            else:
-                position = -(-position // 8) * 8
-            offsets[name] = position
-            position += size
-            if self.analysis.shape(name).kind == "likely":
-                position = -(-position // 8) * 8 + 16
-        for name in sorted(self.suspects & offsets.keys()):
-            position = -(-position // 4) * 4
-            self.suspect_offsets[name] = position
-            position += 4
-        return offsets, -(-position // 64) * 64
-
-    def _has_vector(self, name: str) -> bool:
-        return self.analysis.shape(name).kind in ("varying", "likely")
-
-    def frame_slots(self, name: str) -> list[tuple[str, str, int]]:
-        """(slot, type, offset) of everything saved for one register."""
-        kind, shape, offset = self.kind(name), self.analysis.shape(name), self.frame_offsets[name]
-        slots = [(self.slot("u", name), "i32", self.suspect_offsets[name])] if name in self.suspects else []
-        if not self._has_vector(name):
-            return [*slots, (self.slot("s", name), kind, offset)]
-        full = self.all.type(kind)
-        slots.append((self.slot("v", name), full, offset))
-        if shape.kind == "likely":
-            behind = -(-(offset + max(-(-BITS[kind] * self.width // 8), 1)) // 8) * 8
-            slots += [(self.slot("s", name), kind, behind), (self.slot("f", name), "i1", behind + 8)]
-        return slots

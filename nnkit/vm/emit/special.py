@@ -28,7 +28,7 @@ _CONSTANTS = {"%nsmid": 1, "%smid": 0, "%gridid": 0, "%nwarpid": 32, "%is_explic
 
 def emit_special(e: "Emitter", name: str) -> Value:
     """The value of a special register, in 32 bits (64 for clocks)."""
-    shape = shape_of(name, e.launch)
+    shape = shape_of(name, e.kernel.launch)
     if shape.constant is not None:
         return Value(shape, "i32", scalar=str(shape.constant))
     if name.startswith("%tid"):
@@ -66,7 +66,7 @@ def _thread(e: "Emitter", axis: str, shape: Shape) -> Value:
 
 def _coordinate(e: "Emitter", wide: bool, axis: str, thread: str) -> str:
     lanes = e.all if wide else e.one
-    x, y, z = e.launch.block
+    x, y, z = e.kernel.launch.block
     if axis == "x":
         return thread if y == z == 1 else lanes.binary("urem", "i32", thread, lanes.constant("i32", x))
     if axis == "y":

@@ -16,7 +16,7 @@ error, and so is leaving the kernel past a barrier at which others of the warp w
 from nnkit.ptx.cfg import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.frames import current, frame_place, store_word, suspend
+from nnkit.vm.emit.frames import current, frame_place, frame_slots, store_word, suspend
 from nnkit.vm.text.layout import Fault, Worker
 
 SITE, LANES, SOURCE = "%parted.site", "%parted.lanes", "%parted.source"
@@ -25,16 +25,16 @@ SITE, LANES, SOURCE = "%parted.site", "%parted.lanes", "%parted.source"
 
 def slots(e: Emitter) -> list[str]:
     """Its stack slots."""
-    if not e.analysis.parts:
+    if not e.kernel.analysis.parts:
         return []
-    return [f"{name} = alloca i64" for name in (e.strand, SITE, LANES, SOURCE)]
+    return [f"{name} = alloca i64" for name in (e.kernel.strand, SITE, LANES, SOURCE)]
 
 
 def begin(e: Emitter, strand: str) -> str:
     """The vector of the strand that begins to run; nobody has parted yet."""
-    if not e.analysis.parts:
+    if not e.kernel.analysis.parts:
         return strand
-    vector = e.text.op(f"urem i64 {strand}, {e.launch.vectors}")
+    vector = e.text.op(f"urem i64 {strand}, {e.kernel.launch.vectors}")
     e.text.line(f"store i64 {vector}, ptr %vector")
     e.text.line(f"store i64 -1, ptr {SOURCE}")
     return vector
@@ -45,9 +45,9 @@ def part(e: Emitter, region: Region, block: Block, word: str) -> None:
     assert block.last is not None
     text = e.text
     spare = text.op(f"call i64 @spare(ptr %wk, i64 {current(e)})")
-    suspend(e, region, block.targets[0], spare, e.mask)
+    suspend(e, region, block.targets[0], spare, e.block.mask)
     store_word(e, Worker.BARRIER, spare, word)
-    source = e.analysis.sources[block.number]
+    source = e.kernel.analysis.sources[block.number]
     if source >= 0:
         text.line(f"store i64 {e.site(block.last, 'barrier')}, ptr {SITE}")
         text.line(f"store i64 {e.mask64()}, ptr {LANES}")
@@ -56,13 +56,13 @@ def part(e: Emitter, region: Region, block: Block, word: str) -> None:
 
 def meet(e: Emitter, block: Block) -> None:
     """At a barrier: those who have parted must wait at a copy of it."""
-    if e.analysis.parts:
-        _judge(e, e.analysis.sources[block.number])
+    if e.kernel.analysis.parts:
+        _judge(e, e.kernel.analysis.sources[block.number])
 
 
 def missed(e: Emitter) -> None:
     """Where lanes leave the kernel: nobody may have parted from them just now."""
-    if e.analysis.parts:
+    if e.kernel.analysis.parts:
         _judge(e, None)
 
 
@@ -89,9 +89,9 @@ def elsewhere(e: Emitter) -> str:
 
 def functions(e: Emitter) -> str:
     """What parting and meeting again call, in LLVM IR."""
-    if not e.analysis.parts:
+    if not e.kernel.analysis.parts:
         return ""
-    regions = e.analysis.regions[1:]
+    regions = e.kernel.analysis.regions[1:]
     w = Worker
     tables = "\n".join(
         f"  %{name}.ptr = getelementptr i64, ptr %wk, i64 {int(field)}\n  %{name} = load ptr, ptr %{name}.ptr"
@@ -113,11 +113,11 @@ define internal i64 @spare(ptr %wk, i64 %strand) noinline {{
 entry:
 {tables}
   %count.ptr = getelementptr i64, ptr %wk, i64 {int(w.STRANDS)}
-  %vector = urem i64 %strand, {e.launch.vectors}
+  %vector = urem i64 %strand, {e.kernel.launch.vectors}
   br label %next
 next:
   %before = phi i64 [ %vector, %entry ], [ %s, %known ]
-  %s = add i64 %before, {e.launch.vectors}
+  %s = add i64 %before, {e.kernel.launch.vectors}
   %count = load i64, ptr %count.ptr
   %fresh = icmp sge i64 %s, %count
   br i1 %fresh, label %grow, label %known
@@ -140,11 +140,11 @@ grown:
 found:
   %frames.ptr = getelementptr i64, ptr %wk, i64 {int(w.FRAMES)}
   %frames = load ptr, ptr %frames.ptr
-  %from.at = mul i64 %strand, {e.frame_size}
+  %from.at = mul i64 %strand, {e.kernel.frame.size}
   %from = getelementptr i8, ptr %frames, i64 %from.at
-  %to.at = mul i64 %s, {e.frame_size}
+  %to.at = mul i64 %s, {e.kernel.frame.size}
   %to = getelementptr i8, ptr %frames, i64 %to.at
-  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 {e.frame_size}, i1 false)
+  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 {e.kernel.frame.size}, i1 false)
   ret i64 %s
 }}
 
@@ -154,7 +154,7 @@ entry:
 {tables}
   %count.ptr = getelementptr i64, ptr %wk, i64 {int(w.STRANDS)}
   %count = load i64, ptr %count.ptr
-  %vector = urem i64 %strand, {e.launch.vectors}
+  %vector = urem i64 %strand, {e.kernel.launch.vectors}
   br label %next
 next:
   %s = phi i64 [ %vector, %entry ], [ %s.next, %look ]
@@ -171,7 +171,7 @@ look:
   %a = load i64, ptr %a.ptr
   %a.counts = select i1 %counts, i64 %a, i64 0
   %found.next = or i64 %found, %a.counts
-  %s.next = add i64 %s, {e.launch.vectors}
+  %s.next = add i64 %s, {e.kernel.launch.vectors}
   br label %next
 done:
   ret i64 %found
@@ -185,7 +185,7 @@ entry:
   %count = load i64, ptr %count.ptr
   br label %next
 next:
-  %s = phi i64 [ {e.launch.vectors}, %entry ], [ %s.next, %on ]
+  %s = phi i64 [ {e.kernel.launch.vectors}, %entry ], [ %s.next, %on ]
   %more = icmp slt i64 %s, %count
   br i1 %more, label %look, label %done
 look:
@@ -198,7 +198,7 @@ look:
   %goes = and i1 %lives, %free
   %lanes.ptr = getelementptr i64, ptr %alive, i64 %s
   %lanes = load i64, ptr %lanes.ptr
-  %first = urem i64 %s, {e.launch.vectors}
+  %first = urem i64 %s, {e.kernel.launch.vectors}
   br i1 %goes, label %other, label %on
 other:
   %t = phi i64 [ %first, %look ], [ %t.next, %apart ]
@@ -216,7 +216,7 @@ compare:
 meet:
   switch i32 %r, label %apart [ {cases} ]{calls}
 apart:
-  %t.next = add i64 %t, {e.launch.vectors}
+  %t.next = add i64 %t, {e.kernel.launch.vectors}
   br label %other
 join:
   %t.a.ptr = getelementptr i64, ptr %alive, i64 %t
@@ -238,12 +238,12 @@ done:
 def _meeting(e: Emitter, region: Region) -> str:
     """`@meetN`: fetches the lanes of strand s, which wait for a region, into the frame of strand t."""
     text, one = e.text, e.one
-    text.lines, e.entry_text, e.constants = [], [], {}
+    e.begin_function(region)
     lanes = text.op(f"bitcast i{e.width} {one.resize('i64', '%lanes', f'i{e.width}')} to {e.all.type('i1')}")
-    for name in sorted(e.analysis.live[region.entry] & e.frame_offsets.keys()):
+    for name in sorted(e.kernel.analysis.live[region.entry] & e.kernel.frame.offsets.keys()):
         _fetch(e, name, lanes)
     text.line("ret void")
-    body = "\n".join([*e.entry_text, *text.lines])
+    body = "\n".join([*e.function.entry, *text.lines])
     head = f"define internal void @meet{region.number}(ptr %wk, i64 %t, i64 %s, i64 %lanes) {{\nentry:\n"
     return f"\n{head}{body}\n}}\n"
 
@@ -251,7 +251,7 @@ def _meeting(e: Emitter, region: Region) -> str:
 def _fetch(e: Emitter, name: str, lanes: str) -> None:
     """A register's lanes; what all lanes share is the same in both frames, see `Analysis._written_apart`."""
     text, one = e.text, e.one
-    for slot, kind, offset in e.frame_slots(name):
+    for slot, kind, offset in frame_slots(e, name):
         ours, theirs = (frame_place(e, strand, offset) for strand in ("%t", "%s"))
         if slot.startswith("%u"):
             old, new = text.op(f"load i32, ptr {ours}"), text.op(f"load i32, ptr {theirs}")

@@ -56,19 +56,19 @@ def _ends(item: Instruction) -> tuple[list[str], list[str]]:
 def begin(e: Emitter) -> None:
     """No lane holds such a value, until a register's mask is fetched from before a barrier."""
     # What a region behind a barrier does not touch stays in the frame.
-    here = e.analysis.touched_in(e.region) if e.region.number else e.suspects
-    for name in sorted(e.suspects & here):
+    here = e.kernel.analysis.touched_in(e.function.region) if e.function.region.number else e.kernel.suspects
+    for name in sorted(e.kernel.suspects & here):
         e.text.line(f"store i32 0, ptr {e.slot('u', name)}")
 
 
 def follow(e: Emitter, item: Instruction) -> None:
     """Before an instruction other than a shuffle: hand masks on, or end the launch where a value counts."""
-    if not e.suspects or item.opcode == "shfl":
+    if not e.kernel.suspects or item.opcode == "shfl":
         return
     pure = table.is_pure(item)
     if not pure:
         check(e, item, _that_count(item))
-    written = [name for name in cfg.destinations(item) if name in e.suspects]
+    written = [name for name in cfg.destinations(item) if name in e.kernel.suspects]
     if written:
         mask = _made(e, item) if pure else "0"
         for name in written:
@@ -77,13 +77,13 @@ def follow(e: Emitter, item: Instruction) -> None:
 
 def check(e: Emitter, item: Instruction, names: list[str]) -> None:
     """End the launch if one of the registers holds such a value in an active lane."""
-    masks = [_get(e, name) for name in dict.fromkeys(names) if name in e.suspects]
+    masks = [_get(e, name) for name in dict.fromkeys(names) if name in e.kernel.suspects]
     if not masks:
         return
     bad = masks[0]
     for mask in masks[1:]:
         bad = e.one.binary("or", "i32", bad, mask)
-    bad = e.one.binary("and", "i32", bad, e.mask or ALL)
+    bad = e.one.binary("and", "i32", bad, e.block.mask or ALL)
     known, unknown = e.text.label("known"), e.text.label("unknown")
     e.text.likely(e.one.compare("eq", "i32", bad, "0"), known, unknown)
     e.text.place(unknown)
@@ -99,13 +99,13 @@ def shuffled(e: Emitter, item: Instruction, lanes: str, mask: str, masks: str) -
     written, given = _ends(item)
     check(e, item, [name for operand in item.operands[2:] for name in cfg.names_in((operand,))])
     for name in set(cfg.destinations(item)).difference(written):
-        if name in e.suspects:
+        if name in e.kernel.suspects:
             _set(e, name, "0")
-    if not e.suspects.intersection(written):
+    if not e.kernel.suspects.intersection(written):
         return
     target = written[0]
-    before = _get(e, given[0]) if e.suspects.intersection(given) else "0"
-    text, active = e.text, e.mask or ALL
+    before = _get(e, given[0]) if e.kernel.suspects.intersection(given) else "0"
+    text, active = e.text, e.block.mask or ALL
     if masks:
         _set(e, target, _fetched(e, item, lanes, masks, before))
         return
@@ -129,7 +129,7 @@ def shuffled(e: Emitter, item: Instruction, lanes: str, mask: str, masks: str) -
 
 def _fetched(e: Emitter, item: Instruction, lanes: str, masks: str, before: str) -> str:
     """The lanes whose value is undefined behind a shuffle; who read from nobody is noted for the report."""
-    x, active = e.all, e.mask or ALL
+    x, active = e.all, e.block.mask or ALL
     here = x.binary("and", "i32", masks, e.splat("i32", active))
     present = x.binary("and", "i32", x.binary("lshr", "i32", here, lanes), x.constant("i32", 1))
     absent = e.as_mask(x.compare("eq", "i32", present, x.constant("i32", 0)))
@@ -184,7 +184,7 @@ def _made(e: Emitter, item: Instruction) -> str:
         return _either(e, left, right)
     mask = "0"
     for name in cfg.sources(item):
-        if name in e.suspects:
+        if name in e.kernel.suspects:
             mask = _either(e, mask, _get(e, name))
     return mask
 
@@ -201,7 +201,7 @@ def _bits(e: Emitter, predicate: Operand) -> str:
 
 def _of(e: Emitter, operand: Operand) -> str:
     register = operand.register if isinstance(operand, Negated) else operand
-    known = isinstance(register, Register) and register.name in e.suspects
+    known = isinstance(register, Register) and register.name in e.kernel.suspects
     return _get(e, register.name) if known and isinstance(register, Register) else "0"
 
 
@@ -211,8 +211,8 @@ def _get(e: Emitter, name: str) -> str:
 
 def _set(e: Emitter, name: str, mask: str) -> None:
     """For the active lanes; others that wait elsewhere keep what they have."""
-    if e.region.pending[e.block.number]:
-        here = e.mask or ALL
+    if e.function.region.pending[e.block.code.number]:
+        here = e.block.mask or ALL
         kept = e.one.binary("and", "i32", _get(e, name), e.one.binary("xor", "i32", here, ALL))
         mask = e.one.binary("or", "i32", kept, e.one.binary("and", "i32", mask, here))
     e.text.line(f"store i32 {mask}, ptr {e.slot('u', name)}")

@@ -92,7 +92,7 @@ def arrive(e: Emitter, block: Block) -> None:
     number, _ = _barrier_operands(item)
     predicate = item.operands[-1]
     value = e.operand(predicate, "pred")
-    here = e.mask or ("true" if e.width == 1 else "-1")
+    here = e.block.mask or ("true" if e.width == 1 else "-1")
     yes = e.one.binary("and", f"i{e.width}", e.as_mask(e.vector(value)), here)
     word = e.one.binary("or", "i64", _count(e, yes), e.one.binary("shl", "i64", _count(e, here), "32"))
     place = _vote_place(e, item, number, Worker.VOTES)
@@ -128,7 +128,7 @@ def collect(e: Emitter, item: Instruction) -> None:
 @effect("u32<16 u32:32", r"bar|barrier(\.cta)?\.arrive", r"barrier(\.cta)?\.arrive\.aligned")
 def _arrive(e: Emitter, item: Instruction) -> None:
     """An arrival that does not wait."""
-    here = e.mask or ("true" if e.width == 1 else "-1")
+    here = e.block.mask or ("true" if e.width == 1 else "-1")
     place = _vote_place(e, item, item.operands[0], Worker.ARRIVED)
     old = e.text.op(f"load i64, ptr {place}")
     # Whole warps count, as for those that wait.
@@ -195,7 +195,7 @@ def _call(e: Emitter, item: Instruction) -> None:
 
 def _area(e: Emitter, count: int) -> str:
     name = f"%area{count}"
-    if name not in e.constants:
-        e.constants[name] = name
-        e.entry_text.insert(0, f"{name} = alloca [{count * e.width} x i64], align 64")
+    if name not in e.function.constants:
+        e.function.constants[name] = name
+        e.function.entry.insert(0, f"{name} = alloca [{count * e.width} x i64], align 64")
     return name

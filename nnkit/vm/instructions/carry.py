@@ -26,7 +26,7 @@ def _extended(e: Emitter, item: Instruction) -> None:
     values = [e.operand(operand, item.type) for operand in given]
     if item.reads_carry:
         values.append(e.read(CARRY))
-    wide = any(e.analysis.shape(name).kind != "uniform" for name in sources(item))
+    wide = any(e.kernel.analysis.shape(name).kind != "uniform" for name in sources(item))
     lanes = e.all if wide else e.one
     words = [e.vector(value) if wide else value.scalar for value in values]
     carry = words.pop() if item.reads_carry else ""

@@ -95,7 +95,7 @@ def _contiguous(e: Emitter, access: Access, group: Group, kind: str, volatile: s
     full, text = e.all.type(kind), e.text
     place = pointer(e, group, access)
     plain = f"load {volatile}{full}, ptr {place}, align {access.size}"
-    if not e.mask or not group.fast:
+    if not e.block.mask or not group.fast:
         return text.op(plain)
     if not _streams(e):
         return _masked_load(e, access, place, kind)
@@ -113,7 +113,7 @@ def _contiguous(e: Emitter, access: Access, group: Group, kind: str, volatile: s
 
 def _streams(e: Emitter) -> bool:
     """Whether a kernel is likely to pass over much memory once: then a second form of its accesses pays."""
-    return len(e.analysis.regions) == 1
+    return len(e.kernel.analysis.regions) == 1
 
 
 def _masked_load(e: Emitter, access: Access, place: str, kind: str) -> str:
@@ -227,7 +227,7 @@ def _store_one(e: Emitter, access: Access, group: Group, kind: str, values: list
 
 def last_lane(e: Emitter) -> str:
     """The highest active lane."""
-    if not e.mask:
+    if not e.block.mask:
         return str(e.width - 1)
     e.text.declarations.add("declare i64 @llvm.ctlz.i64(i64, i1)")
     zeros = e.text.op(f"call i64 @llvm.ctlz.i64(i64 {e.mask64()}, i1 false)")
@@ -240,11 +240,11 @@ def _store_contiguous(
     """Plain where every lane is active and inside, else masked, or scattered where that cannot be."""
     text = e.text
     conditions = [group.fast] if base.shape.kind == "likely" and group.fast else []
-    if e.mask and access.count == 1 and not conditions and not _streams(e):
+    if e.block.mask and access.count == 1 and not conditions and not _streams(e):
         _masked_store(e, access, group, kind, values[0])
         return
-    if e.mask:
-        conditions.append(e.one.compare("eq", f"i{e.width}", e.mask, "true" if e.width == 1 else "-1"))
+    if e.block.mask:
+        conditions.append(e.one.compare("eq", f"i{e.width}", e.block.mask, "true" if e.width == 1 else "-1"))
     if not conditions:
         _store_line(e, access, group, kind, values)
         return

@@ -20,7 +20,7 @@ DIFFERENT_MASKS = "with different masks in one warp"
 
 
 def _active(e: Emitter) -> str:
-    return e.mask or "-1"
+    return e.block.mask or "-1"
 
 
 def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[str, str]:
@@ -34,9 +34,12 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
     if value.shape.kind == "uniform":
         if value.shape.constant != -1:
             _check_own(e, item, e.one.binary("xor", "i32", value.scalar, "-1"))
-        if e.analysis.may_wait(e.region, e.block.number) and item is e.block.instructions[0]:
+        if (
+            e.kernel.analysis.may_wait(e.function.region, e.block.code.number)
+            and item is e.block.code.instructions[0]
+        ):
             wait(e, item, value.scalar, missing_lanes(e))
-        elif e.region.pending[e.block.number] or e.analysis.parts:
+        elif e.function.region.pending[e.block.code.number] or e.kernel.analysis.parts:
             _check_together(e, item, "", value.scalar)
         return value.scalar, ""
     vector = e.vector(value)
@@ -68,7 +71,7 @@ def _present(e: Emitter, mask: str, vector: str) -> str:
 
 
 def _first(e: Emitter) -> str:
-    if not e.mask:
+    if not e.block.mask:
         return "0"
     e.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
     return e.text.op(f"call i64 @llvm.cttz.i64(i64 {e.mask64()}, i1 false)")
@@ -94,13 +97,13 @@ def missing_lanes(e: Emitter) -> str:
     """The lanes that are not here and have something left to do."""
     alive = e.text.op("load i32, ptr %alive")
     missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
-    for number in sorted(e.region.waiting(e.block.number)):
+    for number in sorted(e.function.region.waiting(e.block.code.number)):
         # Lanes that have nothing left to do count as gone.
-        if e.analysis.is_way_out(number):
+        if e.kernel.analysis.is_way_out(number):
             leaving = e.text.op(f"load i32, ptr %mask{number}")
             missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
     # Who has parted waits at a barrier.
-    return e.one.binary("or", "i32", missing, strands.elsewhere(e)) if e.analysis.parts else missing
+    return e.one.binary("or", "i32", missing, strands.elsewhere(e)) if e.kernel.analysis.parts else missing
 
 
 def permuted(e: Emitter, vector: str, lanes: str) -> str:
@@ -122,9 +125,9 @@ def permuted(e: Emitter, vector: str, lanes: str) -> str:
 
 
 def _scratch(e: Emitter) -> str:
-    if "scratch" not in e.constants:
-        e.constants["scratch"] = "%scratch"
-        e.entry_text.insert(0, f"%scratch = alloca {e.all.type('i64')}, align 64")
+    if "scratch" not in e.function.constants:
+        e.function.constants["scratch"] = "%scratch"
+        e.function.entry.insert(0, f"%scratch = alloca {e.all.type('i64')}, align 64")
     return "%scratch"
 
 
@@ -207,7 +210,7 @@ def _ballot(e: Emitter, predicate: Operand) -> str:
 def _vote(e: Emitter, item: Instruction) -> None:
     target, predicate, *members = item.operands
     mask, masks = _members(e, item, members[0] if members else None)
-    if masks and isinstance(target, Register) and e.analysis.shape(target.name).kind == "uniform":
+    if masks and isinstance(target, Register) and e.kernel.analysis.shape(target.name).kind == "uniform":
         # The register has one value for the whole warp, so the masks must be one too.
         mask, masks = _single(e, item, masks), ""
     if masks:

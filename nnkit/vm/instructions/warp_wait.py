@@ -23,12 +23,12 @@ STOPPED, SITE = "%stopped.lanes", "%stopped.site"
 def slots(e: Emitter) -> list[str]:
     """Its stack slots."""
     masks = [f"{name} = alloca i32" for name in (RELEASED, STANDING, STOPPED)]
-    return [*masks, f"{SITE} = alloca i64"] if e.analysis.waits else []
+    return [*masks, f"{SITE} = alloca i64"] if e.kernel.analysis.waits else []
 
 
 def begin(e: Emitter) -> None:
     """Nobody has waited yet."""
-    if e.analysis.waits:
+    if e.kernel.analysis.waits:
         e.text.line(f"store i32 0, ptr {RELEASED}")
         e.text.line(f"store i32 0, ptr {STANDING}")
 
@@ -46,16 +46,16 @@ def stand(e: Emitter, lanes: str) -> None:
 
 def enter(e: Emitter) -> None:
     """The current block's lanes no longer wait for it."""
-    if e.analysis.may_wait(e.region, e.block.number):
+    if e.kernel.analysis.may_wait(e.function.region, e.block.code.number):
         standing = e.text.op(f"load i32, ptr {STANDING}")
-        others = e.one.binary("xor", "i32", e.mask or "-1", "-1")
+        others = e.one.binary("xor", "i32", e.block.mask or "-1", "-1")
         e.text.line(f"store i32 {e.one.binary('and', 'i32', standing, others)}, ptr {STANDING}")
 
 
 def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
     """At the start of the barrier's block: go on if no member runs elsewhere, else let such a block run."""
-    region, text, one, number = e.region, e.text, e.one, e.block.number
-    here = e.mask or "-1"
+    region, text, one, number = e.function.region, e.text, e.one, e.block.code.number
+    here = e.block.mask or "-1"
     opened = released(e)
     # Who has been released is on the way, though it stands there still.
     standing = text.op(f"load i32, ptr {STANDING}")
@@ -75,8 +75,8 @@ def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
     e.search("stopped", region.pending[number])
     text.place(passing)
     # Those whose barrier has opened already go alone; the others come next time.
-    e.mask = one.select(is_open, "i32", first, here)
-    gone = one.binary("xor", "i32", e.mask, "-1")
+    e.block.mask = one.select(is_open, "i32", first, here)
+    gone = one.binary("xor", "i32", e.block.mask, "-1")
     kept = one.binary("and", "i32", here, gone)
     text.line(f"store i32 {kept}, ptr %mask{number}")
     stand(e, kept)

@@ -100,7 +100,7 @@ def plan(e: Emitter, block: Block) -> None:
             key = (access.space, access.base, version, (access.offset + FAR // 2) // FAR, alone)
             group = groups.setdefault(key, Group())
             group.members.append(access)
-            e.guards[id(item)] = group
+            e.block.guards[id(item)] = group
         for name in destinations(item):
             versions[name] = versions.get(name, 0) + 1
     for group in groups.values():

@@ -38,9 +38,9 @@ def _lane_starts(e: Emitter, space: str) -> str:
         return e.splat("i64", e.text.op(f"ptrtoint ptr {space_pointer(e, space)} to i64"))
     start = e.worker_field(Worker.LOCAL)
     vector = e.text.op("load i64, ptr %vector")
-    skipped = e.one.binary("mul", "i64", vector, str(e.width * local_stride(e.memory)))
+    skipped = e.one.binary("mul", "i64", vector, str(e.width * local_stride(e.kernel.memory)))
     first = e.splat("i64", e.one.binary("add", "i64", start, skipped))
-    steps = ", ".join(f"i64 {lane * local_stride(e.memory)}" for lane in range(e.width))
+    steps = ", ".join(f"i64 {lane * local_stride(e.kernel.memory)}" for lane in range(e.width))
     return e.all.binary("add", "i64", first, f"<{steps}>")
 
 

@@ -43,7 +43,7 @@ def is_near(shape: Shape) -> bool:
 
 def check(e: Emitter, access: Access) -> tuple[Group, Value]:
     """Make sure that the access is allowed, before it is made; returns its group and the base's value."""
-    group = e.guards[id(access.item)]
+    group = e.block.guards[id(access.item)]
     assert isinstance(group, Group)
     base = base_value(e, access)
     if not group.done:
@@ -70,7 +70,7 @@ def base_value(e: Emitter, access: Access) -> Value:
         if short.shape.kind == "uniform":
             return Value(e.uniform(), "i64", scalar=e.one.resize("i32", short.scalar, "i64"))
         return Value(VARYING, "i64", vector=e.all.resize("i32", e.vector(short), "i64"))
-    if isinstance(base, Symbol) and base.name in e.globals:
+    if isinstance(base, Symbol) and base.name in e.kernel.memory.globals:
         return e.address_of(base.name, 0, "i64")
     return e.operand(base, "u64")
 
@@ -78,14 +78,14 @@ def base_value(e: Emitter, access: Access) -> Value:
 def _limit(e: Emitter, space: str) -> str:
     if space == "shared":
         return e.context_field(Context.SHARED_BYTES)
-    return str(e.memory.local_bytes if space == "local" else e.memory.parameter_bytes)
+    return str(e.kernel.memory.local_bytes if space == "local" else e.kernel.memory.parameter_bytes)
 
 
 def _known_limit(e: Emitter, space: str) -> int:
     sizes = {
-        "shared": e.memory.static_shared,
-        "local": e.memory.local_bytes,
-        "param": e.memory.parameter_bytes,
+        "shared": e.kernel.memory.static_shared,
+        "local": e.kernel.memory.local_bytes,
+        "param": e.kernel.memory.parameter_bytes,
     }
     return sizes.get(space, -1)
 
@@ -140,7 +140,7 @@ def _alignment_test(e: Emitter, group: Group, base: Value) -> list[str]:
 
 def _for_all(e: Emitter, condition: str) -> str:
     """Whether a condition holds in every active lane."""
-    if e.mask:
+    if e.block.mask:
         condition = e.all.binary(
             "or", "i1", condition, e.all.binary("xor", "i1", e.lanes(), e.all.constant("i1", 1))
         )
@@ -153,7 +153,7 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
     window = space in ("shared", "local", "param")
     cache = -1
     if not window:
-        cache, e.caches = e.caches, e.caches + 1
+        cache, e.kernel.caches = e.kernel.caches, e.kernel.caches + 1
     conditions = _alignment_test(e, group, base)
     if not is_near(base.shape):
         conditions.append("false")
@@ -201,9 +201,9 @@ def _store_addresses(e: Emitter, base: Value) -> str:
 def _pattern(e: Emitter, shape: Shape) -> str:
     """A constant with every lane's distance from lane 0, one for each pattern."""
     steps = shape.pattern or (0,) * e.width
-    name = e.patterns.get(steps)
+    name = e.kernel.patterns.get(steps)
     if name is None:
-        name = e.patterns[steps] = f"@pattern{len(e.patterns)}"
+        name = e.kernel.patterns[steps] = f"@pattern{len(e.kernel.patterns)}"
         values = ", ".join(f"i64 {step}" for step in steps)
         e.text.globals.append(f"{name} = private constant [{e.width} x i64] [{values}]")
     return name
@@ -267,7 +267,7 @@ def _check_generic(e: Emitter, group: Group, base: Value) -> None:
     vector = e.all.binary("add", "i64", e.vector(base), e.all.constant("i64", access.offset))
     members = _members(e, Group([replace(access, offset=0)]))
     addresses = _store_addresses(e, Value(VARYING, "i64", vector=vector))
-    cache, e.caches = e.caches, e.caches + 1
+    cache, e.kernel.caches = e.kernel.caches, e.kernel.caches + 1
     # Nothing in the parameters may be written.
     limits = ["0" if space == "param" and access.writes else _limit(e, space) for space in WINDOWS]
     good = e.text.op(
