@@ -7,6 +7,7 @@ The map of the house, from the street door down; each storey imports only what l
     verify/       is a difference round-off or a bug? bounds and verdicts
     nn/           the network and its initial parameters, knowing no device
     comm/         transports: how bytes move between ranks
+    cost/         what a step takes, predicted: work, sums, overlap; fits to measurements
     plugins.py    finds backends through entry points, reports the broken ones
     device/       arrays, kernels and operations: cpu, virtual (CUDA kernels on the CPU), cuda; NVRTC
     data/         IDX files, MNIST (shipped), splits

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from ranks_harness import PIXELS, make
 
-from nnkit.comm.cost import Line, Machine, best_grid, grids, predict
-from nnkit.comm.cost_fit import fit_line, fit_waiting, fit_work
-from nnkit.comm.cost_step import Meeting, Work, step_of
-from nnkit.comm.cost_units import bytes_in_words, parse_bandwidth, parse_latency, parse_rate, seconds_in_words
 from nnkit.comm.threads import run_ranks
+from nnkit.cost.fit import fit_line, fit_waiting, fit_work
+from nnkit.cost.model import Line, Machine, best_grid, grids, predict
+from nnkit.cost.step import Meeting, Work, step_of
+from nnkit.cost.units import bytes_in_words, parse_bandwidth, parse_latency, parse_rate, seconds_in_words
 from nnkit.errors import UsageError
 from nnkit.train.config import TrainConfig
 

@@ -6,7 +6,7 @@ from conftest import Command, is_refusal
 
 from nnkit.cli.plan import why
 from nnkit.cli.scaling_measure import cores
-from nnkit.comm.cost import Prediction
+from nnkit.cost.model import Prediction
 
 CLUSTER = ("--bandwidth", "25GB/s", "--latency", "2us", "--flops", "10TFLOP/s")
 

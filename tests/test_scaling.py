@@ -15,10 +15,10 @@ from nnkit.cli.scaling import numbers_in
 from nnkit.cli.scaling_measure import lone_cases, message_of, one_thread_each
 from nnkit.cli.scaling_report import add_efficiency, crossings, grid_of, in_words
 from nnkit.cli.scaling_worker import Case, Orders, middle_half
-from nnkit.comm.cost import Line, Machine, predict
-from nnkit.comm.cost_step import Work
 from nnkit.comm.mpiexec import find_mpi
 from nnkit.comm.world import THREAD_VARIABLES
+from nnkit.cost.model import Line, Machine, predict
+from nnkit.cost.step import Work
 from nnkit.errors import UsageError
 
 FAST = Machine(Work(flops=1e-11, parameters=1e-10), Line(1e-5, 1e-9), cores=2)

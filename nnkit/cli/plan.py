@@ -8,7 +8,7 @@ import typer
 
 from nnkit.cli import options
 from nnkit.cli.distribution import check_outside_mpirun
-from nnkit.comm.cost_units import (
+from nnkit.cost.units import (
     bytes_in_words,
     parse_bandwidth,
     parse_latency,
@@ -18,7 +18,7 @@ from nnkit.comm.cost_units import (
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from nnkit.comm.cost import Machine, Prediction
+    from nnkit.cost.model import Machine, Prediction
 
 STRATEGIES = ("data", "model", "hybrid")
 MOST_RANKS = 1_000_000
@@ -118,7 +118,7 @@ def _offers(
 
 def _fitting(sizes: tuple[int, ...], batch: int, ranks: int, name: str) -> list[tuple[int, int]]:
     """The grids of that strategy's kind that give every rank work."""
-    from nnkit.comm.cost import grids
+    from nnkit.cost.model import grids
 
     possible = grids(sizes, batch, ranks)
     if name == "data":
@@ -129,7 +129,7 @@ def _fitting(sizes: tuple[int, ...], batch: int, ranks: int, name: str) -> list[
 
 
 def _predict(sizes: tuple[int, ...], batch: int, grid: tuple[int, int], machine: "Machine") -> "Prediction":
-    from nnkit.comm.cost import predict
+    from nnkit.cost.model import predict
 
     return predict(sizes, batch, grid, machine)
 
@@ -147,8 +147,8 @@ def _machine(
 
     With nothing said of the network all ranks are on this machine, and may have to share its cores.
     """
-    from nnkit.comm.cost import Line, Machine
-    from nnkit.comm.cost_step import Work
+    from nnkit.cost.model import Line, Machine
+    from nnkit.cost.step import Work
 
     bandwidth, latency = link
     if ranks == 1 or (bandwidth is None and latency is None):
@@ -174,7 +174,7 @@ def _measured(hidden: tuple[int, ...], batch: int, ranks: int, backend: str, dev
     """This machine, with so many ranks or as many as are soon measured."""
     from nnkit.cli import scaling_measure
     from nnkit.cli.scaling_worker import Orders
-    from nnkit.comm.cost import grids
+    from nnkit.cost.model import grids
     from nnkit.plugins import Registry
 
     Registry.discover().gemm(backend)

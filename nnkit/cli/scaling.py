@@ -11,7 +11,7 @@ from nnkit.cli.distribution import check_outside_mpirun
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from nnkit.comm.cost import Machine
+    from nnkit.cost.model import Machine
 
 
 def scaling(

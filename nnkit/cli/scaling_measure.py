@@ -16,11 +16,11 @@ from typing import Any
 from typer.exceptions import Exit
 
 from nnkit.cli.scaling_worker import PIXELS, Case, Orders
-from nnkit.comm.cost import NOTHING, Line, Machine
-from nnkit.comm.cost_fit import fit_line, fit_waiting, fit_work
-from nnkit.comm.cost_step import Grid, Work, step_of
 from nnkit.comm.launch import launch
 from nnkit.comm.world import THREAD_VARIABLES, share_of_this_machine
+from nnkit.cost.fit import fit_line, fit_waiting, fit_work
+from nnkit.cost.model import NOTHING, Line, Machine
+from nnkit.cost.step import Grid, Work, step_of
 from nnkit.data.dataset import CLASSES
 
 MODULE = "nnkit.cli.scaling_worker"

@@ -7,9 +7,9 @@ from typing import Any
 
 from nnkit.cli.scaling_measure import sizes_of
 from nnkit.cli.scaling_worker import Case
-from nnkit.comm.cost import Machine, predict
-from nnkit.comm.cost_step import Grid, step_of
-from nnkit.comm.cost_units import bytes_in_words, seconds_in_words
+from nnkit.cost.model import Machine, predict
+from nnkit.cost.step import Grid, step_of
+from nnkit.cost.units import bytes_in_words, seconds_in_words
 
 Row = dict[str, Any]
 WIDEST = 1_000_000

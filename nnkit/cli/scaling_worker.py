@@ -20,10 +20,10 @@ from typer.exceptions import Exit
 from nnkit.cli.distribution import Distribution, open_transport, prepare
 from nnkit.cli.options import note
 from nnkit.cli.outcome import together
-from nnkit.comm.cost_step import Grid
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
+from nnkit.cost.step import Grid
 from nnkit.data import Dataset, Samples
 from nnkit.data.dataset import CLASSES
 from nnkit.device import open_device_for

@@ -9,9 +9,9 @@ from typing import NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.comm.cost import best_grid
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
+from nnkit.cost.model import best_grid
 from nnkit.errors import CommonError, NnkitError, RankLostError, UsageError
 from nnkit.plugins import Registry
 from nnkit.train.slices import Rectangle, cover, places

@@ -6,8 +6,8 @@ from dataclasses import astuple
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.comm.cost import Line
-from nnkit.comm.cost_step import Work
+from nnkit.cost.model import Line
+from nnkit.cost.step import Work
 
 
 def fit_line(measured: Sequence[tuple[float, float]]) -> Line:

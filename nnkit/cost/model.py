@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
-from nnkit.comm.cost_step import ITEM, Grid, Meeting, Work, step_of
+from nnkit.cost.step import ITEM, Grid, Meeting, Work, step_of
 from nnkit.errors import UsageError
 
 
