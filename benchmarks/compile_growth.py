@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from nnkit.device.compile import compile_cuda
 from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.build.compile import compile_kernel
 from nnkit.vm.build.source import Source
 from nnkit.vm.prepare.program import choose_width
@@ -147,7 +148,7 @@ def a_line(make: Callable[[int], str], count: int) -> float:
     source = Source(compile_cuda(make(count), "grows.cu").ptx)
     start = seconds()
     program = source.program("k")
-    compile_kernel(program, Launch(BLOCK, choose_width(program.traits, BLOCK), True))
+    compile_kernel(program, Launch(BLOCK, True, Options(choose_width(program.traits, BLOCK))))
     return (seconds() - start) / count * 1e3
 
 

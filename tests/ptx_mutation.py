@@ -267,6 +267,7 @@ def refusal(text: str) -> str:
     """What nnkit says against a text with one kernel, or ""; anything but a line of ours is let through."""
     from nnkit.ptx.ir import PtxError
     from nnkit.vm.analysis.geometry import Launch
+    from nnkit.vm.analysis.options import Options
     from nnkit.vm.build.compile import llvm_text
     from nnkit.vm.build.source import Source
 
@@ -278,7 +279,7 @@ def refusal(text: str) -> str:
         for name in outline.kernels:
             with source.refusing(name):
                 width = 32 if outline.kernels[name].warp_level else 16
-                llvm_text(source.program(name), Launch((64, 1, 1), width, True), False, False)
+                llvm_text(source.program(name), Launch((64, 1, 1), True, Options(width)), False)
     except PtxError as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """The pictures in docs/architecture.md are what the code is."""
 
 import importlib.util
+import re
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -37,3 +38,8 @@ def test_a_room_without_a_head_shows(tool: ModuleType) -> None:
             if "<br/>" in line:
                 head = line.partition("<br/>")[2].removesuffix('"]')
                 assert 10 < len(head) < 120, line
+
+
+def test_the_machine_reads_its_settings_at_one_place() -> None:
+    texts = {path.name: path.read_text("utf-8") for path in (ROOT / "nnkit" / "vm").rglob("*.py")}
+    assert [name for name, text in texts.items() if re.search("[\"']NNKIT_", text)] == ["settings.py"]

@@ -19,6 +19,7 @@ from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Instruction
 from nnkit.ptx.parse import parse
 from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.build import apart, compile, large
 from nnkit.vm.build.compile import llvm_text
 from nnkit.vm.build.source import Source
@@ -83,8 +84,8 @@ KINDS = {
 
 def lines(source: str) -> int:
     program = Source(compile_cuda(source, "grows.cu").ptx).program("k")
-    launch = Launch((64, 1, 1), choose_width(program.traits, (64, 1, 1)), True)
-    return llvm_text(program, launch, False, False)[0].count("\n")
+    launch = Launch((64, 1, 1), True, Options(choose_width(program.traits, (64, 1, 1))))
+    return llvm_text(program, launch, False)[0].count("\n")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +100,7 @@ def test_shared_searches_leave_masks_in_memory() -> None:
     merged = []
     for count in (8, 16, 32):
         program = Source(compile_cuda(warp_barriers(count), "grows.cu").ptx).program("k")
-        text, _ = llvm_text(program, Launch((64, 1, 1), 32, True), False, False)
+        text, _ = llvm_text(program, Launch((64, 1, 1), True, Options(32)), False)
         code = str(compile.optimised(text, compile.target_machine()))
         merged.append(sum(line.count("[") for line in code.splitlines() if " = phi " in line))
     few, more, most = merged
@@ -189,7 +190,7 @@ def result(source: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("has_avx512", [True, False])
 def test_many_gathers_become_calls_where_there_is_no_instruction(has_avx512: bool) -> None:
     program = Source(compile_cuda(ifs(60), "grows.cu").ptx).program("k")
-    text, _ = llvm_text(program, Launch((64, 1, 1), 64, True), has_avx512, False)
+    text, _ = llvm_text(program, Launch((64, 1, 1), True, Options(64)), has_avx512)
     assert (text.count(" call <64 x i32> @llvm.masked.gather.") > 1) == has_avx512
 
 
@@ -231,7 +232,7 @@ def test_what_llvm_refuses_is_told() -> None:
 def test_what_is_not_made_well_in_time_is_made_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock is processor time; making it well never ends here."""
     program = Source(compile_cuda(switch(3), "grows.cu").ptx).program("k")
-    text, _ = llvm_text(program, Launch((64, 1, 1), 64, True), compile.has_avx512(), False)
+    text, _ = llvm_text(program, Launch((64, 1, 1), True, Options(64)), compile.has_avx512())
     tried: list[int] = []
     inner = apart._run
 

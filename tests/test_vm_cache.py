@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from nnkit.device.cache import DiskCache
 from nnkit.device.compile import compile_cuda
 from nnkit.device.virtual import CACHE_BYTES, VirtualDevice
 from nnkit.errors import CompileError, DeviceMemoryError
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.build import native
 from nnkit.vm.build import store as kept
+from nnkit.vm.build.source import Source
 
 SOURCE = """
 extern "C" __global__ void work(int n, const float* x, float* y) {
@@ -164,6 +168,22 @@ def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.Monke
     run(ptx)
     assert store.hits == 1  # The second launch of the block of 32 has 64 threads again.
     assert len(set(store.keys)) == len(store.keys) == store.puts == 7
+
+
+OTHERS: dict[str, object] = {"width": 8, "poison": True}
+"""Of every field of the options another value than that of the first launch."""
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Options)])
+def test_every_option_changes_the_key(store: Counting, ptx: str, field: str) -> None:
+    """Code that was made in another way would be wrong in silence."""
+    launch = Launch((64, 1, 1), True, Options(width=16))
+    assert getattr(launch.options, field) != OTHERS[field], "give it another value"
+    other = replace(launch, options=replace(launch.options, **{field: OTHERS[field]}))
+    for each in (launch, other, launch, other):
+        native.native_code(Source(ptx), "work", each)
+    assert (store.misses, store.hits) == (2, 2)
+    assert len(set(store.keys)) == 2
 
 
 def damages(entry: bytes) -> Iterator[bytes]:

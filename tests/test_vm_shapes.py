@@ -11,6 +11,7 @@ from vm_stress import examples
 from nnkit.ptx.parse import parse
 from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.analysis.kernel import Analysis
+from nnkit.vm.analysis.options import Options
 
 BLOCKS = [
     (32, 1, 1),
@@ -39,7 +40,7 @@ def test_every_claim_holds_in_every_lane(
     program = Maker(random.Random(seed), PARAMETERS).grow(60)
     function = parse(program.kernel(PARAMETERS, stored=False)).functions["k"]
     x, y, z = block
-    analysis = Analysis(function, Launch(block, width, small_grid=True), {})
+    analysis = Analysis(function, Launch(block, True, Options(width)), {})
     words = np.random.default_rng(1).integers(0, 1 << 32, x * y * z, np.uint64)
     values = [
         program.values(

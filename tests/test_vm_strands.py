@@ -117,7 +117,7 @@ extern "C" __global__ void k(int* x) {
 
 def test_two_barriers_of_the_program_are_two(device: VirtualDevice) -> None:
     """`__syncthreads()` is for all threads at one place; only what the compiler copied is the same."""
-    if device.machine.width == 1:
+    if device.machine.options.width == 1:
         pytest.skip("a vector of one lane is never apart")
     with pytest.raises(KernelError, match="only some threads of a warp reach") as caught:
         results(device, SIDES, 40)
@@ -140,7 +140,7 @@ extern "C" __global__ void k(int* x) {
     x[t] += 100;
 }
 """
-    if device.machine.width == 1:
+    if device.machine.options.width == 1:
         pytest.skip("a vector of one lane is never apart")
     with pytest.raises(KernelError, match="only some threads of a warp reach") as caught:
         results(device, source, 64)
@@ -158,7 +158,7 @@ extern "C" __global__ void k(int* x) {
     x[t] += 100;
 }
 """
-    if device.machine.width == 1:
+    if device.machine.options.width == 1:
         pytest.skip("a vector of one lane is never apart")
     with pytest.raises(KernelError, match="only some threads of a warp reach") as caught:
         results(device, source, 64)

@@ -4,7 +4,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def _device(way: Way, end: str) -> Iterator[Any]:
     launch.WORTH_A_THREAD = 0.0
     with guarded(end):
         device = VirtualDevice(width=way.width, threads=way.threads)
-        device.machine.poison = way.poison
+        device.machine.options = replace(device.machine.options, poison=way.poison)
         yield device
         device.close()
 

@@ -40,6 +40,7 @@ from nnkit.errors import (
     UsageError,
 )
 from nnkit.ptx.ir import PtxError, Variable
+from nnkit.vm.analysis import settings
 from nnkit.vm.build import store
 from nnkit.vm.run.faults import KernelFault
 from nnkit.vm.run.machine import LoadedKernel, LoadedModule, Machine
@@ -186,7 +187,7 @@ class VirtualDevice(Bound):
     def __init__(self, width: int | None = None, threads: int | None = None):
         """`width` is the number of lanes that run together (16 unless a kernel needs warps), for tests."""
         try:
-            self.machine = Machine(threads, width)
+            self.machine = Machine(threads, settings.options(width))
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.closed = False

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from nnkit.vm.analysis import shapes
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.analysis.shapes import UNIFORM, VARYING, Shape
 
 SMALL_GRID = 65535
@@ -12,11 +13,24 @@ SMALL_GRID = 65535
 
 @dataclass(frozen=True)
 class Launch:
-    """What code is specialised for: the block's extents, the vector's width, a small grid or not."""
+    """What code is specialised for: the block's extents, a small grid or not, and how it is made.
+
+    Raises ValueError for options that leave the width open.
+    """
 
     block: tuple[int, int, int]
-    width: int
     small_grid: bool
+    options: Options
+
+    def __post_init__(self) -> None:
+        if self.options.width is None:
+            raise ValueError("code for vectors of no width")
+
+    @property
+    def width(self) -> int:
+        """Lanes of a vector."""
+        assert self.options.width is not None
+        return self.options.width
 
     @property
     def threads(self) -> int:

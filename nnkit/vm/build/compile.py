@@ -1,12 +1,12 @@
 """A kernel to native code: analysis, LLVM IR, LLVM's passes, an object file that can be kept."""
 
-import os
 import re
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 from nnkit.ptx.ir import PtxError
+from nnkit.vm.analysis import settings
 from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.build import apart, large
@@ -41,16 +41,16 @@ class Native:
     sites: list[Site]
 
 
-def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) -> tuple[str, KernelState]:
+def llvm_text(program: Program, launch: Launch, has_avx512: bool) -> tuple[str, KernelState]:
     """The kernel as LLVM IR, with the state that knows its sites and sizes."""
     analysis = Analysis(program.function, launch, program.memory.addresses)
-    kernel = KernelState(analysis, program.memory, poison, absent.suspects(analysis))
+    kernel = KernelState(analysis, program.memory, absent.suspects(analysis))
     emitter = Emitter(kernel, has_avx512)
     regions = [emit_region(emitter, region) for region in analysis.regions]
     templates = [
         slow_checks.checks(launch.width),
         strands.functions(emitter),
-        scheduler.scheduler(analysis.parts, len(regions), launch, poison, is_x86()),
+        scheduler.scheduler(analysis.parts, len(regions), launch, is_x86()),
     ]
     text = emitter.text
     # A kernel may use what a template uses too, and LLVM takes no second declaration.
@@ -67,9 +67,9 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool, poison: bool) 
     return whole if has_avx512 else large.with_few_accesses(whole, launch.width), kernel
 
 
-def compile_kernel(program: Program, launch: Launch, poison: bool = False) -> Native:
+def compile_kernel(program: Program, launch: Launch) -> Native:
     """Native code for a kind of launch. Raises PtxError for what cannot be emitted."""
-    text, kernel = llvm_text(program, launch, has_avx512(), poison)
+    text, kernel = llvm_text(program, launch, has_avx512())
     if large.weight(text, launch.width) < large.WORTH_A_PROCESS:
         code = object_code(text, target_machine())
     else:
@@ -145,8 +145,7 @@ def quick_code(text: str, machine: Any) -> bytes:
 
 def object_code(text: str, machine: Any) -> bytes:
     """LLVM IR, optimised a little, as an object file."""
-    dump = os.environ.get("NNKIT_DUMP_LLVM")
-    if dump:
+    if dump := settings.dump():
         with open(dump, "w") as out:
             out.write(text)
     return bytes(machine.emit_object(optimised(text, machine)))

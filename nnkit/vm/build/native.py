@@ -13,17 +13,17 @@ from nnkit.vm.build.source import Source
 from nnkit.vm.emit.values import Site
 
 
-def native_code(source: Source, kernel: str, launch: Launch, poison: bool) -> Native:
+def native_code(source: Source, kernel: str, launch: Launch) -> Native:
     """The code for one kind of launch. Raises PtxError for what cannot be emitted."""
     from llvmlite import __version__
 
-    key = store.key("native", source.ptx, kernel, repr(launch), str(poison), *host(), __version__)
+    key = store.key("native", source.ptx, kernel, repr(launch), *host(), __version__)
     kept = store.store.get(key)
     if kept is not None:
         found = _unpack(kept)
         if found is not None:
             return found
-    native = compile_kernel(source.program(kernel), launch, poison)
+    native = compile_kernel(source.program(kernel), launch)
     store.store.put(key, _pack(native))
     return native
 

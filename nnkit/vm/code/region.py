@@ -138,7 +138,7 @@ def _initially_alive(e: Emitter, vector: str) -> str:
 def _initialise(e: Emitter, name: str) -> None:
     """Registers that nobody wrote: zero, or poison if the user wants to see them."""
     kind, shape = e.kind(name), e.kernel.analysis.shape(name)
-    value = POISON[BITS[kind]] if e.kernel.poison else 0
+    value = POISON[BITS[kind]] if e.kernel.launch.options.poison else 0
 
     def constant(wide: bool) -> str:
         lanes = e.all if wide else e.one

@@ -18,14 +18,14 @@ declare void @llvm.x86.sse.ldmxcsr(ptr)
 """
 
 
-def scheduler(parts: bool, regions: int, launch: Launch, poison: bool, is_x86: bool) -> str:
+def scheduler(parts: bool, regions: int, launch: Launch, is_x86: bool) -> str:
     """`@run(ctx, wk)`: takes blocks until none is left or something went wrong; returns 1 for the latter.
 
     `parts` says whether lanes of a vector may wait at different barriers.
     """
     c, w = Context, Worker
     fill = ""
-    if poison:
+    if launch.options.poison:
         fill = f"""
   %fill.bytes.ptr = getelementptr i64, ptr %ctx, i64 {int(c.SHARED_BYTES)}
   %fill.bytes = load i64, ptr %fill.bytes.ptr

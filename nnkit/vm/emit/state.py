@@ -16,7 +16,6 @@ class KernelState:
 
     analysis: Analysis
     memory: Memory
-    poison: bool
     suspects: frozenset[str]
     """The registers that may hold what a shuffle took from nobody, see `nnkit.vm.instructions.absent`."""
     frame: FrameLayout = field(init=False)

@@ -6,12 +6,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nnkit.ptx.ir import PtxError
+from nnkit.vm.analysis import settings
 from nnkit.vm.analysis.geometry import SMALL_GRID, Launch
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.build.compile import Native
 from nnkit.vm.build.native import load_native, native_code
 from nnkit.vm.build.source import Outline, Source
@@ -23,9 +25,6 @@ from nnkit.vm.run.team import Team
 from nnkit.vm.text.layout import Worker
 
 _RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
-
-WIDTHS = (None, 1, 8, 16, 32, 64)
-"""Lanes of a vector that the generated code can have; None: what suits the kernel."""
 
 CACHE_LINE = 64
 
@@ -39,15 +38,12 @@ _COMPILING = threading.Lock()
 class Machine:
     """Memory, threads and settings that all modules share."""
 
-    def __init__(self, threads: int | None = None, width: int | None = None, poison: bool | None = None):
-        """`threads`, `width` (lanes of a vector) and `poison`: by default the NNKIT_ settings."""
+    def __init__(self, threads: int | None = None, options: Options | None = None):
+        """How many threads share a grid's blocks, and how code is made; by default as the settings say."""
         self.memory = MemoryTable()
-        self.threads = threads or _setting("NNKIT_THREADS", len(os.sched_getaffinity(0)))
-        self.width = width
-        if width not in WIDTHS:
-            raise ValueError(f"width={width}: give one of {', '.join(map(str, WIDTHS[1:]))}")
-        self.poison = _setting("NNKIT_POISON", 0) != 0 if poison is None else poison
-        self.limit = _setting("NNKIT_MAX_INSTRUCTIONS", 0)
+        self.threads = threads or settings.threads()
+        self.options = options or settings.options()
+        self.limit = settings.most_instructions()
         self.output: Callable[[str], object] = _to_stdout
         self.team = Team()
         # By text: modules of one text share the code, each has variables of its own.
@@ -84,23 +80,6 @@ def _to_stdout(text: str) -> None:
     except UnicodeEncodeError:
         code = getattr(stream, "encoding", None) or "ascii"
         stream.write(text.encode(code, "backslashreplace").decode(code))
-
-
-def _setting(name: str, default: int) -> int:
-    """A whole number from the environment. Raises ValueError, in one line, for anything else."""
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0 or (name == "NNKIT_THREADS" and value < 1):
-        text = text if len(text) < 40 else f"{text[:37]}..."
-        raise ValueError(
-            f"{name}={text}: give a whole number{' of 1 or more' if name == 'NNKIT_THREADS' else ''}"
-        )
-    return value
 
 
 def _host_memory() -> int:
@@ -244,11 +223,12 @@ class LoadedKernel:
         key = (self.name, block, small_grid)
         found = self._variants.get(key)
         if found is None:
-            asked = None if self.traits.warp_level else self.machine.width
-            launch = Launch(block, asked or choose_width(self.traits, block), small_grid)
+            options = self.machine.options
+            asked = None if self.traits.warp_level else options.width
+            options = replace(options, width=asked or choose_width(self.traits, block))
             source = self.module.source
             with _COMPILING, source.refusing(self.name):
-                native = native_code(source, self.name, launch, self.machine.poison)
+                native = native_code(source, self.name, Launch(block, small_grid, options))
                 found = self._variants[key] = Variant(native)
         return found
 
