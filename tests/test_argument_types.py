@@ -12,9 +12,9 @@ from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import LaunchError
-from nnkit.ptx.inline import inline
 from nnkit.ptx.parse import parse
-from nnkit.ptx.pointers import Element, elements
+from nnkit.vm.prepare.inline import inline
+from nnkit.vm.prepare.pointers import Element, elements
 
 ARCHS = ["compute_90", "compute_100"]
 """Two generations of NVRTC's code: the first loads `.f32`, the second `.b32`."""

@@ -15,7 +15,6 @@ from test_vm_floating import avx2  # noqa: F401
 from nnkit.device.compile import compile_cuda
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError
-from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Instruction
 from nnkit.ptx.parse import parse
 from nnkit.vm.analysis.geometry import Launch
@@ -23,6 +22,7 @@ from nnkit.vm.analysis.options import Options
 from nnkit.vm.build import apart, compile, large
 from nnkit.vm.build.compile import llvm_text
 from nnkit.vm.build.source import Source
+from nnkit.vm.prepare.inline import inline
 from nnkit.vm.prepare.program import MANY, choose_width
 
 HEAD = 'extern "C" __global__ void k(int *o) { int t = threadIdx.x, x = o[t];'

@@ -2,10 +2,10 @@
 
 import pytest
 
-from nnkit.ptx.inline import inline
 from nnkit.ptx.parse import parse
 from nnkit.vm.instructions import families  # noqa: F401  it fills the table
 from nnkit.vm.prepare.in_step import relies_on_step
+from nnkit.vm.prepare.inline import inline
 
 KERNEL = """
 .version 8.0

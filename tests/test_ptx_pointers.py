@@ -2,9 +2,9 @@
 
 import pytest
 
-from nnkit.ptx.inline import inline
 from nnkit.ptx.parse import parse
-from nnkit.ptx.pointers import Element, elements
+from nnkit.vm.prepare.inline import inline
+from nnkit.vm.prepare.pointers import Element, elements
 
 FLOAT, INTEGER, COPY = Element(4, "float"), Element(4, "integer"), Element(4, "copy")
 

@@ -4,17 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from nnkit.ptx.ir import Instruction
 from nnkit.ptx.parse import parse
-from nnkit.vm.forms import table
+from nnkit.vm.forms import registers, table
 from nnkit.vm.forms.table import FORMS, Effect, Ending, Pure
 from nnkit.vm.instructions import families
 
+DECLARED = """.version 8.0\n.target sm_90\n.address_size 64
+.visible .entry k()\n{\n.reg .pred %p<9>;\n.reg .b32 %r<9>;\n.reg .b64 %rd<9>;
+L:\nT: .branchtargets L;
+"""
+
+
+def instruction(line: str) -> Instruction:
+    """An instruction as PTX writes it."""
+    body = parse(f"{DECLARED}{line}\n}}").functions["k"].body or []
+    return next(item for item in body if isinstance(item, Instruction))
+
 
 def form(line: str) -> table.Form:
-    """The form of an instruction as PTX writes it."""
-    text = f".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k()\n{{\nL:\n{line}\n}}"
-    item = next(item for item in parse(text).functions["k"].body or [] if hasattr(item, "opcode"))
-    found = table.form_of(item)
+    """Its form."""
+    found = table.form_of(instruction(line))
     assert found, line
     return found
 
@@ -78,8 +88,73 @@ def test_what_needs_a_whole_warp() -> None:
 
 
 def test_a_form_has_lanes_where_it_has_a_result() -> None:
-    """The first word of a signature says whether there is one."""
+    """The signature says whether there is one."""
     for forms in FORMS.values():
         for each in forms:
-            if each.operands != "any":
-                assert each.operands.startswith(">") == bool(each.lanes), each
+            assert bool(each.results) == bool(each.lanes), each
+
+
+@pytest.mark.parametrize(
+    ("line", "written", "read"),
+    [
+        ("add.s32 %r1, %r2, %r3;", "%r1", "%r2 %r3"),
+        ("@!%p1 mov.u32 %r1, %tid.x;", "%r1", "%p1"),
+        ("mov.b64 {%r1, %r2}, %rd1;", "%r1 %r2", "%rd1"),
+        ("setp.eq.or.s32 %p1|%p2, %r1, 3, !%p3;", "%p1 %p2", "%r1 %p3"),
+        ("ld.global.v2.u32 {%r1, _}, [%rd1+4];", "%r1", "%rd1"),
+        ("st.global.u32 [%rd1], %r1;", "", "%rd1 %r1"),
+        ("red.global.add.u32 [%rd1], %r1;", "", "%rd1 %r1"),
+        ("atom.global.cas.b32 %r1, [%rd1], %r2, %r3;", "%r1", "%rd1 %r2 %r3"),
+        ("bar.sync %r1, 64;", "", "%r1"),
+        ("barrier.red.popc.u32 %r1, %r2, %p1;", "%r1", "%r2 %p1"),
+        ("brx.idx %r1, T;", "", "%r1"),
+        ("add.cc.u32 %r1, %r2, %r3;", "%r1 %cc", "%r2 %r3"),
+        ("addc.u32 %r1, %r2, %r3;", "%r1", "%r2 %r3 %cc"),
+        ("madc.hi.cc.u32 %r1, %r2, %r3, %r4;", "%r1 %cc", "%r2 %r3 %r4 %cc"),
+        # What nobody knows is taken for what most are.
+        ("tex.base.f32 %r1, [%rd1];", "%r1", "%rd1"),
+        ("cp.async.ca.shared.global [%r1], [%rd1], 4;", "", "%r1 %rd1"),
+    ],
+)
+def test_what_is_written_and_read(line: str, written: str, read: str) -> None:
+    item = instruction(line)
+    assert registers.destinations(item) == written.split()
+    assert registers.sources(item) == read.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "way"),
+    [
+        ("bra.uni L;", "jump"),
+        ("brx.idx %r1, T;", "switch"),
+        ("ret;", "return"),
+        ("exit;", "exit"),
+        ("bar.red.or.pred %p1, 0, %p2;", "barrier"),
+        ("barrier.cta.sync 0;", "barrier"),
+        ("bar.arrive 1, 64;", ""),
+        ("barrier.warp.sync -1;", ""),
+        ("trap;", ""),
+        ("ld.global.u32 %r1, [%rd1];", ""),
+    ],
+)
+def test_what_ends_a_block(line: str, way: str) -> None:
+    assert table.way_of(instruction(line)) == way
+
+
+def test_whether_the_threads_of_a_warp_come_to_a_barrier_together() -> None:
+    def aligned(line: str) -> bool:
+        found = form(line)
+        assert isinstance(found, Ending)
+        return found.aligned
+
+    assert all(map(aligned, ("bar.sync 0;", "barrier.sync.aligned 0;", "bar.red.popc.u32 %r1, 0, %p1;")))
+    assert not any(map(aligned, ("barrier.sync 0;", "barrier.cta.red.and.pred %p1, 0, %p2;")))
+
+
+def test_whose_threads_a_fence_is_for() -> None:
+    def fence(line: str) -> str:
+        return getattr(form(line), "fence", "")
+
+    assert [fence(f"{name};") for name in ("membar.cta", "fence.sc.cta")] == ["block", "block"]
+    assert [fence(f"{name};") for name in ("membar.gl", "fence.acq_rel.gpu")] == ["device", "device"]
+    assert fence("fence.proxy.async;") == fence("bar.sync 0;") == ""

@@ -1,10 +1,10 @@
 """Is what stands in an array what the kernel reads through the pointer? Refused where it certainly is not.
 
-What the code does with the memory says most (`nnkit.ptx.pointers`): only where all of it is numbers of one
-kind and size is anything said. But a compiler makes the same of `__int_as_float(bits[i])` as of `numbers[i]`:
-integers are refused for floats only if the source declares the pointer as one to floats, or reinterprets
-nothing at all. And it makes the same of `word[i] + 1` as of a half of `pair[i]`: integers are refused for
-integers of another width only where the kernel's parameter is declared as a pointer to such.
+What the code does with the memory says most (`nnkit.vm.prepare.pointers`): only where all of it is numbers of
+one kind and size is anything said. But a compiler makes the same of `__int_as_float(bits[i])` as of
+`numbers[i]`: integers are refused for floats only if the source declares the pointer as one to floats, or
+reinterprets nothing at all. And it makes the same of `word[i] + 1` as of a half of `pair[i]`: integers are
+refused for integers of another width only where the kernel's parameter is declared as a pointer to such.
 """
 
 import json
@@ -20,11 +20,11 @@ from nnkit.device.demangle import demangle
 from nnkit.device.kernel_names import split_parameters
 from nnkit.device.parameters import Parameter
 from nnkit.device.type_names import TypeNames
-from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Module, PtxError
 from nnkit.ptx.parse import parse
-from nnkit.ptx.pointers import COPY, FLOAT, INTEGER, Element, elements
 from nnkit.vm.build import store
+from nnkit.vm.prepare.inline import inline
+from nnkit.vm.prepare.pointers import COPY, FLOAT, INTEGER, Element, elements
 
 CACHE_BYTES = 4 << 20
 LONGEST = 4 << 20

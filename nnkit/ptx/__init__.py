@@ -1,1 +1,1 @@
-"""PTX text to records: parsing, inlining, control flow. Imports nothing else of nnkit."""
+"""PTX text to records. Imports nothing else of nnkit."""

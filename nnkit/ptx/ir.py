@@ -22,10 +22,6 @@ SIZES |= {
 """Bytes of every fundamental type."""
 
 
-CARRY = "%cc"
-"""The carry flag, which extended-precision instructions use without naming it: a predicate here."""
-
-
 class PtxError(Exception):
     """PTX that cannot be understood or is not supported; `line` is the PTX line, from 1."""
 
@@ -143,16 +139,6 @@ class Instruction:
     def name(self) -> str:
         """Opcode and modifiers, in their usual order."""
         return ".".join((self.opcode, *self.modifiers))
-
-    @property
-    def writes_carry(self) -> bool:
-        """Whether it sets the carry flag: add.cc, subc.cc, ..."""
-        return "cc" in self.modifiers
-
-    @property
-    def reads_carry(self) -> bool:
-        """Whether it uses the carry flag: addc, subc, madc."""
-        return self.opcode in ("addc", "subc", "madc")
 
     @property
     def type(self) -> str:

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from nnkit.ptx.declarations import SPACES, attribute, variables
 from nnkit.ptx.ir import (
-    CARRY,
     SIZES,
     Function,
     Guard,
@@ -290,8 +289,6 @@ class _Parser(Operands):
             while self.take(","):
                 operands.append(self.operand(function, is_jump))
         self.expect(";")
-        if "cc" in modifiers or opcode in ("addc", "subc", "madc"):
-            function.registers[CARRY] = "pred"
         made = Instruction(opcode, modifiers, tuple(operands), guard, line, self.locations.now, name)
         if opcode in ("bra", "brx"):
             self.names.jump(made)

@@ -15,8 +15,6 @@ only grow, so the search for a fixed point ends.
 from collections.abc import Callable, Iterable
 from itertools import accumulate, chain
 
-from nnkit.ptx import cfg
-from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import (
     SIZES,
     Address,
@@ -29,11 +27,14 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
-from nnkit.vm.analysis import shapes
+from nnkit.vm.analysis import blocks, shapes
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.geometry import Launch, special
+from nnkit.vm.analysis.liveness import Liveness
 from nnkit.vm.analysis.regions import Cutter, Region, find_pending, is_way_out, items
 from nnkit.vm.analysis.shapes import UNIFORM, VARYING, Shape
-from nnkit.vm.forms.table import form_of
+from nnkit.vm.forms.registers import destinations, sources
+from nnkit.vm.forms.table import form_of, is_vote, is_warp_barrier
 
 PATIENCE = 4
 """How often a register's range may grow before it is given up."""
@@ -54,19 +55,17 @@ class Analysis:
             self._analyse()
 
     def _analyse(self) -> None:
-        self.blocks = cfg.build(self.function, self.waits)
-        self.live = cfg.Liveness(self.blocks)
+        self.blocks = blocks.build(self.function, self.waits)
+        self.live = Liveness(self.blocks)
         # A register that may be read before it is written holds the same (0 or poison) in all lanes.
         self.shapes: dict[str, Shape] = dict.fromkeys(self.live[0], UNIFORM)
-        self.written = {
-            name for block in self.blocks for item in items(block) for name in cfg.destinations(item)
-        }
+        self.written = {name for block in self.blocks for item in items(block) for name in destinations(item)}
         self.votes: dict[int, list[Instruction]] = {}
         """The barriers with a vote that lead to a block, in which the result is read."""
         for block in self.blocks:
-            if block.ending == "barrier" and block.last and cfg.is_vote(block.last):
+            if block.ending == "barrier" and block.last and is_vote(block.last):
                 self.votes.setdefault(block.targets[0], []).append(block.last)
-        self.sources = cfg.barriers(self.blocks)
+        self.sources = blocks.barriers(self.blocks)
         """Which barrier of the source ends a block: copies that the compiler made have the same number."""
         cutter = self.cutter = Cutter(self.blocks)
         self.blended: set[str] = set()
@@ -131,13 +130,13 @@ class Analysis:
     def may_wait(self, region: Region, number: int) -> bool:
         """Whether a block begins with a warp's barrier at which lanes wait until others come or leave."""
         items = self.blocks[number].instructions
-        if not self.waits or number == region.entry or not items or not cfg.is_warp_barrier(items[0]):
+        if not self.waits or number == region.entry or not items or not is_warp_barrier(items[0]):
             return False
         return self.operand(items[0].operands[0], "u32").kind == "uniform"
 
     def _would_wait(self, region: Region, number: int) -> bool:
         """Whether lanes meet at a barrier of the warp while others may be where they can still come from."""
-        return any(map(cfg.is_warp_barrier, self.blocks[number].instructions)) and any(
+        return any(map(is_warp_barrier, self.blocks[number].instructions)) and any(
             not self.is_way_out(other) for other in region.waiting(number)
         )
 
@@ -161,11 +160,11 @@ class Analysis:
     def written_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks write."""
         # A vote's result is written where the region begins.
-        return self._names(region, cfg.destinations, self.votes.get(region.entry, ()))
+        return self._names(region, destinations, self.votes.get(region.entry, ()))
 
     def touched_in(self, region: Region) -> set[str]:
         """The registers that a region's blocks read or write."""
-        return self._names(region, cfg.sources, ()) | self.written_in(region)
+        return self._names(region, sources, ()) | self.written_in(region)
 
     def size(self, region: Region, first: int = 0, end: int | None = None) -> int:
         """The instructions of the blocks from one place in a region's order up to another, jumps too."""
@@ -212,7 +211,7 @@ class Analysis:
                     if not region.pending[number] or self.leaves(region, number):
                         continue
                     for item in self.blocks[number].instructions:
-                        for name in cfg.destinations(item):
+                        for name in destinations(item):
                             if name not in self.blended and self.must_blend(region, number, name):
                                 found.add(name)
             if not found:
@@ -243,12 +242,12 @@ class Analysis:
                     changed = True
 
     def _results(self, item: Instruction) -> list[tuple[str, Shape]]:
-        names = cfg.destinations(item)
+        names = destinations(item)
         if not names:
             return []
         given = [self.operand(operand, item.type) for operand in item.operands[1:] if operand is not None]
         # Operands that no lane has a value for yet say nothing so far.
-        if any(name not in self.shapes and name in self.written for name in cfg.sources(item)):
+        if any(name not in self.shapes and name in self.written for name in sources(item)):
             return []
         form = form_of(item)
         assert form is not None, item.name
@@ -266,8 +265,8 @@ class Analysis:
             case "computed" if not any(isinstance(operand, Vector) for operand in item.operands):
                 shape = self._pure(item, given)
             case _:
-                sources = [self.shape(name) for name in cfg.sources(item)]
-                shape = UNIFORM if all(s.kind == "uniform" for s in sources) else VARYING
+                read = [self.shape(name) for name in sources(item)]
+                shape = UNIFORM if all(s.kind == "uniform" for s in read) else VARYING
         return [(name, shape) for name in names]
 
     def _pure(self, item: Instruction, given: list[Shape]) -> Shape:
@@ -278,7 +277,7 @@ class Analysis:
         elif item.opcode == "selp" and isinstance(item.operands[3], Register):
             given[2] = self.shape(item.operands[3].name)
         elif item.opcode in ("setp", "set"):
-            given = [self.shape(name) for name in cfg.sources(item)]
+            given = [self.shape(name) for name in sources(item)]
         return shapes.transfer(item, given, self.launch.width)
 
     def _loaded(self, item: Instruction) -> Shape:
@@ -328,7 +327,7 @@ class Analysis:
             for block in self.blocks
             if apart >> block.number & 1
             for item in items(block)
-            for name in cfg.destinations(item)
+            for name in destinations(item)
         }
         return found.intersection(self._saved())
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heappop, heappush
 
-from nnkit.ptx import cfg
-from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import Instruction, Location
+from nnkit.vm.analysis.blocks import Block
+from nnkit.vm.analysis.order import components, ordered
 
 CHEAP = 4
 """Blocks for which lanes wait, on average, up to which the first order that is found is taken."""
@@ -113,11 +113,11 @@ class Cutter:
 
     def _order(self, start: int, joints: frozenset[int]) -> list[int]:
         closed: dict[int, tuple[int, ...]] = {joint: () for joint in joints if joint != start}
-        first = cfg.ordered(start, self.inside | closed if closed else self.inside)
+        first = ordered(start, self.inside | closed if closed else self.inside)
         cost = _waiting(first, self.inside)
         if cost <= CHEAP * len(first):
             return first
-        second = cfg.ordered(start, self.small_first | closed)
+        second = ordered(start, self.small_first | closed)
         return min(first, second, key=lambda order: _waiting(order, self.inside))
 
     def _leaving_first(self, order: list[int]) -> list[int]:
@@ -152,7 +152,7 @@ class Cutter:
         if sum(self._size(region.order) for region in alone) <= MANY_TIMES * size:
             return frozenset(found)
         wanted = set(candidates)
-        for number in cfg.ordered(0, self.everywhere):
+        for number in ordered(0, self.everywhere):
             since = 0 if number == first else since + self._size([number])
             if number in wanted and since >= WORTH_SHARING:
                 found.append(number)
@@ -169,13 +169,13 @@ class Cutter:
         for region in regions:
             for number in region.order:
                 users.setdefault(number, []).append(region)
-        for number in cfg.ordered(0, self.everywhere):
+        for number in ordered(0, self.everywhere):
             here = users.get(number, ())
             if len(here) < 2 or number in self.repeated:
                 continue
             if any(region.pending[number] or region.entry == number for region in here):
                 continue
-            if self._size(cfg.ordered(number, self.inside)) >= WORTH_SHARING:
+            if self._size(ordered(number, self.inside)) >= WORTH_SHARING:
                 yield number
 
 
@@ -291,7 +291,7 @@ def _closure(successors: dict[int, tuple[int, ...]]) -> tuple[list[int], set[int
     """For every block the set of those that can follow, itself included; and the blocks within loops."""
     behind = [0] * len(successors)
     repeated: set[int] = set()
-    for component in reversed(cfg.components(0, successors)):
+    for component in reversed(components(0, successors)):
         found = 0
         for number in component:
             found |= 1 << number
@@ -309,7 +309,7 @@ def _dominators(successors: dict[int, tuple[int, ...]]) -> dict[int, int]:
 
     The algorithm of Cooper, Harvey and Kennedy.
     """
-    order = cfg.ordered(0, successors)
+    order = ordered(0, successors)
     place = {number: at for at, number in enumerate(order)}
     before: dict[int, list[int]] = {number: [] for number in order}
     for number in order:

@@ -4,8 +4,8 @@ Each block that lanes can wait for has a mask of those that do. At a block's end
 targets' masks, and whichever waiting block comes first in the region's order runs next.
 """
 
-from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import Guard, Immediate, Instruction, PtxError
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter

@@ -2,13 +2,14 @@
 
 import re
 
-from nnkit.ptx.cfg import Block, destinations, sources
 from nnkit.ptx.ir import Instruction, PtxError
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave, mask_literal
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
 from nnkit.vm.emit.frames import alive_mask, current, restore
+from nnkit.vm.forms.registers import destinations, sources
 from nnkit.vm.forms.table import Effect, Pure, form_of
 from nnkit.vm.instructions import absent, calls, plain, warp_wait
 from nnkit.vm.memory.access import plan

@@ -6,8 +6,6 @@ slot is read and written at most once a block. Registers that outlive a barrier 
 frame.
 """
 
-from nnkit.ptx import cfg
-from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import (
     Immediate,
     Instruction,
@@ -20,11 +18,13 @@ from nnkit.ptx.ir import (
     Symbol,
 )
 from nnkit.vm.analysis import shapes
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.special import emit_special
 from nnkit.vm.emit.state import BlockState, FunctionState, KernelState
 from nnkit.vm.emit.values import Site, Value
+from nnkit.vm.forms.registers import sources
 from nnkit.vm.text.builder import (
     BITS,
     LLVM_TYPES,
@@ -122,7 +122,7 @@ class Emitter:
         needed = analysis.needed(region, region.pending[code.number])
         for target in code.targets:
             needed |= live.bits[target]
-        read = set() if code.last is None else set(cfg.sources(code.last))
+        read = set() if code.last is None else set(sources(code.last))
         for name in sorted(name for name in block.changed if name in read or live.bit.get(name, 0) & needed):
             value = block.values[name]
             shape, kind = analysis.shape(name), self.kind(name)

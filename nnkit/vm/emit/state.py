@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from nnkit.ptx.cfg import Block
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.analysis.regions import Region

@@ -13,7 +13,7 @@ What the program itself says twice is another matter: `if (c) __syncthreads(); e
 error, and so is leaving the kernel past a barrier at which others of the warp wait. Both end the launch.
 """
 
-from nnkit.ptx.cfg import Block
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.frames import current, frame_place, frame_slots, store_word, suspend

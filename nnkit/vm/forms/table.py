@@ -3,17 +3,19 @@
 A form is registered beside its emitter. That of a pure operation is written once for scalars and vectors: it
 gets the builder's `Lanes`, the instruction and the sources as LLVM values, and returns the result. That of an
 effect gets the kernel's `Emitter` and the instruction. Operands are described by the words of
-`nnkit.ptx.signature`.
+`nnkit.vm.forms.signature`. Nobody else decides by an instruction's name: what its form does not say is not
+known of it.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
-from nnkit.ptx import signature
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError
-from nnkit.ptx.signature import type_of
+from nnkit.vm.forms import signature
+from nnkit.vm.forms.signature import Slot, type_of
 
 Compute = Callable[..., str]
 Emit = Callable[..., None]
@@ -29,6 +31,17 @@ in no way (varying). "" is for forms without a result.
 Access = Literal["load", "store", "update", ""]
 """What a form does to memory; an update is atomic."""
 
+Fence = Literal["block", "device", ""]
+"""Whose threads a fence is for."""
+
+Carry = Literal["in", "out", "both", ""]
+"""Whether a form reads the carry flag, sets it, or both."""
+
+Way = Literal["jump", "switch", "return", "exit", "barrier", "call"]
+"""How a block's last instruction goes on: at a label, at one of a table, at the caller, nowhere, behind it as
+soon as others have come, in a function.
+"""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -43,7 +56,17 @@ class Form:
     @property
     def count(self) -> int:
         """How many operands it has."""
-        return len(self.operands.split())
+        return len(self.slots)
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """What each operand may be."""
+        return signature.slots(self.operands)
+
+    @cached_property
+    def results(self) -> frozenset[int]:
+        """Which of the operands are written; all others are read."""
+        return frozenset(at for at, slot in enumerate(self.slots) if slot.result)
 
 
 @dataclass(frozen=True)
@@ -64,19 +87,31 @@ class Effect(Form):
     """What does more than to compute a value lane by lane."""
 
     emit: Emit
-    access: Access
-    warp_level: bool
+    access: Access = ""
+    space: str = "generic"
+    """Where an address points that names no space."""
+    warp_level: bool = False
     """Whether lanes of a warp talk to each other, so that a vector must be a warp."""
+    warp_barrier: bool = False
+    """Whether the threads of a warp wait for each other here."""
+    fence: Fence = ""
+    carry: Carry = ""
+    stops: bool = False
+    """Whether the kernel may end here, so that a block ends behind it."""
 
 
 @dataclass(frozen=True)
 class Ending(Form):
     """What ends a block, control flow and barriers: `nnkit.vm.code.flow` emits it."""
 
+    way: Way
+    aligned: bool = True
+    """Whether the threads of a warp come to a barrier together, else each for itself."""
+
 
 FORMS: dict[str, list[Form]] = {}
 
-_FOUND: dict[tuple[str, int], Form | None] = {}
+_FOUND: dict[tuple[str, tuple[str, ...], int], Form | None] = {}
 """The form of every name with so many operands that was looked up."""
 
 
@@ -98,24 +133,34 @@ def pure(
 
 
 def effect(
-    operands: str, *patterns: str, lanes: Lanes = "", access: Access = "", warp_level: bool = False
+    operands: str,
+    *patterns: str,
+    lanes: Lanes = "",
+    access: Access = "",
+    space: str = "generic",
+    warp_level: bool = False,
+    warp_barrier: bool = False,
+    fence: Fence = "",
+    carry: Carry = "",
+    stops: bool = False,
 ) -> Callable[[Emit], Emit]:
     """Register an emitter of effects, with these operands."""
 
     def register(emit: Emit) -> Emit:
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
-                _add(opcode, Effect(full, operands, 0, lanes, emit, access, warp_level))
+                facts = (access, space, warp_level, warp_barrier, fence, carry, stops)
+                _add(opcode, Effect(full, operands, 0, lanes, emit, *facts))
         return emit
 
     return register
 
 
-def ending(operands: str, *patterns: str, lanes: Lanes = "") -> None:
+def ending(operands: str, *patterns: str, way: Way, lanes: Lanes = "", aligned: bool = True) -> None:
     """Register what ends a block, with these operands."""
     for pattern in patterns:
         for opcode, full in _opcodes(pattern):
-            _add(opcode, Ending(full, operands, 0, lanes))
+            _add(opcode, Ending(full, operands, 0, lanes, way, aligned))
 
 
 def _add(opcode: str, form: Form) -> None:
@@ -130,7 +175,7 @@ def _opcodes(pattern: str) -> list[tuple[str, re.Pattern[str]]]:
 
 def form_of(item: Instruction) -> Form | None:
     """The form of an instruction: by its name, and by the number of its operands where that decides."""
-    key = (item.name, len(item.operands))
+    key = (item.opcode, item.modifiers, len(item.operands))
     if key not in _FOUND:
         entries = [form for form in FORMS.get(item.opcode, ()) if form.pattern.fullmatch(item.name)]
         exact = [form for form in entries if form.count == len(item.operands)]
@@ -148,6 +193,30 @@ def is_warp_level(item: Instruction) -> bool:
     """Whether an instruction needs the whole warp in one vector."""
     form = form_of(item)
     return isinstance(form, Effect) and form.warp_level
+
+
+def is_warp_barrier(item: Instruction) -> bool:
+    """Whether the threads of a warp wait for each other here."""
+    form = form_of(item)
+    return isinstance(form, Effect) and form.warp_barrier
+
+
+def is_vote(item: Instruction) -> bool:
+    """Whether it is a barrier with a result, which exists only behind it."""
+    form = form_of(item)
+    return isinstance(form, Ending) and form.way == "barrier" and bool(form.results)
+
+
+def way_of(item: Instruction) -> Way | Literal[""]:
+    """How an instruction ends its block, if it does."""
+    form = form_of(item)
+    return form.way if isinstance(form, Ending) else ""
+
+
+def access_by(item: Instruction) -> Access:
+    """What an instruction does to memory, if anything."""
+    form = form_of(item)
+    return form.access if isinstance(form, Effect) else ""
 
 
 def check(module: Module, function: Function) -> None:

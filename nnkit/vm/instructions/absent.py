@@ -7,11 +7,11 @@ branched on, is an address, ...) the launch ends. Kernels whose warps are whole,
 lanes, pay nothing.
 """
 
-from nnkit.ptx import cfg
 from nnkit.ptx.ir import Immediate, Instruction, Negated, Operand, Pair, Register
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.forms import table
+from nnkit.vm.forms.registers import destinations, names_in, sources
 from nnkit.vm.memory.access import access_of
 from nnkit.vm.text.layout import Fault, Worker
 
@@ -34,12 +34,12 @@ def suspects(analysis: Analysis) -> frozenset[str]:
                 if not whole or (members and analysis.operand(members, "u32").constant != ALL_LANES):
                     found.update(written)
             elif table.is_pure(item):
-                flows.append((cfg.sources(item), cfg.destinations(item)))
+                flows.append((sources(item), destinations(item)))
     before = -1
     while found and before < len(found):
         before = len(found)
-        for sources, written in flows:
-            if not found.isdisjoint(sources):
+        for read, written in flows:
+            if not found.isdisjoint(read):
                 found.update(written)
     return frozenset(found)
 
@@ -68,7 +68,7 @@ def follow(e: Emitter, item: Instruction) -> None:
     pure = table.is_pure(item)
     if not pure:
         check(e, item, _that_count(item))
-    written = [name for name in cfg.destinations(item) if name in e.kernel.suspects]
+    written = [name for name in destinations(item) if name in e.kernel.suspects]
     if written:
         mask = _made(e, item) if pure else "0"
         for name in written:
@@ -97,8 +97,8 @@ def shuffled(e: Emitter, item: Instruction, lanes: str, mask: str, masks: str) -
     `lanes` is the vector of the lanes read; `mask` or the vector `masks` names the members.
     """
     written, given = _ends(item)
-    check(e, item, [name for operand in item.operands[2:] for name in cfg.names_in((operand,))])
-    for name in set(cfg.destinations(item)).difference(written):
+    check(e, item, [name for operand in item.operands[2:] for name in names_in((operand,))])
+    for name in set(destinations(item)).difference(written):
         if name in e.kernel.suspects:
             _set(e, name, "0")
     if not e.kernel.suspects.intersection(written):
@@ -160,8 +160,8 @@ def _that_count(item: Instruction) -> list[str]:
     """The registers whose values decide something: not what a thread keeps in its own memory."""
     access = access_of(item)
     if access is not None and access.space == "local" and access.kind == "store":
-        return cfg.sources(item)[: isinstance(access.base, Register)]
-    return cfg.sources(item)
+        return sources(item)[: isinstance(access.base, Register)]
+    return sources(item)
 
 
 def _made(e: Emitter, item: Instruction) -> str:
@@ -183,7 +183,7 @@ def _made(e: Emitter, item: Instruction) -> str:
         right = e.one.binary("and", "i32", b, _either(e, a, settles[0]))
         return _either(e, left, right)
     mask = "0"
-    for name in cfg.sources(item):
+    for name in sources(item):
         if name in e.kernel.suspects:
             mask = _either(e, mask, _get(e, name))
     return mask

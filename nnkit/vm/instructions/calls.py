@@ -1,11 +1,11 @@
 """Everything that leaves the straight line of one warp: barriers, fences, traps, and calls into Python."""
 
-from nnkit.ptx.cfg import Block
 from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
-from nnkit.vm.forms.table import effect, ending
+from nnkit.vm.forms.table import effect, ending, is_vote
 from nnkit.vm.instructions import warp
 from nnkit.vm.text.layout import Context, Fault, Worker
 
@@ -15,18 +15,21 @@ KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """What Python answers: the bytes of each result and of each argument."""
 
-ending("u32<16", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
-ending("u32<16 u32:32", r"bar|barrier(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned")
-for _kind, _vote in (("u32", "popc"), ("pred", "(and|or)")):
-    _names = rf"bar|barrier(\.cta)?\.red(\.aligned)?\.{_vote}\.{_kind}"
-    ending(f">{_kind} u32<16 pred", _names, lanes="uniform")
-    ending(f">{_kind} u32<16 u32:32 pred", _names, lanes="uniform")
-ending("", r"exit|ret")
-ending("label", r"bra(\.uni)?")
-ending("u32 label", r"brx\.idx(\.uni)?")
+for _who in ("u32<16", "u32<16 u32:32"):
+    ending(_who, r"bar(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned", way="barrier")
+    ending(_who, r"barrier(\.cta)?\.sync", way="barrier", aligned=False)
+    for _kind, _vote in (("u32", "popc"), ("pred", "(and|or)")):
+        _operands, _what = f">{_kind} {_who} pred", rf"{_vote}\.{_kind}"
+        _aligned = (rf"bar(\.cta)?\.red(\.aligned)?\.{_what}", rf"barrier(\.cta)?\.red\.aligned\.{_what}")
+        ending(_operands, *_aligned, way="barrier", lanes="uniform")
+        ending(_operands, rf"barrier(\.cta)?\.red\.{_what}", way="barrier", lanes="uniform", aligned=False)
+ending("", r"exit", way="exit")
+ending("", r"ret", way="return")
+ending("label", r"bra(\.uni)?", way="jump")
+ending("u32 label", r"brx\.idx(\.uni)?", way="switch")
 # Where code is made a call is none any more: the function's body stands there. What it hands over is
 # compared with what the function has, where that is put in its place.
-ending("any", r"call(\.uni)?")
+ending(">any any any", r"call(\.uni)?", way="call", lanes="varying")
 
 
 def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:
@@ -69,7 +72,7 @@ def barrier_word(e: Emitter, item: Instruction) -> str:
 
 def _barrier_operands(item: Instruction) -> tuple[Operand, Operand | None]:
     operands = list(item.operands)
-    if "red" in item.modifiers:
+    if is_vote(item):
         operands = operands[1:-1]
     number = operands[0] if operands else Immediate(0)
     return number, operands[1] if len(operands) > 1 else None
@@ -87,7 +90,7 @@ def _scalar(e: Emitter, item: Instruction, operand: Operand) -> str:
 def arrive(e: Emitter, block: Block) -> None:
     """bar.red: the lanes' votes, added to the barrier's before it opens."""
     item = block.last
-    if item is None or "red" not in item.modifiers:
+    if item is None or not is_vote(item):
         return
     number, _ = _barrier_operands(item)
     predicate = item.operands[-1]
@@ -139,17 +142,18 @@ def _whole(e: Emitter, here: str) -> str:
     return str(e.width) if here in ("true", "-1") else _count(e, here)
 
 
-@effect(
-    "",
-    r"membar\.(cta|gl|sys)",
-    r"fence(\.(sc|acq_rel|acquire|release))?\.(cta|cluster|gpu|sys)",
-    r"fence\.proxy\.\w+(\.\w+)*",
-)
+_ORDER = r"(\.(sc|acq_rel|acquire|release))?"
+
+
+@effect("", r"membar\.cta", rf"fence{_ORDER}\.cta", fence="block")
+@effect("", r"membar\.(gl|sys)", rf"fence{_ORDER}\.(cluster|gpu|sys)", fence="device")
+@effect("", r"fence\.proxy\.\w+(\.\w+)*")
 def _fence(e: Emitter, item: Instruction) -> None:
     e.text.line("fence seq_cst")
 
 
-@effect("", r"trap|brkpt")
+@effect("", r"trap", stops=True)
+@effect("", r"brkpt")
 def _trap(e: Emitter, item: Instruction) -> None:
     e.fault(Fault.TRAP, e.site(item, item.opcode), e.mask64())
     e.text.place(e.text.label("after"))
@@ -162,7 +166,7 @@ def _nothing(e: Emitter, item: Instruction) -> None:
     """A pause or a profiler's mark changes no result."""
 
 
-@effect("any", r"extcall", lanes="varying")
+@effect("any >any any", r"extcall", lanes="varying", stops=True)
 def _call(e: Emitter, item: Instruction) -> None:
     """Hand every lane's arguments to Python: `call(ctx, wk, site, mask, arguments)`; results replace them."""
     name, results, arguments = item.operands

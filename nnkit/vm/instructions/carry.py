@@ -6,11 +6,11 @@ manual tells of a borrow, which is the same where `subc` follows `sub.cc`; but N
 integers asks by `addc` what `subc.cc` has left.
 """
 
-from nnkit.ptx.cfg import sources
-from nnkit.ptx.ir import CARRY, Instruction
+from nnkit.ptx.ir import Instruction
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
+from nnkit.vm.forms.registers import CARRY, reads_carry, sources, writes_carry
 from nnkit.vm.forms.table import effect
 from nnkit.vm.instructions.integer import base, is_signed
 from nnkit.vm.text.builder import Lanes
@@ -18,18 +18,22 @@ from nnkit.vm.text.builder import Lanes
 TYPE = r"\.[us](32|64)"
 
 
-@effect(">t t t", rf"add|sub\.cc{TYPE}", rf"addc|subc(\.cc)?{TYPE}", lanes="joined")
-@effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", rf"madc\.(lo|hi)(\.cc)?{TYPE}", lanes="joined")
+@effect(">t t t", rf"add|sub\.cc{TYPE}", lanes="joined", carry="out")
+@effect(">t t t", rf"addc|subc{TYPE}", lanes="joined", carry="in")
+@effect(">t t t", rf"addc|subc\.cc{TYPE}", lanes="joined", carry="both")
+@effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="out")
+@effect(">t t t t", rf"madc\.(lo|hi){TYPE}", lanes="joined", carry="in")
+@effect(">t t t t", rf"madc\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="both")
 def _extended(e: Emitter, item: Instruction) -> None:
     """The result, and the carry flag where it is asked for."""
     target, *given = item.operands
     values = [e.operand(operand, item.type) for operand in given]
-    if item.reads_carry:
+    if reads_carry(item):
         values.append(e.read(CARRY))
     wide = any(e.kernel.analysis.shape(name).kind != "uniform" for name in sources(item))
     lanes = e.all if wide else e.one
     words = [e.vector(value) if wide else value.scalar for value in values]
-    carry = words.pop() if item.reads_carry else ""
+    carry = words.pop() if reads_carry(item) else ""
     if item.opcode.startswith("mad"):
         a, b, c = words
         words = [_half(lanes, item, a, b), c]
@@ -40,7 +44,7 @@ def _extended(e: Emitter, item: Instruction) -> None:
         return Value(shape, kind, "" if wide else word, word if wide else "")
 
     e.assign(target, value(base(item), total))
-    if item.writes_carry:
+    if writes_carry(item):
         e.write(CARRY, value("i1", flag))
 
 

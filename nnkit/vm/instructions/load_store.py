@@ -39,10 +39,10 @@ def element_type(item: Instruction) -> str:
     rf"ld(\.weak)?\.global{_LOADED}\.nc{_HINT}{_SHAPE}",
     rf"ld\.volatile(\.global|\.shared(::cta)?|\.const|\.local)?{_HINT}{_SHAPE}",
     rf"ld(\.mmio)?\.(relaxed|acquire){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
-    rf"ldu(\.global)?{_SHAPE}",
     lanes="loaded",
     access="load",
 )
+@effect(">~t* []", rf"ldu(\.global)?{_SHAPE}", lanes="loaded", access="load", space="global")
 def _load(e: Emitter, item: Instruction) -> None:
     access = access_of(item)
     assert access is not None

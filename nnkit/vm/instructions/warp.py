@@ -338,7 +338,7 @@ def _reduced(e: Emitter, operation: str, value: str, mask: str) -> str:
     return e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
 
 
-@effect("b32", r"bar|barrier\.warp\.sync", warp_level=True)
+@effect("b32", r"bar|barrier\.warp\.sync", warp_level=True, warp_barrier=True)
 def _warp_sync(e: Emitter, item: Instruction) -> None:
     """Lanes run in step: who is here waits for those members alone that went another way."""
     _members(e, item, item.operands[0])

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from nnkit.ptx.cfg import Block, destinations
 from nnkit.ptx.ir import SIZES, Address, Immediate, Instruction, Operand, PtxError, Register, Symbol, Vector
+from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.forms import table
+from nnkit.vm.forms.registers import destinations
 
 SPACES = ("global", "shared", "const", "param", "local")
 
@@ -70,14 +71,14 @@ def access_of(item: Instruction) -> Access | None:
     if not isinstance(form, table.Effect) or not form.access:
         return None
     # A result, if there is one, stands before the address, and what is stored behind it.
-    at = int(bool(form.lanes))
+    at = len(form.results)
     place = item.operands[at]
     if not isinstance(place, Address):
         raise PtxError(f"{item.name} without an address", item.line)
     value = item.operands[1 - at]
     count = len(value.parts) if isinstance(value, Vector) and form.access != "update" else 1
     names = [m.partition("::")[0] for m in item.modifiers]
-    space = next((m for m in names if m in SPACES), "generic" if item.opcode != "ldu" else "global")
+    space = next((m for m in names if m in SPACES), form.space)
     base: Operand = place.base
     offset = place.offset
     if isinstance(base, Symbol):

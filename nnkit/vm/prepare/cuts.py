@@ -19,7 +19,6 @@ cut but serves for something besides addresses, since a program may mean to cut.
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 
-from nnkit.ptx import cfg
 from nnkit.ptx.ir import (
     Address,
     Function,
@@ -32,6 +31,7 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
+from nnkit.vm.forms.registers import destinations, names_in, sources
 from nnkit.vm.prepare.small import LARGEST, Small
 
 _WINDOWS = {"shared", "local", "param"}
@@ -58,9 +58,9 @@ class _Shares:
         self.readers: dict[str, list[Instruction]] = {}
         self.items = [item for item in function.body or [] if isinstance(item, Instruction)]
         for item in self.items:
-            for name in cfg.destinations(item):
+            for name in destinations(item):
                 self.definitions.setdefault(name, []).append(item)
-            for name in cfg.sources(item):
+            for name in sources(item):
                 self.readers.setdefault(name, []).append(item)
         self.bases: set[str] = set()
         """The 32-bit registers whose addresses are to be whole."""
@@ -88,13 +88,13 @@ class _Shares:
         roots = [item for item in self.items if self._reads_wide(item)]
         # All that depends on a parameter in whatever way, except through memory.
         self.dependent: set[str] = set()
-        work = [name for item in roots for name in cfg.destinations(item)]
+        work = [name for item in roots for name in destinations(item)]
         while work:
             name = work.pop()
             if name not in self.dependent:
                 self.dependent.add(name)
                 for item in self.readers.get(name, ()):
-                    work += () if item.opcode in ("ld", "ldu", "atom") else cfg.destinations(item)
+                    work += () if item.opcode in ("ld", "ldu", "atom") else destinations(item)
         self.small = Small(self.definitions)
         # Of these the largest set that is linear, ...
         self.linear = set(self.dependent)
@@ -105,7 +105,7 @@ class _Shares:
                 self._is_linear(item, name) for item in self.definitions[name]
             ):
                 self.linear.discard(name)
-                work += [n for item in self.readers.get(name, ()) for n in cfg.destinations(item)]
+                work += [n for item in self.readers.get(name, ()) for n in destinations(item)]
         # ... and of those with 32 bits the largest set that serves for addresses alone.
         short = {name for name in self.linear if self.function.registers[name][1:] == "32"}
         pure = set(short)
@@ -116,7 +116,7 @@ class _Shares:
                 self._serves(item, name, pure) for item in self.readers.get(name, ())
             ):
                 pure.discard(name)
-                work += [n for item in self.definitions[name] for n in cfg.sources(item)]
+                work += [n for item in self.definitions[name] for n in sources(item)]
         for item in self.items:
             address = _address(item)
             if address is None or not isinstance(address.base, Register) or abs(address.offset) >= LARGEST:
@@ -134,8 +134,8 @@ class _Shares:
                 name = work.pop()
                 if name not in found:
                     found.add(name)
-                    sources = {n for item in self.definitions[name] for n in cfg.sources(item)}
-                    work += sources & self.linear
+                    read = {n for item in self.definitions[name] for n in sources(item)}
+                    work += read & self.linear
             if found & impure:
                 self.bases.discard(base)
             else:
@@ -145,7 +145,7 @@ class _Shares:
         """Whether this definition gives a register a known share of the parameters."""
         if self._reads_wide(item):
             return True
-        if not self.dependent.intersection(cfg.sources(item)):
+        if not self.dependent.intersection(sources(item)):
             return self.small.makes(item)
         if _is_cut(item):
             return _target(item) == name and _name(item.operands[1]) in self.linear
@@ -190,7 +190,7 @@ class _Shares:
         if address is None:
             return _is_sum_or_product(item) and _target(item) in pure
         others = tuple(o for o in item.operands if o is not address)
-        return name not in cfg.sources(replace(item, opcode="red", operands=others, guard=None))
+        return name not in names_in(others)
 
     # -- the kernel, rewritten ------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class _Shares:
         return replace(self.function, registers=registers, body=body)
 
     def _with_shares(self, item: Instruction, registers: dict[str, str]) -> Iterator[Instruction]:
-        for name in cfg.destinations(item):
+        for name in destinations(item):
             if name in self.needed:
                 # First: an operand may be the target too.
                 yield from self._share_of(item, name, registers)
@@ -219,7 +219,7 @@ class _Shares:
             yield replace(item, operands=tuple(better if o is address else o for o in item.operands))
         else:
             yield item
-        for name in cfg.destinations(item):
+        for name in destinations(item):
             if name in self.bases:
                 share, whole, rest = Register(_share(name)), Register(_whole(name)), Register(_rest(name))
                 yield _made(item, "cvt.u32.u64", rest, share)
@@ -237,7 +237,7 @@ class _Shares:
 
         if self._reads_wide(item):
             yield _made(item, "ld.param.b64", target, item.operands[1])
-        elif not self.dependent.intersection(cfg.sources(item)):
+        elif not self.dependent.intersection(sources(item)):
             yield _made(item, "mov.b64", target, Immediate(0))
         elif _is_cut(item) or item.opcode == "mov":
             yield _made(item, "mov.b64", target, term(1))
@@ -313,7 +313,7 @@ def _target(item: Instruction) -> str | None:
     first = item.operands[0] if item.operands else None
     if isinstance(first, Vector) and item.opcode == "mov":
         first = first.parts[0]
-    return first.name if isinstance(first, Register) and first.name in cfg.destinations(item) else None
+    return first.name if isinstance(first, Register) and first.name in destinations(item) else None
 
 
 def _is_cut(item: Instruction) -> bool:

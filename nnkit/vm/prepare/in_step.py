@@ -8,11 +8,11 @@ at once. Such a kernel runs on vectors that are warps, and they do go in step.
 
 from dataclasses import dataclass, field
 
-from nnkit.ptx import cfg
 from nnkit.ptx.ir import Function, Instruction
+from nnkit.vm.analysis.blocks import Block, build
+from nnkit.vm.analysis.order import ordered
+from nnkit.vm.forms.table import Effect, form_of
 from nnkit.vm.memory.access import access_of
-
-FENCES = frozenset(["membar", "fence"])
 
 SEEN_IN = {"shared": ("shared",), "global": ("global",), "generic": ("shared", "global")}
 """Where an access may meet those of other threads; what is not here is a thread's own, or constant."""
@@ -38,9 +38,9 @@ class _Interval:
 
     def note(self, item: Instruction) -> None:
         """Add one instruction."""
-        if item.opcode in FENCES and "proxy" not in item.modifiers:
+        if fence := _fence(item):
             self.fence = True
-            self.narrow_fence |= "cta" in item.modifiers
+            self.narrow_fence |= fence == "block"
             return
         access = access_of(item)
         if access is None:
@@ -61,20 +61,26 @@ class _Interval:
         )
 
 
+def _fence(item: Instruction) -> str:
+    """Whose threads a fence is for, "" if it is none."""
+    form = form_of(item)
+    return form.fence if isinstance(form, Effect) else ""
+
+
 def relies_on_step(function: Function) -> bool:
     """Whether threads of a warp may tell each other something without a barrier between them."""
     items = [item for item in function.body or [] if isinstance(item, Instruction)]
-    if not any("volatile" in item.modifiers or item.opcode in FENCES for item in items):
+    if not any("volatile" in item.modifiers or _fence(item) for item in items):
         return False
-    blocks = cfg.build(function)
+    blocks = build(function)
     within = {b.number: () if b.ending == "barrier" else b.targets for b in blocks}
     starts = {0, *(b.targets[0] for b in blocks if b.ending == "barrier")}
     return any(_from(start, blocks, within).needs_step for start in starts)
 
 
-def _from(start: int, blocks: list[cfg.Block], within: dict[int, tuple[int, ...]]) -> _Interval:
+def _from(start: int, blocks: list[Block], within: dict[int, tuple[int, ...]]) -> _Interval:
     interval = _Interval()
-    for number in cfg.ordered(start, within):
+    for number in ordered(start, within):
         for item in blocks[number].instructions:
             interval.note(item)
     return interval

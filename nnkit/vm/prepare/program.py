@@ -2,18 +2,13 @@
 
 from dataclasses import dataclass
 
-from nnkit.ptx.cfg import is_barrier
-from nnkit.ptx.inline import inline
 from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxError, Symbol, Variable, Vector
 from nnkit.vm.emit.values import Memory
 from nnkit.vm.forms import table
-from nnkit.vm.instructions import (
-    calls,
-    families,  # noqa: F401  it fills the table
-    warp,
-)
+from nnkit.vm.instructions import calls, warp
 from nnkit.vm.prepare import cuts
 from nnkit.vm.prepare.in_step import relies_on_step
+from nnkit.vm.prepare.inline import inline
 from nnkit.vm.prepare.widths import make_explicit
 
 STATIC_SHARED_BYTES = 48 * 1024
@@ -99,7 +94,7 @@ def prepare(module: Module, kernel: str) -> Program:
         parameter_bytes=memory.parameter_bytes,
         instructions=len(items),
         warp_level=any(map(table.is_warp_level, items)) or relies_on_step(function),
-        has_barrier=any(is_barrier(item) for item in items),
+        has_barrier=any(table.way_of(item) == "barrier" for item in items),
         has_doubles="f64" in function.registers.values(),
     )
     return Program(function, memory, traits)
@@ -110,7 +105,7 @@ def _called(module: Module, kernel: str) -> list[str]:
     found = [kernel]
     for name in found:
         for item in module.functions[name].body or ():
-            if isinstance(item, Instruction) and item.opcode == "call":
+            if isinstance(item, Instruction) and table.way_of(item) == "call":
                 target = item.operands[1]
                 if (
                     isinstance(target, Symbol)

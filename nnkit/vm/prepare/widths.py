@@ -8,9 +8,8 @@ Instruction-Type Size".
 from dataclasses import replace
 
 from nnkit.ptx.ir import SIZES, Function, Instruction, Label, Operand, Register, Vector
-
-RELAXED = frozenset({"st", "cvt"})
-"""Opcodes whose sources may be wider. Wide results of loads are extended where they are assigned."""
+from nnkit.vm.forms.signature import type_of
+from nnkit.vm.forms.table import Form, Pure, form_of
 
 
 def make_explicit(function: Function) -> None:
@@ -19,48 +18,69 @@ def make_explicit(function: Function) -> None:
         return
     body: list[Instruction | Label] = []
     for item in function.body:
-        if isinstance(item, Instruction) and item.opcode in RELAXED and item.type:
-            body += _rewritten(item, function.registers)
+        form = form_of(item) if isinstance(item, Instruction) else None
+        if isinstance(item, Instruction) and form is not None and any(slot.relaxed for slot in form.slots):
+            body += _Rewriter(function.registers).rewritten(item, form)
         else:
             body.append(item)
     function.body = body
 
 
-def _rewritten(item: Instruction, registers: dict[str, str]) -> list[Instruction]:
-    before: list[Instruction] = []
-    behind: list[Instruction] = []
+class _Rewriter:
+    """One instruction, with what must stand before and behind it."""
 
-    def fresh(kind: str) -> Register:
-        made = Register(f"narrow@{len(registers)}")
-        registers[made.name] = kind
-        return made
+    def __init__(self, registers: dict[str, str]):
+        self.registers = registers
+        self.before: list[Instruction] = []
+        self.behind: list[Instruction] = []
 
-    def source(operand: Operand | None) -> Operand | None:
-        size = SIZES[item.type]
-        if not isinstance(operand, Register) or not 2 <= size < SIZES[registers[operand.name]]:
+    def rewritten(self, item: Instruction, form: Form) -> list[Instruction]:
+        operands = list(item.operands)
+        for at, slot in enumerate(form.slots):
+            if not slot.relaxed:
+                continue
+            type_ = type_of(slot.type, item)
+            if not slot.result:
+                operands[at] = self.source(item, operands[at], type_)
+            # Wide results of loads are extended where they are assigned.
+            elif isinstance(form, Pure):
+                operands[at] = self.result(item, operands[at], type_)
+        return [*self.before, replace(item, operands=tuple(operands)), *self.behind]
+
+    def source(self, item: Instruction, operand: Operand, type_: str) -> Operand:
+        """What is read, cut to the type's width."""
+        if isinstance(operand, Vector):
+            return Vector(tuple(part and self.source(item, part, type_) for part in operand.parts))
+        wide = self.wider(operand, type_)
+        if not wide:
             return operand
-        wide = 8 * SIZES[registers[operand.name]]
-        narrow = fresh(f"b{8 * size}")
-        cut = (f"u{8 * size}", f"u{wide}")
-        before.append(replace(item, opcode="cvt", modifiers=cut, operands=(narrow, operand)))
+        size = 8 * SIZES[type_]
+        narrow = self.fresh(f"b{size}")
+        cut = (f"u{size}", f"u{wide}")
+        self.before.append(replace(item, opcode="cvt", modifiers=cut, operands=(narrow, operand)))
         return narrow
 
-    if item.opcode == "st":
-        place, value = item.operands
-        if isinstance(value, Vector):
-            value = Vector(tuple(source(part) for part in value.parts))
-        else:
-            value = source(value) or value
-        return [*before, replace(item, operands=(place, value))]
-    target, given = item.operands
-    kinds = [m for m in item.modifiers if m in SIZES]
-    size = SIZES[kinds[0]]
-    if isinstance(target, Register) and 2 <= size < SIZES[registers[target.name]]:
-        narrow = fresh(f"b{8 * size}")
+    def result(self, item: Instruction, target: Operand, type_: str) -> Operand:
+        """What is written in the type's width, and extended behind the instruction."""
+        wide = self.wider(target, type_)
+        if not wide:
+            return target
+        size = 8 * SIZES[type_]
+        narrow = self.fresh(f"b{size}")
         # A float's bits are not its value: they are filled up with zeros.
-        sign = "s" if kinds[0][0] == "s" else "u"
-        extend = (f"{sign}{8 * SIZES[registers[target.name]]}", f"{sign}{8 * size}")
-        behind.append(replace(item, opcode="cvt", modifiers=extend, operands=(target, narrow)))
-        target = narrow
-    given = source(given) or given
-    return [*before, replace(item, operands=(target, given)), *behind]
+        sign = "s" if type_[0] == "s" else "u"
+        extend = (f"{sign}{wide}", f"{sign}{size}")
+        self.behind.append(replace(item, opcode="cvt", modifiers=extend, operands=(target, narrow)))
+        return narrow
+
+    def wider(self, operand: Operand, type_: str) -> int:
+        """The bits of a register that has more than the type; 0 for anything else."""
+        if not isinstance(operand, Register):
+            return 0
+        size = SIZES[self.registers[operand.name]]
+        return 8 * size if 2 <= SIZES[type_] < size else 0
+
+    def fresh(self, kind: str) -> Register:
+        made = Register(f"narrow@{len(self.registers)}")
+        self.registers[made.name] = kind
+        return made

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from nnkit.ptx.arguments import check_call
 from nnkit.ptx.ir import (
-    CARRY,
     SIZES,
     Address,
     Function,
@@ -29,6 +27,9 @@ from nnkit.ptx.ir import (
     Variable,
     Vector,
 )
+from nnkit.vm.forms.registers import CARRY, reads_carry, writes_carry
+from nnkit.vm.forms.table import access_by, way_of
+from nnkit.vm.prepare.arguments import check_call
 
 DEEPEST = 100
 """Functions that call each other in a chain."""
@@ -129,8 +130,7 @@ class _Inliner:
 
     def declare(self, function: Function, names: _Names) -> None:
         for name, kind in function.registers.items():
-            # There is one carry flag, which nobody names.
-            self.made.registers[name if name == CARRY else name + names.suffix] = kind
+            self.made.registers[name + names.suffix] = kind
         for variable in function.variables:
             unique = variable.name + (names.suffix or self.hiding(variable))
             if variable.space == "shared" and names.suffix:
@@ -149,9 +149,13 @@ class _Inliner:
         assert self.made.body is not None
         operands = tuple(names.given(operand) for operand in item.operands)
         renamed = replace(item, operands=operands, guard=names.guard(item.guard))
-        if item.opcode == "call":
+        if writes_carry(item) or reads_carry(item):
+            # There is one carry flag, which nobody names.
+            self.made.registers[CARRY] = "pred"
+        way = way_of(item)
+        if way == "call":
             self.call(renamed, callers)
-        elif item.opcode == "ret" and end is not None:
+        elif way == "return" and end is not None:
             operands = (Symbol(end.name),)
             self.made.body.append(replace(renamed, opcode="bra", modifiers=(), operands=operands))
         else:
@@ -304,10 +308,16 @@ def _resolve(function: Function, slots: dict[str, Variable]) -> None:
 
 def _slot_of(item: Instruction) -> str | None:
     """The name of the `.param` variable that an instruction reads or writes, if it does."""
-    if item.opcode not in ("ld", "st") or item.modifiers[:1] != ("param",):
+    if item.modifiers[:1] != ("param",) or access_by(item) not in ("load", "store"):
         return None
-    place = item.operands[1 if item.opcode == "ld" else 0]
+    _, place = _value_and_place(item)
     return place.base.name if isinstance(place, Address) and isinstance(place.base, Symbol) else None
+
+
+def _value_and_place(item: Instruction) -> tuple[Operand, Operand]:
+    """What a load or a store moves, and where to or from."""
+    first, second = item.operands
+    return (first, second) if access_by(item) == "load" else (second, first)
 
 
 class _Slot:
@@ -335,7 +345,7 @@ class _Slot:
                 item.modifiers = ("local", *item.modifiers[1:])
 
     def address(self, item: Instruction) -> Address | None:
-        place = item.operands[1 if item.opcode == "ld" else 0]
+        _, place = _value_and_place(item)
         if isinstance(place, Address) and isinstance(place.base, Symbol) and place.base.name == self.name:
             return place
         return None
@@ -345,7 +355,7 @@ class _Slot:
         assert address is not None
         assert isinstance(address.base, Symbol)
         size = SIZES[item.type]
-        value = item.operands[0 if item.opcode == "ld" else 1]
+        value, _ = _value_and_place(item)
         count = len(value.parts) if isinstance(value, Vector) else 1
         start = address.offset + address.base.offset
         return [(start + index * size, size) for index in range(count)]
@@ -359,14 +369,14 @@ class _Slot:
         return f"{self.name}@{offset}"
 
     def as_moves(self, function: Function, item: Instruction) -> list[Instruction]:
-        value = item.operands[0 if item.opcode == "ld" else 1]
+        value, _ = _value_and_place(item)
         parts = value.parts if isinstance(value, Vector) else (value,)
         moves = []
         for part, (offset, size) in zip(parts, self.slices(item), strict=True):
             slot = Register(self.register(offset))
             if part is None:
                 continue
-            if item.opcode == "st":
+            if access_by(item) == "store":
                 modifiers: tuple[str, ...] = (f"b{8 * max(size, 2)}",)
                 moves.append(replace(item, opcode="mov", modifiers=modifiers, operands=(slot, part)))
                 continue

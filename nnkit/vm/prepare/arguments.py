@@ -13,7 +13,7 @@ from nnkit.ptx.ir import (
     Variable,
     Vector,
 )
-from nnkit.ptx.signature import fits
+from nnkit.vm.forms.signature import fits
 
 
 def check_call(

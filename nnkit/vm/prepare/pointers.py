@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nnkit.ptx.cfg import destinations, sources
 from nnkit.ptx.ir import (
     SIZES,
     Address,
@@ -23,6 +22,7 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
+from nnkit.vm.forms.registers import destinations, sources
 
 ACCESSES = frozenset(("ld", "ldu", "st", "atom", "red"))
 _COPIES = frozenset(("mov", "selp", "shfl"))

@@ -139,8 +139,6 @@ def complaint(
     item: Instruction, signature: str, registers: Mapping[str, str], spaces: Mapping[str, str]
 ) -> str:
     """What is wrong with the operands, or "". `spaces` holds where every variable is."""
-    if signature == "any":
-        return ""
     kinds = tuple(_kind(operand, registers, spaces) for operand in item.operands)
     key = (item.name, signature, kinds)
     found = _VERDICTS.get(key)
@@ -155,7 +153,7 @@ def _judge(item: Instruction, wanted: tuple[Slot, ...], kinds: tuple[Kind, ...])
     if len(kinds) != len(wanted):
         return f"it has {len(kinds)} operands, not {len(wanted)}"
     for number, (slot, kind) in enumerate(zip(wanted, kinds, strict=True), 1):
-        words = _wrong(item, slot, kind)
+        words = _wrong(item, slot, kind, number == 1)
         if words:
             return f"operand {number} {words}"
     if wanted and wanted[0].parts and all(isinstance(kind, tuple) for kind in kinds):
@@ -163,12 +161,12 @@ def _judge(item: Instruction, wanted: tuple[Slot, ...], kinds: tuple[Kind, ...])
     return ""
 
 
-def _wrong(item: Instruction, slot: Slot, kind: Kind) -> str:
+def _wrong(item: Instruction, slot: Slot, kind: Kind, first: bool) -> str:
     """Why an operand does not fit, or ""."""
     if slot.type == "any":
         return ""
     if slot.type == "[]":
-        return _wrong_address(item, kind)
+        return _wrong_address(item, kind, written=first)
     if slot.type == "label":
         return "" if isinstance(kind, str) and kind[0] == "@" else "must be a label"
     wanted = type_of(slot.type, item)
@@ -215,13 +213,14 @@ def _wrong_constant(bits: int, wanted: str) -> str:
     return ""
 
 
-def _wrong_address(item: Instruction, kind: Kind) -> str:
+def _wrong_address(item: Instruction, kind: Kind, written: bool) -> str:
+    """What is wrong with an address; in front of all other operands it is that of a store."""
     if not isinstance(kind, tuple) or kind[0] != "[":
         return "must be an address in brackets"
     base = str(kind[1])
     names = [m.partition("::")[0] for m in item.modifiers]
     space = next((m for m in names if m in SPACES), "generic")
-    if base == "@input" and (item.opcode == "st" or space == "generic"):
+    if base == "@input" and (written or space == "generic"):
         return "is a parameter that the function is given: ld.param alone can read it"
     if base[0] == "@":
         base = base.replace("input", "param")
