@@ -22,8 +22,9 @@ from nnkit import cli
 from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.contracts import Device
 from nnkit.data.idx import DTYPES
-from nnkit.device import cuda_driver, open_device
+from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
+from nnkit.device.cuda import driver as cuda_driver
 from nnkit.errors import DeviceError
 
 CODES = {np.dtype(name): code for code, name in DTYPES.items()}

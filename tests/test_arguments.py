@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkit.device.arguments import Packer
-from nnkit.device.array import CpuArray
-from nnkit.device.parameters import Parameter, parameters
+from nnkit.device.arrays.array import CpuArray
+from nnkit.device.kernels.arguments import Packer
+from nnkit.device.kernels.parameters import Parameter, parameters
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, LaunchError
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkit.device.cache import DiskCache, cache_folder, digest
+from nnkit.device.cache.disk import DiskCache, cache_folder, digest
 
 KEY, OTHER = digest("key"), digest("other")
 DATA = bytes(range(256)) * 4
@@ -202,7 +202,7 @@ def test_what_killed_processes_left_is_removed(cache: DiskCache) -> None:
 
 HAMMER = """
 import sys
-from nnkit.device.cache import DiskCache, digest
+from nnkit.device.cache.disk import DiskCache, digest
 cache = DiskCache("shared", 50_000)
 for turn in range(300):
     number = turn * int(sys.argv[1]) % 37

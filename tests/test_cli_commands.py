@@ -11,7 +11,7 @@ from PIL import Image
 
 from nnkit import __version__
 from nnkit.data import load_dataset
-from nnkit.device import cuda_driver
+from nnkit.device.cuda import driver as cuda_driver
 from nnkit.errors import DeviceError
 
 

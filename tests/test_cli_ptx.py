@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnkit.device.compile import compile_cuda
-from nnkit.device.nvrtc import Compiled
-from nnkit.device.occupancy import LIMITS, occupancy
-from nnkit.device.sass import (
+from nnkit.device.compile.nvrtc import Compiled
+from nnkit.device.compile.occupancy import LIMITS, occupancy
+from nnkit.device.compile.sass import (
     VERBOSE,
     declared_block,
     entry_text,

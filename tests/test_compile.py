@@ -12,9 +12,8 @@ import pytest
 from fake_driver import one_line
 
 from nnkit import open_device
-from nnkit.device import compile as compiler
-from nnkit.device.compile import compile_cuda, read_source
-from nnkit.device.headers import cuda_folders
+from nnkit.device.compile import compile_cuda, compiler, read_source
+from nnkit.device.source.headers import cuda_folders
 from nnkit.errors import CompileError, DeviceError, NnkitError, UsageError
 
 PLAIN = 'extern "C" __global__ void plain(float *a) { a[threadIdx.x] += 1.0f; }\n'
@@ -79,7 +78,7 @@ def test_headers_that_are_in_no_wheel_come_from_nvrtc_itself(cold: Path) -> None
 
 
 def test_without_wheels_the_toolkit_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnkit.device.headers.util.find_spec", lambda name: None)
+    monkeypatch.setattr("nnkit.device.source.headers.util.find_spec", lambda name: None)
     monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert cuda_folders() == ()
@@ -96,7 +95,7 @@ def test_the_newest_wheels_come_first(tmp_path: Path, monkeypatch: pytest.Monkey
         if name != "cublas":
             (tmp_path / name / "include" / "cuda_runtime.h").touch()
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr("nnkit.device.headers.util.find_spec", lambda name: spec)
+    monkeypatch.setattr("nnkit.device.source.headers.util.find_spec", lambda name: spec)
     found = [Path(folder).parent.name for folder in cuda_folders()]
     assert found == ["cu13", "cu12", "cuda_runtime"]
 

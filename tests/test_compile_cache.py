@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from nnkit.device import compile as compiler
-from nnkit.device.compile import compile_cuda
-from nnkit.device.headers import included_files
-from nnkit.device.nvrtc import Compiled
+from nnkit.device.compile import compile_cuda, compiler
+from nnkit.device.compile.nvrtc import Compiled
+from nnkit.device.source.headers import included_files
 
 PLAIN = 'extern "C" __global__ void plain(float *a) { a[threadIdx.x] += 1.0f; }\n'
 

@@ -145,7 +145,7 @@ def test_large_code_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None
         return inner(text, well, name, features)
 
     monkeypatch.setattr(apart, "object_code", counted)
-    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.device.virtual.device._use_cache", lambda: None)
     monkeypatch.setattr(large, "QUICK_ABOVE", 200_000)
     monkeypatch.setattr(large, "WORTH_A_PROCESS", 200_000)
     values = np.arange(4096, dtype=np.int32) % 60
@@ -178,7 +178,7 @@ def test_the_quick_way_gives_the_same(kind: str, monkeypatch: pytest.MonkeyPatch
 
 def result(source: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What a kernel leaves in the array, compiled anew."""
-    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.device.virtual.device._use_cache", lambda: None)
     monkeypatch.setattr("nnkit.vm.build.store.store", _Nothing())
     device = VirtualDevice(threads=1)
     array = device.upload(np.arange(4096, dtype=np.int32) % 7)
@@ -256,7 +256,7 @@ def test_stack_is_read_from_the_code() -> None:
 
 
 def test_a_kernel_too_large_for_the_stack_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.device.virtual.device._use_cache", lambda: None)
     monkeypatch.setattr("nnkit.vm.build.store.store", _Nothing())
     monkeypatch.setattr(large, "WORTH_A_PROCESS", 0)
     monkeypatch.setattr(large, "stack_bytes", lambda code: large.MOST_STACK + 1)

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nnkit.device import nvrtc
+from nnkit.device.compile import nvrtc
+from nnkit.device.compile.waiting import interruptible
 from nnkit.device.virtual import VirtualDevice
-from nnkit.device.waiting import interruptible
 from nnkit.errors import CompileError
 from nnkit.vm.analysis import kernel
 
@@ -44,7 +44,7 @@ def test_while_nvrtc_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names = {name: getattr(real, name) for name in dir(real) if name.startswith("nvrtc")}
     with monkeypatch.context() as patch:
         patch.setattr(nvrtc, "load", lambda: SimpleNamespace(**names | {"nvrtcCompileProgram": slow}))
-        patch.setattr("nnkit.device.compile._nvrtc", nvrtc.load)
+        patch.setattr("nnkit.device.compile.compiler._nvrtc", nvrtc.load)
         interrupt_soon()
         with pytest.raises(KeyboardInterrupt):
             VirtualDevice(threads=1).compile(KERNEL, name="stopped.cu")

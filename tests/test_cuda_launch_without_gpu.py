@@ -8,7 +8,7 @@ from cuda.bindings import driver as real
 from fake_driver import PTX, FakeDriver, one_line
 
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.cuda_launch import native_arch
+from nnkit.device.cuda.launch import native_arch
 from nnkit.errors import (
     CompileError,
     DeviceError,

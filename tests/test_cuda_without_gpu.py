@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from fake_driver import PTX, FakeDriver, one_line
 
-from nnkit.device import cuda_driver, dlpack, open_device, open_device_for
+from nnkit.device import open_device, open_device_for
+from nnkit.device.arrays import dlpack
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.cuda_memory import CHUNK, CHUNKS, size_class
+from nnkit.device.cuda import driver as cuda_driver
+from nnkit.device.cuda.memory import CHUNK, CHUNKS, size_class
 from nnkit.errors import DeviceError, UsageError
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Command, is_refusal
 
 from nnkit.device.compile import compile_cuda
-from nnkit.device.excerpts import as_given, mark, with_source
+from nnkit.device.source.excerpts import as_given, mark, with_source
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, DeviceMemoryError, KernelError, NnkitError, UsageError, lines_of
 from nnkit.plugins import Registry

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkit.device.extents import Limits, check_extents
+from nnkit.device.kernels.extents import Limits, check_extents
 from nnkit.errors import LaunchError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit.device.advice import advice
+from nnkit.device.compile.advice import advice
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, DeviceMemoryError, LaunchError, NnkitError, UsageError
 from nnkit.ptx.locations import file_name

@@ -334,7 +334,7 @@ def alone_changed(headers: str, written: list[str]) -> str:
 
 
 def test_a_missing_library_names_its_wheel() -> None:
-    from nnkit.device.headers import where_to_get
+    from nnkit.device.source.headers import where_to_get
 
     assert where_to_get("curand_kernel.h") == "pip install nvidia-curand"
     assert where_to_get("cub/nothing.cuh") == "pip install nvidia-cuda-cccl"

@@ -7,7 +7,7 @@ import pytest
 
 from nnkit import open_device
 from nnkit.device.compile import compile_cuda
-from nnkit.device.host_headers import beside, headers
+from nnkit.device.source.host_headers import beside, headers
 from nnkit.errors import CompileError
 
 KERNEL = '\nextern "C" __global__ void k(float *x) { x[0] = 1; }\n'

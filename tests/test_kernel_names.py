@@ -10,8 +10,8 @@ import pytest
 
 from nnkit import open_device
 from nnkit.device.compile import compile_cuda
-from nnkit.device.demangle import demangle
-from nnkit.device.kernel_names import expression, find_kernel, split_parameters, variables
+from nnkit.device.names.demangle import demangle
+from nnkit.device.names.kernels import expression, find_kernel, split_parameters, variables
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, LaunchError, NnkitError, UsageError
 

@@ -7,7 +7,7 @@ import pytest
 from fake_driver import FakeDriver, one_line
 
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.parameters import required_blocks, thread_limits
+from nnkit.device.kernels.parameters import required_blocks, thread_limits
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, LaunchError, NnkitError
 

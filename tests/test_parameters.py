@@ -3,7 +3,7 @@
 import pytest
 
 from nnkit.device.compile import compile_cuda
-from nnkit.device.parameters import Parameter, parameters, thread_limits
+from nnkit.device.kernels.parameters import Parameter, parameters, thread_limits
 from nnkit.errors import CompileError
 
 

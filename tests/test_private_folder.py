@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nnkit.cli.info import collect
-from nnkit.device import private_folder
-from nnkit.device.cache import DiskCache, digest
-from nnkit.device.private_folder import is_group_of_one, make_private, read_own, refusal
+from nnkit.device.cache import private_folder
+from nnkit.device.cache.disk import DiskCache, digest
+from nnkit.device.cache.private_folder import is_group_of_one, make_private, read_own, refusal
 
 KEY, DATA = digest("key"), b"machine code"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

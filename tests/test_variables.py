@@ -12,10 +12,10 @@ from fake_driver import FakeDriver, one_line
 from nnkit.contracts import Device
 from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.demangle import is_reserved, readable_name
-from nnkit.device.kernel_names import variables
-from nnkit.device.type_names import TypeNames
-from nnkit.device.variables import VariableTable
+from nnkit.device.kernels.variables import VariableTable
+from nnkit.device.names.demangle import is_reserved, readable_name
+from nnkit.device.names.kernels import variables
+from nnkit.device.names.types import TypeNames
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, DeviceMemoryError, UsageError
 from nnkit.ptx.parse import parse

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnkit.device.cache import DiskCache
+from nnkit.device.cache.disk import DiskCache
 from nnkit.device.compile import compile_cuda
-from nnkit.device.virtual import CACHE_BYTES, VirtualDevice
+from nnkit.device.virtual import VirtualDevice
+from nnkit.device.virtual.device import CACHE_BYTES
 from nnkit.errors import CompileError, DeviceMemoryError
 from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.analysis.options import Options
@@ -62,7 +63,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
     """A cache of the test's own."""
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
     made = Counting(DiskCache("native", CACHE_BYTES))
-    monkeypatch.setattr("nnkit.device.virtual._use_cache", lambda: None)
+    monkeypatch.setattr("nnkit.device.virtual.device._use_cache", lambda: None)
     monkeypatch.setattr(kept, "store", made)
     return made
 

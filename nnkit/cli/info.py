@@ -92,7 +92,7 @@ def _virtual() -> dict[str, Any]:
 
 def _gpus() -> list[dict[str, Any]]:
     """A row for each GPU, or one that says why there is none."""
-    from nnkit.device import cuda_driver
+    from nnkit.device.cuda import driver as cuda_driver
     from nnkit.errors import NnkitError
 
     try:
@@ -152,8 +152,8 @@ def _short(error: Exception) -> str:
 
 def _cache() -> dict[str, Any]:
     """Where compiled kernels are kept, and how much that is."""
-    from nnkit.device.cache import cache_folder
-    from nnkit.device.private_folder import refusal
+    from nnkit.device.cache.disk import cache_folder
+    from nnkit.device.cache.private_folder import refusal
 
     folder = cache_folder("")
     if folder is None:

@@ -11,7 +11,7 @@ from nnkit.cli import options
 from nnkit.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from nnkit.device.nvrtc import Compiled
+    from nnkit.device.compile.nvrtc import Compiled
 
 DEFAULT_BLOCK = 256
 """The block for which occupancy is reported if neither the kernel nor the user says one."""
@@ -40,8 +40,8 @@ def ptx(
 ) -> None:
     """Compile CUDA C++ and show the PTX, or what its kernels use; needs no GPU."""
     from nnkit.device.compile import compile_cuda
-    from nnkit.device.occupancy import MAX_BLOCK
-    from nnkit.device.sass import VERBOSE, entry_text, warnings_of
+    from nnkit.device.compile.occupancy import MAX_BLOCK
+    from nnkit.device.compile.sass import VERBOSE, entry_text, warnings_of
 
     found = re.fullmatch(r"(?:(compute|sm)_)?(\d+[af]?)", arch)
     if found is None:
@@ -66,8 +66,8 @@ def ptx(
 
 
 def _report(compiled: "Compiled", arch: str, kernel: str | None, block: int | None) -> list[dict[str, Any]]:
-    from nnkit.device.occupancy import occupancy
-    from nnkit.device.sass import declared_block, entry_text, kernel_resources
+    from nnkit.device.compile.occupancy import occupancy
+    from nnkit.device.compile.sass import declared_block, entry_text, kernel_resources
 
     resources = kernel_resources(compiled)
     names = [used.name for used in resources]

@@ -1,6 +1,19 @@
 """Devices: where arrays live and operations run. The seam between kinds of hardware lies here, low.
 
-`cpu` is NumPy; `virtual` runs CUDA kernels on the CPU; `cuda` is a GPU.
+`cpu` is NumPy; `virtual` runs CUDA kernels on the CPU; `cuda` is a GPU. The rooms, from the top down; each
+imports only what stands below it (import-linter sees to it):
+
+    cuda, virtual, cpu  the devices; none knows another
+    kernel_operations   the operations of a training step as kernels
+    kernels             what a kernel takes: parameters, arguments, extents, variables
+    compile             CUDA C++ to PTX and machine code, with NVRTC
+    names               names and types of kernels and variables
+    host                what devices in host memory share
+    source              a user's CUDA source: headers, host code, lines in messages
+    cpp                 C++ text: tokens, macros, conditions, declarations
+    arrays              what all arrays share, and memory shared with other libraries
+    cache               what is kept on disk between runs
+    bound               what belongs to a device of this process
 """
 
 import re

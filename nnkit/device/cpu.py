@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from nnkit import reference
 from nnkit.contracts import Module
-from nnkit.device import dlpack
-from nnkit.device.array import CpuArray
-from nnkit.device.host_time import HostEvent, HostStream
-from nnkit.device.inputs import array_type, host_values
+from nnkit.device.arrays import dlpack
+from nnkit.device.arrays.array import CpuArray
+from nnkit.device.arrays.inputs import array_type, host_values
+from nnkit.device.host.streams import HostEvent, HostStream
 from nnkit.errors import DeviceError, UsageError
 
 

@@ -1,0 +1,1 @@
+"""C++ text: tokens, macros, conditions, and the declarations in it. Imports nothing else of nnkit."""
