@@ -171,7 +171,7 @@ def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.Monke
     assert len(set(store.keys)) == len(store.keys) == store.puts == 7
 
 
-OTHERS: dict[str, object] = {"width": 8, "poison": True}
+OTHERS: dict[str, object] = {"width": 8, "poison": True, "attached": ()}
 """Of every field of the options another value than that of the first launch."""
 
 

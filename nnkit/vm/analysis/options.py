@@ -18,6 +18,8 @@ class Options:
     """Lanes of a vector; None: as many as suit the kernel and the block."""
     poison: bool = False
     """Whether registers and shared memory that nobody has written hold ones instead of what they may."""
+    attached: tuple[str, ...] = ("bounds",)
+    """What runs around every access to memory, by its name in `nnkit.vm.memory.attachments`."""
 
     def __post_init__(self) -> None:
         if self.width not in (None, *WIDTHS):

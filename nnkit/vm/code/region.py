@@ -10,9 +10,10 @@ from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
 from nnkit.vm.emit.frames import alive_mask, current, restore
 from nnkit.vm.forms.registers import destinations, sources
-from nnkit.vm.forms.table import Effect, Pure, form_of
+from nnkit.vm.forms.table import Effect, MemoryAccess, Pure, form_of
 from nnkit.vm.instructions import absent, calls, plain, warp_wait
 from nnkit.vm.memory.access import plan
+from nnkit.vm.memory.lowering import lower
 from nnkit.vm.text.builder import BITS, ident
 from nnkit.vm.text.layout import Worker
 
@@ -214,6 +215,8 @@ def emit_instruction(e: Emitter, item: Instruction) -> None:
     form = form_of(item)
     if isinstance(form, Pure) and form.count == len(item.operands):
         plain.emit_pure(e, item, form)
+    elif isinstance(form, MemoryAccess):
+        lower(e, item, form.describe(item))
     elif isinstance(form, Effect):
         form.emit(e, item)
     else:

@@ -2,7 +2,8 @@
 
 A form is registered beside its emitter. That of a pure operation is written once for scalars and vectors: it
 gets the builder's `Lanes`, the instruction and the sources as LLVM values, and returns the result. That of an
-effect gets the kernel's `Emitter` and the instruction. Operands are described by the words of
+effect gets the kernel's `Emitter` and the instruction; that of an access to memory only says what is read,
+written or combined, and `nnkit.vm.memory.lowering` makes it. Operands are described by the words of
 `nnkit.vm.forms.signature`. Nobody else decides by an instruction's name: what its form does not say is not
 known of it.
 """
@@ -11,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from nnkit.ptx.ir import Function, Instruction, Module, PtxError
 from nnkit.vm.forms import signature
@@ -19,6 +20,7 @@ from nnkit.vm.forms.signature import Slot, type_of
 
 Compute = Callable[..., str]
 Emit = Callable[..., None]
+Describe = Callable[[Instruction], Any]
 
 Lanes = Literal["computed", "joined", "loaded", "uniform", "members", "varying", ""]
 """How the results of a vector's lanes relate.
@@ -28,8 +30,8 @@ same (joined), as in memory (loaded), the same for all (uniform), the same for a
 in no way (varying). "" is for forms without a result.
 """
 
-Access = Literal["load", "store", "update", ""]
-"""What a form does to memory; an update is atomic."""
+AccessKind = Literal["load", "store", "update"]
+"""What is done to memory; an update is atomic."""
 
 Fence = Literal["block", "device", ""]
 """Whose threads a fence is for."""
@@ -87,9 +89,6 @@ class Effect(Form):
     """What does more than to compute a value lane by lane."""
 
     emit: Emit
-    access: Access = ""
-    space: str = "generic"
-    """Where an address points that names no space."""
     warp_level: bool = False
     """Whether lanes of a warp talk to each other, so that a vector must be a warp."""
     warp_barrier: bool = False
@@ -98,6 +97,17 @@ class Effect(Form):
     carry: Carry = ""
     stops: bool = False
     """Whether the kernel may end here, so that a block ends behind it."""
+
+
+@dataclass(frozen=True)
+class MemoryAccess(Form):
+    """What reads or writes memory."""
+
+    describe: Describe
+    """Says what is to be done with the memory: returns a `nnkit.vm.memory.lowering.Transfer`."""
+    access: AccessKind
+    space: str
+    """Where an address points that names no space."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,6 @@ def effect(
     operands: str,
     *patterns: str,
     lanes: Lanes = "",
-    access: Access = "",
-    space: str = "generic",
     warp_level: bool = False,
     warp_barrier: bool = False,
     fence: Fence = "",
@@ -149,9 +157,23 @@ def effect(
     def register(emit: Emit) -> Emit:
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
-                facts = (access, space, warp_level, warp_barrier, fence, carry, stops)
+                facts = (warp_level, warp_barrier, fence, carry, stops)
                 _add(opcode, Effect(full, operands, 0, lanes, emit, *facts))
         return emit
+
+    return register
+
+
+def memory_access(
+    access: AccessKind, operands: str, *patterns: str, lanes: Lanes = "", space: str = "generic"
+) -> Callable[[Describe], Describe]:
+    """Register what describes accesses to memory, with these operands."""
+
+    def register(describe: Describe) -> Describe:
+        for pattern in patterns:
+            for opcode, full in _opcodes(pattern):
+                _add(opcode, MemoryAccess(full, operands, 0, lanes, describe, access, space))
+        return describe
 
     return register
 
@@ -213,10 +235,10 @@ def way_of(item: Instruction) -> Way | Literal[""]:
     return form.way if isinstance(form, Ending) else ""
 
 
-def access_by(item: Instruction) -> Access:
+def access_by(item: Instruction) -> AccessKind | Literal[""]:
     """What an instruction does to memory, if anything."""
     form = form_of(item)
-    return form.access if isinstance(form, Effect) else ""
+    return form.access if isinstance(form, MemoryAccess) else ""
 
 
 def check(module: Module, function: Function) -> None:

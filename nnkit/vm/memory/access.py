@@ -7,6 +7,7 @@ from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.forms import table
 from nnkit.vm.forms.registers import destinations
+from nnkit.vm.text.builder import LLVM_TYPES
 
 SPACES = ("global", "shared", "const", "param", "local")
 
@@ -24,7 +25,7 @@ class Access:
     offset: int
     size: int
     count: int
-    kind: table.Access
+    kind: table.AccessKind
 
     @property
     def reads(self) -> bool:
@@ -37,6 +38,11 @@ class Access:
         return self.kind != "load"
 
     @property
+    def element(self) -> str:
+        """The LLVM type of one element."""
+        return LLVM_TYPES[self.item.type]
+
+    @property
     def bytes(self) -> int:
         """Bytes of one lane."""
         return self.size * self.count
@@ -47,8 +53,8 @@ class Group:
     """Accesses that share a check."""
 
     members: list[Access] = field(default_factory=list)
-    done: bool = False
-    fast: str = ""
+    checked: bool = False
+    fast: str = "false"
     """Whether all lanes were found in one piece: an i1, or "" where that is certain."""
     anchor: str = ""
     """Lane 0's address at the lowest offset, as a host pointer; anywhere if lane 0 is not active."""
@@ -68,7 +74,7 @@ class Group:
 def access_of(item: Instruction) -> Access | None:
     """What an instruction does to memory, if it does anything."""
     form = table.form_of(item)
-    if not isinstance(form, table.Effect) or not form.access:
+    if not isinstance(form, table.MemoryAccess):
         return None
     # A result, if there is one, stands before the address, and what is stored behind it.
     at = len(form.results)
@@ -86,6 +92,24 @@ def access_of(item: Instruction) -> Access | None:
     elif isinstance(base, Immediate):
         base, offset = Immediate(0), offset + base.value
     return Access(item, space, base, offset, SIZES[item.type], count, form.access)
+
+
+def group_of(e: Emitter, access: Access) -> Group:
+    """The accesses of the block that share a check with this one."""
+    group = e.block.guards[id(access.item)]
+    assert isinstance(group, Group)
+    return group
+
+
+def site_of(e: Emitter, access: Access) -> int:
+    """The number of the access's place in the source, for messages."""
+    what = "atomic operation" if access.kind == "update" else access.kind
+    return e.site(access.item, what, access.space, access.bytes)
+
+
+def streams(e: Emitter) -> bool:
+    """Whether a kernel is likely to pass over much memory once: then a second form of its accesses pays."""
+    return len(e.kernel.analysis.regions) == 1
 
 
 def plan(e: Emitter, block: Block) -> None:

@@ -24,55 +24,40 @@ inside one allocation (`group.fast`, or provable).
 import math
 from dataclasses import replace
 
-from nnkit.ptx.ir import Register, Symbol
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
-from nnkit.vm.memory.access import Access, Group
+from nnkit.vm.memory.access import Access, Group, group_of, site_of
 from nnkit.vm.text.builder import BITS, is_literal
-from nnkit.vm.text.layout import WINDOW_SIZE, WINDOWS, Context, Worker
+from nnkit.vm.text.layout import WINDOWS, Context, Worker
 
 NEAR = 1 << 29
 """Steps of a pattern below which an access may start from lane 0, and spans that a fast check may add up."""
 
 
-def is_near(shape: Shape) -> bool:
+def _is_near(shape: Shape) -> bool:
     """Whether every lane lies near lane 0, so that its address may be computed from there."""
     return all(abs(step) <= NEAR for step in shape.pattern)
 
 
-def check(e: Emitter, access: Access) -> tuple[Group, Value]:
-    """Make sure that the access is allowed, before it is made; returns its group and the base's value."""
-    group = e.block.guards[id(access.item)]
-    assert isinstance(group, Group)
-    base = base_value(e, access)
-    if not group.done:
-        group.done = True
+class BoundsCheck:
+    """In front of the first access of a group: whether all of the group's are allowed."""
+
+    def before(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
+        """Check the group, unless it needs no check; `group.fast` is what its accesses may rely on."""
+        group = group_of(e, access)
+        if group.checked:
+            return
+        group.checked = True
         if access.space == "generic":
             _check_generic(e, group, base)
-        elif not _provable(e, group, access.space, base.shape):
+        elif _provable(e, group, access.space, base.shape):
+            group.fast = ""
+        else:
             _check(e, group, access.space, base)
-        if base.shape.kind != "varying" and access.space not in ("local", "generic"):
-            group.anchor = _anchor(e, access.space, base, group.low)
-    return group, base
 
-
-def base_value(e: Emitter, access: Access) -> Value:
-    """The base address in 64 bits; window addresses may be given in 32, others are filled up with zeros."""
-    base = access.base
-    if isinstance(base, Register):
-        value = e.read(base.name)
-        if BITS[value.kind] == 64:
-            return e.as_kind(value, "i64")
-        short = e.as_kind(value, "i32")
-        if access.space in ("shared", "local", "param"):
-            return short
-        if short.shape.kind == "uniform":
-            return Value(e.uniform(), "i64", scalar=e.one.resize("i32", short.scalar, "i64"))
-        return Value(VARYING, "i64", vector=e.all.resize("i32", e.vector(short), "i64"))
-    if isinstance(base, Symbol) and base.name in e.kernel.memory.globals:
-        return e.address_of(base.name, 0, "i64")
-    return e.operand(base, "u64")
+    def behind(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
+        """Nothing is left to check."""
 
 
 def _limit(e: Emitter, space: str) -> str:
@@ -107,9 +92,7 @@ def _members(e: Emitter, group: Group) -> str:
     """The table of the group's accesses, for the slow check."""
     rows = []
     for member in group.members:
-        what = "atomic operation" if member.kind == "update" else member.kind
-        site = e.site(member.item, what, member.space, member.bytes)
-        rows += [member.offset, member.bytes, site, int(member.writes)]
+        rows += [member.offset, member.bytes, site_of(e, member), int(member.writes)]
     name = f"@members{len(e.text.globals)}"
     values = ", ".join(f"i64 {value}" for value in rows)
     e.text.globals.append(f"{name} = private constant [{len(rows)} x i64] [{values}]")
@@ -155,7 +138,7 @@ def _check(e: Emitter, group: Group, space: str, base: Value) -> None:
     if not window:
         cache, e.kernel.caches = e.kernel.caches, e.kernel.caches + 1
     conditions = _alignment_test(e, group, base)
-    if not is_near(base.shape):
+    if not _is_near(base.shape):
         conditions.append("false")
     elif window:
         conditions.append(_window_test(e, group, space, base))
@@ -277,24 +260,3 @@ def _check_generic(e: Emitter, group: Group, base: Value) -> None:
     fine = e.text.label("fine")
     e.text.branch(good, fine, "fault")
     e.text.place(fine)
-
-
-def in_window(e: Emitter, vector: str, window: int) -> str:
-    """Whether each lane's generic address lies in a window."""
-    distance = e.all.binary("sub", "i64", vector, e.all.constant("i64", window))
-    return e.all.compare("ult", "i64", distance, e.all.constant("i64", WINDOW_SIZE))
-
-
-def space_pointer(e: Emitter, space: str) -> str:
-    """Where shared memory or the parameters begin on the host."""
-    if space == "shared":
-        return e.worker_field(Worker.SHARED, "ptr")
-    return e.context_field(Context.PARAMETERS, "ptr")
-
-
-def _anchor(e: Emitter, space: str, base: Value, low: int) -> str:
-    moved = e.one.binary("add", base.kind, base.scalar, e.one.constant(base.kind, low))
-    moved = e.one.resize(base.kind, moved, "i64", sign=True)
-    if space in ("shared", "param"):
-        return e.text.op(f"getelementptr i8, ptr {space_pointer(e, space)}, i64 {moved}")
-    return e.text.op(f"inttoptr i64 {moved} to ptr")
