@@ -44,8 +44,8 @@ def theory(comm: str, ranks: int, n: int) -> int:
 
 def one_rank_all_cores(widths: Sequence[int], steps: int, threads: int) -> dict[int, float]:
     """Seconds a step of one rank that computes with that many threads."""
-    from nnkit.cli.scaling_measure import SUM_BYTES, measure
-    from nnkit.cli.scaling_worker import Case, Orders
+    from nnkit.scaling.measure import SUM_BYTES, measure
+    from nnkit.scaling.orders import Case, Orders
 
     cases = tuple(Case("none", (width,), BATCH) for width in widths)
     orders = Orders(cases, (), (), (), SUM_BYTES, steps, "numpy", "cpu", "")
@@ -149,11 +149,20 @@ def table(rows: Sequence[Document]) -> None:
         )
 
 
+def numbers(text: str) -> list[int]:
+    """ "1,2,4" as [1, 2, 4], in rising order."""
+    return sorted({int(word) for word in text.split(",")})
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--ranks", default="2", help="numbers of ranks, with commas between")
-    parser.add_argument("--hidden", default=WIDTHS, help="widths, with commas between")
+    parser.add_argument("--ranks", type=numbers, default="2", help="numbers of ranks, with commas between")
+    parser.add_argument("--hidden", type=numbers, default=WIDTHS, help="widths, with commas between")
     parser.add_argument("--steps", type=int, default=30, help="steps of each in a round")
     parser.add_argument("--plot", type=Path, help="draw the quietest round")
     parser.add_argument("--keep-pin", action="store_true", help=f"leave {PIN} as it is")
@@ -161,24 +170,23 @@ def main() -> None:
     options = parser.parse_args()
     drop_pin(options.keep_pin)
 
-    from nnkit.cli import scaling, scaling_measure
-    from nnkit.cli.scaling_plot import draw_scaling
+    from nnkit.scaling.compare import compare
+    from nnkit.scaling.measure import cores
+    from nnkit.scaling.plot import draw_scaling
 
-    widths = scaling.numbers_in("--hidden", options.hidden, 100_000)
-    ranks = [1, *scaling.numbers_in("--ranks", options.ranks, 64)]
-    cores = scaling_measure.cores()
+    widths, ranks, shared = options.hidden, [1, *options.ranks], cores()
     rounds = []
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-        threads = one_rank_all_cores(widths, options.steps, cores)
-        document = scaling.run(["data", "model"], ranks, widths, BATCH, options.steps, 1, "numpy", "cpu")
+        threads = one_rank_all_cores(widths, options.steps, shared)
+        document = compare(["data", "model"], ranks, widths, BATCH, options.steps, 1, "numpy", "cpu", _note)
         rounds.append((threads, document))
     if options.plot is not None:
         draw_scaling(options.plot, quietest(rounds)[1])
     rows = {"median": summary(rounds, least=False), "least": summary(rounds, least=True)}
     report = {
         "rounds": options.rounds,
-        "cores": cores,
+        "cores": shared,
         **{name: {"rows": found, "goals": goals(found)} for name, found in rows.items()},
         "crossings": [document["crossings"] for _, document in rounds],
     }

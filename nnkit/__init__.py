@@ -3,6 +3,8 @@
 The map of the house, from the street door down; each storey imports only what lies below it:
 
     cli/          the command `nnkit`, one file a command
+    plan/         which strategy, which grid, predicted for a machine that need not be here
+    scaling/      steps timed over strategies, ranks and widths
     train/        the step, the loop, checkpoints, metrics, progress, plots
     verify/       is a difference round-off or a bug? bounds and verdicts
     nn/           the network and its initial parameters, knowing no device
@@ -22,6 +24,8 @@ The names below are loaded when first used, so that `import nnkit` costs next to
 
 from typing import TYPE_CHECKING, Any
 
+from nnkit.version import __version__
+
 if TYPE_CHECKING:
     from nnkit.data import load_dataset as load_dataset
     from nnkit.device import open_device as open_device
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from nnkit.nn.network import Network as Network
     from nnkit.plugins import Registry as Registry
     from nnkit.train.config import TrainConfig as TrainConfig
-
-__version__ = "0.1.0"
 
 _PUBLIC = {
     "CompileError": "nnkit.errors",

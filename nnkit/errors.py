@@ -138,6 +138,14 @@ class UnrecoverableError(CommonError):
     """Parts of the network went with the ranks that held them."""
 
 
+class Ended(Exception):
+    """This process ends with that status, and what there is to say has been said."""
+
+    def __init__(self, exit_status: int):
+        super().__init__(f"ends with status {exit_status}")
+        self.exit_status = exit_status
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody has, with the known names and the nearest one."""
     names = sorted(known)

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from conftest import Command, is_refusal
 
-from nnkit.cli.plan import why
-from nnkit.cli.scaling_measure import cores
 from nnkit.cost.model import Prediction
+from nnkit.plan.choice import why
+from nnkit.scaling.measure import cores
 
 CLUSTER = ("--bandwidth", "25GB/s", "--latency", "2us", "--flops", "10TFLOP/s")
 

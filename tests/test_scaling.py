@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 from conftest import Command, arguments_of, is_refusal
 
-from nnkit.cli import scaling_measure, scaling_report
 from nnkit.cli.scaling import numbers_in
-from nnkit.cli.scaling_measure import lone_cases, message_of, one_thread_each
-from nnkit.cli.scaling_report import add_efficiency, crossings, grid_of, in_words
-from nnkit.cli.scaling_worker import Case, Orders, middle_half
 from nnkit.comm.mpiexec import find_mpi
 from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.cost.model import Line, Machine, predict
 from nnkit.cost.step import Work
 from nnkit.errors import UsageError
+from nnkit.scaling import measure
+from nnkit.scaling.crossings import crossings
+from nnkit.scaling.measure import lone_cases, message_of, one_thread_each
+from nnkit.scaling.orders import Case, Orders
+from nnkit.scaling.report import in_words
+from nnkit.scaling.rows import add_efficiency, grid_of, make_row
+from nnkit.scaling.worker import middle_half
 
 FAST = Machine(Work(flops=1e-11, parameters=1e-10), Line(1e-5, 1e-9), cores=2)
 ORDERS = Orders((), (), (), (), (), 1, "numpy", "cpu", "")
@@ -47,7 +50,7 @@ def test_no_more_is_hidden_than_sums_take(under_way: float, hidden: float) -> No
         "bytes": [1],
         "sums": 2,
     }
-    found = scaling_report.row(Case("data", (100,), 800), 2, measured, FAST)
+    found = make_row(Case("data", (100,), 800), 2, measured, FAST)
     assert found["hidden_seconds"] == pytest.approx(hidden)
     assert found["compute_seconds"] == 1.5
 
@@ -65,8 +68,8 @@ def test_of_several_rounds_the_least_counts(monkeypatch: pytest.MonkeyPatch) -> 
         }
 
     rounds = iter(range(3))
-    monkeypatch.setattr(scaling_measure, "measure", lambda ranks, orders: found(next(rounds)))
-    assert scaling_measure.measure_least(2, ORDERS, 3) == {
+    monkeypatch.setattr(measure, "measure", lambda ranks, orders: found(next(rounds)))
+    assert measure.measure_least(2, ORDERS, 3) == {
         "device": "cpu",
         "overlap": 0.1,
         "cases": [{"seconds": 2.0, "of": 1}, {"seconds": 1.0, "of": 0}],

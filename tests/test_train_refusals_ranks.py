@@ -111,7 +111,7 @@ def test_versions_may_not_be_mixed(nnkit: Command, small_data: Path, tmp_path: P
         "import os\n"
         "if os.environ.get('OMPI_COMM_WORLD_RANK') == '1':\n"
         "    import nnkit\n"
-        "    nnkit.__version__ = '99.9'\n"
+        "    nnkit.version.__version__ = '99.9'\n"
     )
     result = nnkit(
         *("train", "--data", small_data, "--comm", "data", "--ranks", 2), env={"PYTHONPATH": str(tmp_path)}

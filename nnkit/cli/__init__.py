@@ -9,9 +9,9 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import Exit, TyperException
 
-from nnkit import __version__
 from nnkit.cli import backends, evaluate, gemm_bench, gemm_check, info, plan, predict, ptx, scaling, train
-from nnkit.errors import STOPPED, NnkitError, UsageError, lines_of, reason
+from nnkit.errors import STOPPED, Ended, NnkitError, UsageError, lines_of, reason
+from nnkit.version import __version__
 
 
 class Commands(TyperGroup):
@@ -92,21 +92,23 @@ def _run(arguments: list[str] | None) -> int:
         return _wrong_call(f"{message} (nnkit --help)")
     except Exit as stop:
         return stop.exit_code
+    except Ended as stop:
+        return stop.exit_status
     except MemoryError as error:
         return _fail(f"out of memory: {error}: give a smaller --batch or --hidden", 2)
 
 
 def _wrong_call(message: str) -> int:
     """Say it once, though every rank may find it."""
-    from nnkit.cli.distribution import in_turn
+    from nnkit.comm.joining import in_turn
 
     try:
         with in_turn():
             raise UsageError(message)
     except UsageError as error:
         return _fail(str(error), error.exit_status)
-    except Exit as stop:
-        return stop.exit_code
+    except Ended as stop:
+        return stop.exit_status
 
 
 def _silence() -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.cli.distribution import Distribution, prepare
+from nnkit.cli.distribution import Distribution
 from nnkit.cli.options import note, print_json
-from nnkit.cli.outcome import LostAtStart
 from nnkit.cli.progress import Lines, Progress, progress
+from nnkit.comm.ending import LostAtStart
+from nnkit.comm.joining import prepare
 from nnkit.comm.world import local_rank, world_from_environment
 from nnkit.contracts import Task, Transport
 from nnkit.data import Dataset, load_dataset

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import Distribution, in_turn, open_transport, prepare, start
-from nnkit.cli.outcome import together
+from nnkit.cli.distribution import Distribution, start
+from nnkit.comm.ending import together
+from nnkit.comm.joining import in_turn, open_transport, prepare
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def train(
     if status is not None:
         return status
 
-    transport = open_transport(spread)
+    transport = open_transport(deterministic=deterministic, elastic=elastic)
     files = Files(data, checkpoint, metrics, plot)
 
     def read() -> "tuple[TrainConfig, Checkpoint | None]":

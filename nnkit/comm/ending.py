@@ -1,4 +1,7 @@
-"""How work that ranks share ends: for all of them alike, and said once."""
+"""How work that ranks share ends: for all of them alike, and said once.
+
+What a rank says it writes to standard error itself, before it ends: nobody above it may come to do so.
+"""
 
 import os
 import signal
@@ -8,11 +11,8 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from typer.exceptions import Exit
-
-from nnkit.cli.options import note
 from nnkit.comm.world import leave_status
-from nnkit.errors import STOPPED, CommonError, NnkitError, RankLostError, lines_of, reason
+from nnkit.errors import STOPPED, CommonError, Ended, NnkitError, RankLostError, lines_of, reason
 
 if TYPE_CHECKING:
     from nnkit.contracts import Transport
@@ -23,6 +23,11 @@ OTHERS_WAIT = 3.0
 
 class LostAtStart(RankLostError):
     """A rank was lost before training, and those that are left have agreed on it."""
+
+
+def say(message: str) -> None:
+    """A line for people, on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> int:
@@ -37,10 +42,10 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
     except CommonError as error:
         # The first one says it.
         if transport.current.rank == 0:
-            note(f"nnkit: {error}")
+            say(f"nnkit: {error}")
         status = error.exit_status
-    except Exit as stop:
-        status = stop.exit_code
+    except Ended as stop:
+        status = stop.exit_status
     except BaseException as error:
         fail(transport, elastic, error)
     leave_status(status)
@@ -60,7 +65,7 @@ def fail(transport: "Transport", elastic: bool, error: BaseException) -> NoRetur
     loses = elastic and others > 0
     speaks, everybody = compare(type(error).__name__, others if loses else 0)
     if speaks:
-        note(text)
+        say(text)
     sys.stdout.flush()
     leave_status(status)
     if loses and not everybody:
@@ -70,7 +75,7 @@ def fail(transport: "Transport", elastic: bool, error: BaseException) -> NoRetur
         # Who says it ends the others too.
         time.sleep(OTHERS_WAIT)
     transport.abort(status)
-    raise Exit(status)
+    raise Ended(status)
 
 
 def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
@@ -99,9 +104,9 @@ def _mourn(transport: "Transport", error: RankLostError) -> NoReturn:
         transport.agree(False)
     left = transport.recover()
     if left.rank == 0:
-        note("nnkit: a rank was lost before training began: start again")
+        say("nnkit: a rank was lost before training began: start again")
     # Not by a regular end, in which MPI would wait for the lost one.
     left.agree(True)
     leave_status(error.exit_status)
     left.abort(error.exit_status)
-    raise Exit(error.exit_status)
+    raise Ended(error.exit_status)

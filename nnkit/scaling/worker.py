@@ -1,6 +1,6 @@
 """What one rank of `nnkit scaling` does: times steps and sums as ordered, and rank 0 writes them down.
 
-Run as a program by every rank, or by one process alone: `python -m nnkit.cli.scaling_worker ORDERS`, where
+Run as a program by every rank, or by one process alone: `python -m nnkit.scaling.worker ORDERS`, where
 ORDERS is the JSON document of an `Orders`.
 """
 
@@ -8,91 +8,34 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from typer.exceptions import Exit
 
-from nnkit.cli.distribution import Distribution, open_transport, prepare
-from nnkit.cli.options import note
-from nnkit.cli.outcome import together
+from nnkit.comm.ending import say, together
+from nnkit.comm.joining import open_transport, prepare
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Task, Transport
-from nnkit.cost.step import Grid
 from nnkit.data import Dataset, Samples
 from nnkit.data.dataset import CLASSES
 from nnkit.device import open_device_for
-from nnkit.errors import NnkitError
+from nnkit.errors import Ended, NnkitError
 from nnkit.plugins import Registry, check_serves
+from nnkit.scaling.orders import PIXELS, Case, Orders
 from nnkit.train.config import TrainConfig
 from nnkit.train.ranks import Ranks
 from nnkit.train.trainer import Trainer
 
-PIXELS = 784
 WARM_UP = 3
 """Steps and sums that are not counted."""
 OVERLAP_BYTES = 1_000_000
 """Of the sum with which it is found out what goes on while a rank computes."""
 SUM_SECONDS = 0.1
 """What the sums of one size may take."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network to train some steps of."""
-
-    comm: str
-    hidden: tuple[int, ...]
-    batch: int
-    grid: Grid | None = None
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What a group of ranks measures."""
-
-    cases: tuple[Case, ...]
-    """Trained by all ranks together."""
-    lone: tuple[Case, ...]
-    """Trained by every rank alone, all at the same time."""
-    paced: tuple[Case, ...]
-    """Trained alone too, but after every step the ranks meet in a sum of nothing much."""
-    sum_grids: tuple[Grid, ...]
-    """Sums are timed over the network groups and the batch groups of these grids."""
-    sum_bytes: tuple[int, ...]
-    steps: int
-    backend: str
-    device: str
-    output: str
-
-    def to_text(self) -> str:
-        """JSON that `from_text` reads."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_text(cls, text: str) -> "Orders":
-        """The orders in such a document."""
-        found = json.loads(text)
-        for name in ("cases", "lone", "paced"):
-            found[name] = tuple(
-                Case(
-                    case["comm"],
-                    tuple(case["hidden"]),
-                    case["batch"],
-                    tuple(case["grid"]) if case["grid"] else None,
-                )
-                for case in found[name]
-            )
-        found["sum_grids"] = tuple(
-            (over_batch, over_network) for over_batch, over_network in found["sum_grids"]
-        )
-        found["sum_bytes"] = tuple(found["sum_bytes"])
-        return cls(**found)
 
 
 Series = npt.NDArray[np.float64]
@@ -259,7 +202,7 @@ def _noise(count: int) -> Dataset:
 def main(arguments: Sequence[str]) -> int:
     """One rank's whole life; returns the exit status."""
     orders = Orders.from_text(arguments[0])
-    transport = open_transport(Distribution())
+    transport = open_transport()
     worker = prepare(transport, {}, lambda: Worker(transport, orders))
 
     def work() -> int:
@@ -275,7 +218,7 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except NnkitError as error:
-        note(f"nnkit: {error}")
+        say(f"nnkit: {error}")
         sys.exit(error.exit_status)
-    except Exit as stop:
-        sys.exit(stop.exit_code)
+    except Ended as stop:
+        sys.exit(stop.exit_status)

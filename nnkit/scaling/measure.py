@@ -13,23 +13,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from typer.exceptions import Exit
-
-from nnkit.cli.scaling_worker import PIXELS, Case, Orders
 from nnkit.comm.launch import launch
 from nnkit.comm.world import THREAD_VARIABLES, share_of_this_machine
 from nnkit.cost.fit import fit_line, fit_waiting, fit_work
 from nnkit.cost.model import NOTHING, Line, Machine
 from nnkit.cost.step import Grid, Work, step_of
-from nnkit.data.dataset import CLASSES
+from nnkit.errors import Ended
+from nnkit.scaling.orders import Case, Orders, sizes_of
 
-MODULE = "nnkit.cli.scaling_worker"
+MODULE = "nnkit.scaling.worker"
 SUM_BYTES = (4_000, 32_000, 256_000, 1_000_000, 3_200_000)
 """What sums are timed with: from a few logits to the gradient of 784-1000-10."""
 
 
 Found = dict[str, Any]
-"""What ranks have measured, as `scaling_worker` writes it down."""
+"""What ranks have measured, as `worker` writes it down."""
 
 
 def measure_least(ranks: int, orders: Orders, rounds: int) -> Found:
@@ -61,7 +59,7 @@ def _last(pair: Sequence[float]) -> float:
 
 
 def measure(ranks: int, orders: Orders) -> Found:
-    """What that many ranks found, each with one thread. Raises Exit if they failed; they have said why."""
+    """What that many ranks found, each with one thread. Raises Ended if they failed; they have said why."""
     with tempfile.TemporaryDirectory() as folder, one_thread_each():
         output = Path(folder, "found.json")
         text = replace(orders, output=str(output)).to_text()
@@ -72,7 +70,7 @@ def measure(ranks: int, orders: Orders) -> Found:
         else:
             status = launch(ranks, [text], program=(sys.executable, "-m", MODULE))
         if status or not output.exists():
-            raise Exit(status or 1)
+            raise Ended(status or 1)
         found: Found = json.loads(output.read_text("utf-8"))
         return found
 
@@ -96,11 +94,6 @@ def one_thread_each() -> Iterator[None]:
 def cores() -> int:
     """The cores that ranks started here share."""
     return share_of_this_machine(1, None, os.environ).cores
-
-
-def sizes_of(hidden: Sequence[int]) -> tuple[int, ...]:
-    """The width of every layer, input first."""
-    return (PIXELS, *hidden, CLASSES)
 
 
 def message_sizes(widest: Sequence[int], batch: int) -> tuple[int, ...]:

@@ -1,0 +1,1 @@
+"""How training scales: steps timed over strategies, ranks and widths, beside what the cost model says."""
