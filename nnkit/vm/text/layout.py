@@ -31,6 +31,10 @@ PART_WORDS = 8
 """Of a part of the grid: the next block, the end, and room, so that no two parts share a cache line."""
 
 
+BARRIERS = 16
+"""How many a block has, by number: of each the worker keeps the votes, the early arrivals and the results."""
+
+
 class Worker(IntEnum):
     """What one thread that runs blocks has for itself."""
 
