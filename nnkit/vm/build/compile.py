@@ -12,7 +12,7 @@ from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.build import apart, large
 from nnkit.vm.code import scheduler
 from nnkit.vm.code.region import emit_region
-from nnkit.vm.emit import strands
+from nnkit.vm.emit import strand_functions
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.state import KernelState
 from nnkit.vm.emit.values import Site
@@ -49,7 +49,7 @@ def llvm_text(program: Program, launch: Launch, has_avx512: bool) -> tuple[str, 
     regions = [emit_region(emitter, region) for region in analysis.regions]
     templates = [
         slow_checks.checks(launch.width),
-        strands.functions(emitter),
+        strand_functions.functions(emitter),
         scheduler.scheduler(analysis.parts, len(regions), launch, is_x86()),
     ]
     text = emitter.text
