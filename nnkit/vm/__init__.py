@@ -7,7 +7,7 @@ Its rooms, from the top down; each imports only what stands below it (import-lin
     prepare       a kernel before it is compiled: one body, its variables' places
     code          regions as functions, how lanes move, barriers, who takes which block
     instructions  emitters, one family a file
-    memory        how every access is lowered: space, address, check
+    memory        how every access is lowered: space, address, what is attached, the access
     emit          the state of one kernel's text: registers, masks, frames, strands
     analysis      how lanes relate, which part, where a kernel is cut
     forms         the forms of PTX instructions that the machine knows

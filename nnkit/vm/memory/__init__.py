@@ -1,1 +1,1 @@
-"""How every access is lowered: its space and its address, the check in front of it."""
+"""How every access is lowered: space and address, what is attached (the check first), the access itself."""

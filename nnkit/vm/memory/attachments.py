@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from nnkit.vm.analysis.options import Options
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access
@@ -33,9 +34,12 @@ ATTACHMENTS: dict[str, Attachment] = {"bounds": BoundsCheck()}
 
 
 def attached(e: Emitter) -> list[Attachment]:
-    """What the kernel is compiled with, in order. Raises ValueError for a name that is none."""
-    names = e.kernel.launch.options.attached
-    for name in names:
+    """What the kernel is compiled with, in order."""
+    return [ATTACHMENTS[name] for name in e.kernel.launch.options.attached]
+
+
+def refuse_unknown(options: Options) -> None:
+    """Raise ValueError for options with an attachment that there is not."""
+    for name in options.attached:
         if name not in ATTACHMENTS:
             raise ValueError(f"attached={name}: give some of {', '.join(ATTACHMENTS)}")
-    return [ATTACHMENTS[name] for name in names]

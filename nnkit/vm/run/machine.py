@@ -17,6 +17,7 @@ from nnkit.vm.analysis.options import Options
 from nnkit.vm.build.compile import Native
 from nnkit.vm.build.native import load_native, native_code
 from nnkit.vm.build.source import Outline, Source
+from nnkit.vm.memory import attachments
 from nnkit.vm.prepare.program import Traits, choose_width
 from nnkit.vm.run import host_memory
 from nnkit.vm.run.launch import Run
@@ -39,10 +40,14 @@ class Machine:
     """Memory, threads and settings that all modules share."""
 
     def __init__(self, threads: int | None = None, options: Options | None = None):
-        """How many threads share a grid's blocks, and how code is made; by default as the settings say."""
+        """How many threads share a grid's blocks, and how code is made; by default as the settings say.
+
+        Raises ValueError for settings and options that are none.
+        """
         self.memory = MemoryTable()
         self.threads = threads or settings.threads()
         self.options = options or settings.options()
+        attachments.refuse_unknown(self.options)
         self.limit = settings.most_instructions()
         self.output: Callable[[str], object] = _to_stdout
         self.team = Team()
