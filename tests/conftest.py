@@ -1,21 +1,14 @@
 """What the tests share: a small data set, a trained checkpoint, and the command in and out of process."""
 
-import gzip
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from fake_driver import FakeDriver
 from threadpoolctl import threadpool_limits
 
 from nnkit import cli
@@ -26,21 +19,10 @@ from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.cuda import driver as cuda_driver
 from nnkit.errors import DeviceError
-
-CODES = {np.dtype(name): code for code, name in DTYPES.items()}
-TRAIN, TEST = 300, 60
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command ended and what it said."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-Command = Callable[..., Result]
+from tests.support.commands import Command, Result, arguments_of
+from tests.support.disturbed import DISTURBED, Disturb
+from tests.support.fake_driver import FakeDriver
+from tests.support.idx_files import write_dataset
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -90,58 +72,6 @@ def each_device(request: pytest.FixtureRequest) -> Iterator[Any]:
     found.close()
 
 
-def idx_bytes(array: npt.NDArray[Any]) -> bytes:
-    """The array as the content of an IDX file."""
-    big = array.dtype.newbyteorder(">")
-    header = bytes([0, 0, CODES[big], array.ndim])
-    return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.astype(big).tobytes()
-
-
-def write_idx(path: Path, array: npt.NDArray[Any]) -> Path:
-    """Write an IDX file, gzipped if its name ends in .gz."""
-    content = idx_bytes(array)
-    path.write_bytes(gzip.compress(content, 1) if path.suffix == ".gz" else content)
-    return path
-
-
-def write_dataset(
-    folder: Path, suffix: str = "", seed: int = 0, counts: tuple[int, int] = (TRAIN, TEST)
-) -> Path:
-    """The four files of a data set that a network can learn: ten pictures on black, with noise."""
-    generator = np.random.default_rng(seed)
-    pictures = generator.integers(0, 200, (10, 28, 28))
-    folder.mkdir(parents=True, exist_ok=True)
-    for prefix, count in zip(("train", "t10k"), counts, strict=True):
-        labels = generator.integers(0, 10, count)
-        images = np.zeros((count, 28, 28), np.uint8)
-        noise = generator.integers(0, 55, (count, 24, 24))
-        images[:, 2:26, 2:26] = pictures[labels, 2:26, 2:26] + noise
-        write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", images)
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", labels.astype(np.uint8))
-    return folder
-
-
-def is_refusal(result: Result, *words: str) -> bool:
-    """Asserts a user's mistake as it should look: status 2, one line on stderr that has the words."""
-    assert result.status == 2, result
-    assert result.stdout == ""
-    return is_one_line(result, *words)
-
-
-def is_one_line(result: Result, *words: str) -> bool:
-    """Asserts that stderr is one line of nnkit's that has the words."""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("nnkit: ")
-    assert all(word in lines[0] for word in words), lines[0]
-    return True
-
-
-def arguments_of(*arguments: object) -> list[str]:
-    """The command line of the command in a process of its own."""
-    return [sys.executable, "-m", "nnkit", *map(str, arguments)]
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps the tests, and the commands that they start, out of the user's cache.
@@ -168,15 +98,11 @@ def _guarded_memory() -> Iterator[None]:
     if not where:
         yield
         return
-    from vm_guard import guarded
+    from tests.support.guard import guarded
 
     # There is address space for some thousand pieces of this room, and tests count on alignment.
     with guarded(where, 1 << 33, 16):
         yield
-
-
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-"""What Open MPI's mpirun wants to be told in a container."""
 
 
 @pytest.fixture
@@ -240,42 +166,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path, nnkit: C
 def going_on(trained: Path, tmp_path: Path) -> Path:
     """A copy of the trained checkpoint, to be resumed."""
     return Path(shutil.copytree(trained, tmp_path / "going on"))
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The documents of a metrics file."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-# A GEMM backend that is right, but does something else in one call on some ranks.
-DISTURBED = """
-import os, signal, time
-from nnkit.errors import UsageError
-from nnkit.hookspecs import hookimpl
-
-class Disturbed:
-    name = "disturbed"
-    devices = frozenset({"cpu"})
-    dtypes = frozenset({"float32", "float64"})
-    calls = 0
-
-    def gemm(self, a, b, c, *, alpha=1.0, beta=0.0, trans_a=False, trans_b=False):
-        left, right = (x.host.T if t else x.host for x, t in ((a, trans_a), (b, trans_b)))
-        before = beta * c.host if beta else 0
-        c.host[...] = alpha * (left @ right) + before
-        self.calls += 1
-        rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
-        if str(rank) in os.environ["WHO"] and self.calls == int(os.environ["CALL"]):
-            disturb(b, rank)
-
-@hookimpl
-def nnkit_gemm_backends():
-    return [Disturbed()]
-
-def disturb(b, rank):
-    """
-
-Disturb = Callable[..., dict[str, str]]
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pluggy
 import pytest
-from conftest import Command, is_refusal
 
 from nnkit import hookspecs
 from nnkit.errors import PluginError, UsageError
 from nnkit.plugins import KINDS, Entry, Registry, check_serves
+from tests.support.commands import Command, is_refusal
 
 NUMBERS = itertools.count()
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 ARCH = "compute_100"
 """What source is compiled for unless asked otherwise: for 7.5 to 9.0 NVRTC 13.5 makes wrong code of some.
 
-tests/test_nvrtc_probes.py holds such sources.
+tests/device/test_nvrtc_probes.py holds such sources.
 """
 
 SHARED_BYTES = 227 * 1024

@@ -1,0 +1,49 @@
+"""The command in a process of its own, or in this one: how it ended, and how a refusal must look."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+"""What Open MPI's mpirun wants to be told in a container."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Result]
+
+
+def is_refusal(result: Result, *words: str) -> bool:
+    """Asserts a user's mistake as it should look: status 2, one line on stderr that has the words."""
+    assert result.status == 2, result
+    assert result.stdout == ""
+    return is_one_line(result, *words)
+
+
+def is_one_line(result: Result, *words: str) -> bool:
+    """Asserts that stderr is one line of nnkit's that has the words."""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("nnkit: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    return True
+
+
+def arguments_of(*arguments: object) -> list[str]:
+    """The command line of the command in a process of its own."""
+    return [sys.executable, "-m", "nnkit", *map(str, arguments)]
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The documents of a metrics file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
