@@ -12,36 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnkit.train.checkpoints import FILE_NAME, Checkpoint, load_checkpoint
+from nnkit.train.checkpoints import FILE_NAME, load_checkpoint
 from tests.support.commands import Command, Result, arguments_of, is_one_line, is_refusal, lines_of
 from tests.support.idx_files import write_dataset
-
-EPOCH_FIELDS = [
-    "epoch",
-    "train_loss",
-    "validation_loss",
-    "validation_accuracy",
-    "seconds",
-    "samples_per_second",
-]
-DONE_FIELDS = [
-    "event",
-    "test_accuracy",
-    "test_loss",
-    "total_seconds",
-    "backend",
-    "device",
-    "comm",
-    "ranks",
-    "lost_ranks",
-    "cost",
-]
-
-
-def same_parameters(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two networks are equal bit for bit."""
-    pairs = zip(one.parameters, other.parameters, strict=True)
-    return all(np.array_equal(x, y) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True))
+from tests.support.results import DONE_FIELDS, EPOCH_FIELDS, same_parameters
 
 
 def test_a_run_writes_its_metrics_line_by_line(main: Command, small_data: Path, tmp_path: Path) -> None:

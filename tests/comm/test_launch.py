@@ -4,8 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from nnkit.comm.world import (
     THREAD_VARIABLES,
 )
 from nnkit.errors import UsageError
+from tests.support.mpi import gone, needs_mpi
 
 pytestmark = pytest.mark.usefixtures("outside_mpi")
 
@@ -39,33 +39,8 @@ sys.exit(launch(2, sys.argv[1:], program=[sys.executable, '-c']))
 """
 
 
-def has_open_mpi() -> bool:
-    try:
-        return find_mpi().survives
-    except UsageError:
-        return False
-
-
-needs_mpi = pytest.mark.skipif(not has_open_mpi(), reason="needs mpiexec of Open MPI 5")
-
-
 def run(code: str, *arguments: str, ranks: int = 2, elastic: bool = False) -> int:
     return launch(ranks, arguments, elastic=elastic, program=[sys.executable, "-c", HEAD + code])
-
-
-def alive(process: int) -> bool:
-    try:
-        return " Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:2]
-    except OSError:
-        return False
-
-
-def gone(processes: Sequence[int]) -> bool:
-    """Whether all end soon: they have been told to."""
-    end = time.monotonic() + 10
-    while any(map(alive, processes)) and time.monotonic() < end:
-        time.sleep(0.01)
-    return not any(map(alive, processes))
 
 
 # Real ranks

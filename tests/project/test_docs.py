@@ -16,8 +16,8 @@ import nnkit.vm.build.compile  # noqa: F401  it fills the table of instructions
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError
 from nnkit.vm.forms.table import FORMS
-from tests.comm.test_launch import needs_mpi
 from tests.support.commands import Command, is_refusal, lines_of
+from tests.support.mpi import needs_mpi
 from tests.support.places import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nnkit.train.checkpoints import load_checkpoint
-from tests.comm.test_launch import needs_mpi
 from tests.support.commands import AS_ROOT, Command, is_one_line, is_refusal, lines_of
 from tests.support.disturbed import Disturb
 from tests.support.idx_files import TRAIN
-from tests.train.test_ranks import is_same
+from tests.support.mpi import needs_mpi
+from tests.support.results import is_same
 
 pytestmark = [needs_mpi, pytest.mark.usefixtures("outside_mpi")]
 

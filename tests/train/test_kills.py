@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nnkit.train.checkpoints import Checkpoint, load_checkpoint
-from tests.comm.test_launch import needs_mpi
+from tests.support.mpi import needs_mpi
 
 LIMIT = 20.0
 """Seconds after the last kill within which a run must have ended."""

@@ -7,37 +7,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from nnkit.train.checkpoints import Checkpoint, load_checkpoint
-from tests.cli.test_train import DONE_FIELDS, EPOCH_FIELDS, same_parameters
-from tests.comm.test_launch import gone, needs_mpi
+from nnkit.train.checkpoints import load_checkpoint
 from tests.support.commands import Command, Result, arguments_of, lines_of
+from tests.support.mpi import gone, needs_mpi
+from tests.support.results import DONE_FIELDS, EPOCH_FIELDS, difference, is_same, losses, same_parameters
 
 pytestmark = [needs_mpi, pytest.mark.usefixtures("outside_mpi")]
-
-
-def difference(one: Checkpoint, other: Checkpoint) -> float:
-    """The largest one between two networks' parameters."""
-    pairs = zip(one.parameters, other.parameters, strict=True)
-    return max(
-        float(np.abs(x - y).max()) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True)
-    )
-
-
-def losses(checkpoint: Checkpoint) -> list[list[float]]:
-    """What was computed in every epoch."""
-    names = ("epoch", "train_loss", "validation_loss", "validation_accuracy")
-    return [[record[name] for name in names] for record in checkpoint.position.history]
-
-
-def is_same(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two runs came to the same, but for rounding."""
-    assert difference(one, other) < 1e-5
-    for mine, theirs in zip(losses(one), losses(other), strict=True):
-        assert mine == pytest.approx(theirs, abs=1e-5)
-    return True
 
 
 # The result

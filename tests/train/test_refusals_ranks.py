@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from nnkit.comm.launch import PASSING, START_ATTEMPTS
-from tests.comm.test_launch import needs_mpi
 from tests.support.commands import AS_ROOT, Command, Result, arguments_of, is_refusal
 from tests.support.idx_files import write_dataset
+from tests.support.mpi import needs_mpi
 
 pytestmark = pytest.mark.usefixtures("outside_mpi")
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.support.floats import edges, exact
 from tests.support.opcodes import EVERY_WAY, FORMATS, UNIFORM, VARYING, WIDE, Bits, Case, check, device, run
-from tests.vm.test_floating import edges, exact
 
 F32, F64 = FORMATS["f32"], FORMATS["f64"]
 Doubles = npt.NDArray[np.float64]

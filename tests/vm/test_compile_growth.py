@@ -23,7 +23,6 @@ from nnkit.vm.build.compile import llvm_text
 from nnkit.vm.build.source import Source
 from nnkit.vm.prepare.inline import inline
 from nnkit.vm.prepare.program import MANY, choose_width
-from tests.vm.test_floating import avx2  # noqa: F401
 
 HEAD = 'extern "C" __global__ void k(int *o) { int t = threadIdx.x, x = o[t];'
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from nnkit.device.virtual import VirtualDevice
+from tests.support.floats import edges as float_edges
+from tests.support.integers import clamped, limits, signed, unsigned
+from tests.support.integers import edges as integer_edges
 from tests.support.opcodes import (
     EVERY_WAY,
     FORMATS,
@@ -21,10 +24,6 @@ from tests.support.opcodes import (
     check,
     device,
 )
-from tests.vm.test_floating import avx2  # noqa: F401  a fixture
-from tests.vm.test_floating import edges as float_edges
-from tests.vm.test_integer import clamped, limits, signed, unsigned
-from tests.vm.test_integer import edges as integer_edges
 
 INTEGERS = [f"{sign}{bits}" for bits in (8, 16, 32, 64) for sign in "us"]
 ROUNDINGS = ("rn", "rz", "rm", "rp")
@@ -182,7 +181,7 @@ def test_cvt_at_32_lanes() -> None:
     check([*from_integers(("rz",)), *between_floats(("rz",))], operands, (WIDE,))
 
 
-def test_directed_rounding_without_avx512(avx2: Callable[[int], VirtualDevice]) -> None:  # noqa: F811
+def test_directed_rounding_without_avx512(avx2: Callable[[int], VirtualDevice]) -> None:
     check(
         [*from_integers(("rz", "rm", "rp")), *between_floats(("rm", "rp"))],
         operands,
@@ -191,7 +190,7 @@ def test_directed_rounding_without_avx512(avx2: Callable[[int], VirtualDevice]) 
     )
 
 
-def test_integers_without_avx512(avx2: Callable[[int], VirtualDevice]) -> None:  # noqa: F811
+def test_integers_without_avx512(avx2: Callable[[int], VirtualDevice]) -> None:
     """64-bit integers and doubles have no conversion in AVX2 at all."""
     check([*from_integers(("rn",)), *to_integers()], operands, (VARYING,), avx2)
 

@@ -11,11 +11,9 @@ from functools import cache
 from itertools import product
 
 import numpy as np
-import pytest
 
 from nnkit.device.virtual import VirtualDevice
-from nnkit.vm.build import compile as vm_compile
-from nnkit.vm.build import native
+from tests.support.floats import OPERATIONS, edges, exact
 from tests.support.opcodes import (
     EVERY_WAY,
     FORMATS,
@@ -24,34 +22,16 @@ from tests.support.opcodes import (
     WIDE,
     Bits,
     Case,
-    Exact,
     Finite,
     Format,
     Way,
     check,
     exact_product,
-    exact_quotient,
-    exact_root,
-    exact_sum,
 )
 
 ROUNDINGS = ("rn", "rz", "rm", "rp")
 HALF_OF_AVX512 = Way(8)
 """Vectors of 8: f64 fills a register, f32 does not."""
-
-
-@cache
-def edges(format_: Format) -> list[int]:
-    """Both signs of the numbers at which floating-point instructions go wrong, and NaNs, as bits."""
-    one = format_.rounded(Finite(1, 0), "rn")
-    unit = 1 << (format_.precision - 1)
-    infinity = format_.infinity
-    powers = [format_.rounded(Finite(1, e), "rn") for e in (-1, 1, -format_.precision, 1 - format_.precision)]
-    sizes = [0, 1, 2, 3, unit // 2, unit - 1, unit, unit + 1, 2 * unit, 2 * unit - 1]
-    sizes += [one - 1, one, one + 1, one + unit // 2, *powers, powers[2] + 1, powers[2] - 1, powers[3] + 1]
-    sizes += [infinity - 1, infinity - 2, infinity - unit, infinity - unit - 1, infinity // 2, infinity]
-    sizes += [infinity + 1, infinity + unit // 2, infinity + unit - 1]
-    return sorted({size | sign for size in sizes for sign in (0, format_.sign)})
 
 
 @cache
@@ -82,21 +62,7 @@ def operands(signature: tuple[int, ...]) -> list[Bits]:
     ]
 
 
-OPERATIONS: dict[str, Callable[..., Exact | str]] = {
-    "add": exact_sum,
-    "sub": lambda a, b: exact_sum(a, Finite(-b.m, b.e) if isinstance(b, Finite) else -b),
-    "mul": exact_product,
-    "fma": lambda a, b, c: exact_sum(exact_product(a, b), c),
-    "div": exact_quotient,
-    "rcp": lambda a: exact_quotient(Finite(1, 0), a),
-    "sqrt": exact_root,
-}
 ARITY = {"fma": 3, "mad": 3, "rcp": 1, "sqrt": 1}
-
-
-@cache
-def exact(name: str, format_: Format, *operands: int) -> Exact | str:
-    return OPERATIONS[name](*map(format_.value, operands))
 
 
 def arithmetic_case(name: str, type_: str, rounding: str = "", ftz: str = "", sat: str = "") -> Case:
@@ -141,21 +107,6 @@ def test_without_a_rounding_mode_it_is_to_nearest() -> None:
     cases = [arithmetic_case(*name) for name in names]
     cases += [arithmetic_case("mad", "f32", ".rz"), arithmetic_case("mad", "f64", ".rn")]
     check(cases, operands, (VARYING, UNIFORM))
-
-
-@pytest.fixture
-def avx2(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], VirtualDevice]:
-    """Devices whose code is for a processor without AVX-512."""
-
-    def host() -> tuple[str, str]:
-        return "x86-64-v3", ""
-
-    monkeypatch.setattr(vm_compile, "host", host)
-    # The key of stored code names the processor.
-    monkeypatch.setattr(native, "host", host)
-    monkeypatch.setattr(vm_compile, "target_machine", vm_compile.target_machine.__wrapped__)
-    assert not vm_compile.has_avx512()
-    return cache(lambda width: VirtualDevice(width=width, threads=1))
 
 
 def test_directed_rounding_without_avx512(avx2: Callable[[int], VirtualDevice]) -> None:

@@ -8,8 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from tests.support.integers import operands, signed, unsigned
 from tests.support.opcodes import EVERY_WAY, Bits, Case, check
-from tests.vm.test_integer import operands, signed, unsigned
 
 Way = Callable[[int, int], int]
 

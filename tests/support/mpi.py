@@ -1,0 +1,35 @@
+"""Real MPI: whether it is here, and whether the processes that it started are gone."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from nnkit.comm.mpiexec import find_mpi
+from nnkit.errors import UsageError
+
+
+def has_open_mpi() -> bool:
+    try:
+        return find_mpi().survives
+    except UsageError:
+        return False
+
+
+needs_mpi = pytest.mark.skipif(not has_open_mpi(), reason="needs mpiexec of Open MPI 5")
+
+
+def alive(process: int) -> bool:
+    try:
+        return " Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:2]
+    except OSError:
+        return False
+
+
+def gone(processes: Sequence[int]) -> bool:
+    """Whether all end soon: they have been told to."""
+    end = time.monotonic() + 10
+    while any(map(alive, processes)) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not any(map(alive, processes))

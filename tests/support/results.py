@@ -1,0 +1,58 @@
+"""What runs of training come to: their documents' fields, and whether two runs came to the same."""
+
+import numpy as np
+import pytest
+
+from nnkit.train.checkpoints import Checkpoint
+
+
+def difference(one: Checkpoint, other: Checkpoint) -> float:
+    """The largest one between two networks' parameters."""
+    pairs = zip(one.parameters, other.parameters, strict=True)
+    return max(
+        float(np.abs(x - y).max()) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True)
+    )
+
+
+def losses(checkpoint: Checkpoint) -> list[list[float]]:
+    """What was computed in every epoch."""
+    names = ("epoch", "train_loss", "validation_loss", "validation_accuracy")
+    return [[record[name] for name in names] for record in checkpoint.position.history]
+
+
+def is_same(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two runs came to the same, but for rounding."""
+    assert difference(one, other) < 1e-5
+    for mine, theirs in zip(losses(one), losses(other), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+    return True
+
+
+EPOCH_FIELDS = [
+    "epoch",
+    "train_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "samples_per_second",
+]
+
+
+DONE_FIELDS = [
+    "event",
+    "test_accuracy",
+    "test_loss",
+    "total_seconds",
+    "backend",
+    "device",
+    "comm",
+    "ranks",
+    "lost_ranks",
+    "cost",
+]
+
+
+def same_parameters(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two networks are equal bit for bit."""
+    pairs = zip(one.parameters, other.parameters, strict=True)
+    return all(np.array_equal(x, y) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True))
