@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from nnkit import cli
 from nnkit.comm.world import THREAD_VARIABLES
 from nnkit.contracts import Device
-from nnkit.data.idx import DTYPES
 from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.cuda import driver as cuda_driver

@@ -1,8 +1,8 @@
 """What one training step consists of on one rank of a grid: shapes, flops, bytes; no seconds yet.
 
 The same cut as data, model and hybrid parallel make: `grid` is (parts of the batch, parts of the network),
-layers pair up, the first of a pair is split by rows, the second by columns. `tests/comm/test_cost.py` holds the
-bytes against those that training really sums.
+layers pair up, the first of a pair is split by rows, the second by columns.
+`tests/comm/test_cost.py` holds the bytes against those that training really sums.
 """
 
 from collections.abc import Sequence
