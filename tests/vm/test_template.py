@@ -1,10 +1,10 @@
 """Templates of LLVM IR: holes, the numbers of the records, and elements of tables."""
 
 import pytest
-from vm_alone import Alone, words
 
 from nnkit.vm.text.layout import Fault, Worker
 from nnkit.vm.text.template import fill
+from tests.support.alone import Alone, words
 
 
 def test_holes_are_filled() -> None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from vm_alone import Alone, Words, each, finds, worker
 
 from nnkit.vm.analysis.geometry import Launch
 from nnkit.vm.analysis.options import Options
 from nnkit.vm.code.barriers import settle
 from nnkit.vm.text.layout import BARRIERS, ENDED, Worker
+from tests.support.alone import Alone, Words, each, finds, worker
 
 GO_ON, OVER, STUCK = 0, 1, 2
 TABLES = (Worker.VOTES, Worker.ARRIVED, Worker.RESULTS)
