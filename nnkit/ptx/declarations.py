@@ -6,6 +6,9 @@ from nnkit.ptx.constants import DEEPEST, constant
 from nnkit.ptx.ir import SIZES, PtxError, PtxSyntaxError, Relocation, Variable
 from nnkit.ptx.tokens import Cursor, as_float
 
+LINKAGE = frozenset({".visible", ".extern", ".weak", ".common"})
+"""Who else sees a declaration."""
+
 SPACES = frozenset({".global", ".const", ".shared", ".local", ".param"})
 
 LARGEST = 1 << 40
@@ -73,7 +76,7 @@ def _variable(
         # The first length may be left to the initial value, or to the launch: 0.
         lengths.append(0 if cursor.at("]") and not lengths else cursor.number())
         cursor.expect("]")
-    made = Variable(name, space[1:], 0, max(align, element * vector), kind, pointer)
+    made = Variable(name, space[1:], 0, max(align, element * vector), kind, pointer, is_array=bool(lengths))
     if cursor.take("="):
         if space not in (".global", ".const"):
             raise PtxError(f"{name}: a variable in {space} can have no initial value", line)

@@ -186,6 +186,7 @@ class Variable:
     pointer: bool = False
     initial: bytes | None = None
     relocations: tuple[Relocation, ...] = ()
+    is_array: bool = False
 
 
 @dataclass(slots=True)

@@ -1,12 +1,14 @@
 """Which line of the source an instruction came from: `.file` and `.loc`, through inlined functions."""
 
+import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
-from nnkit.ptx.ir import Location
-from nnkit.ptx.tokens import Cursor
+from nnkit.ptx.ir import Location, PtxError
+from nnkit.ptx.tokens import Cursor, tokenise
 
-_FILE = re.compile(r'^\s*\.file\s+(\d+)\s+"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+_FILE = re.compile(r'^(\s*\.file\s+(\d+)\s+")((?:[^"\\]|\\.)*)"', re.MULTILINE)
 
 _ESCAPE = re.compile(r"(?:\\(?:[0-7]{1,3}|.))+")
 
@@ -25,6 +27,42 @@ def file_name(quoted: str) -> str:
     return _ESCAPE.sub(plain, quoted)
 
 
+def quoted(name: str) -> str:
+    """A path as `.file` has it between its quotes."""
+    return "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in os.fsencode(name)
+    )
+
+
+def files(text: str) -> dict[int, str]:
+    """The paths that a module's `.file` directives give, by their numbers."""
+    return {int(found[2]): file_name(found[3]) for found in _FILE.finditer(text)}
+
+
+def renamed(text: str, name: Callable[[str], str]) -> str:
+    """A module whose `.file` directives give other paths: what `name` makes of theirs."""
+    return _FILE.sub(lambda found: f'{found[1]}{quoted(name(file_name(found[3])))}"', text)
+
+
+def place_of(text: str, number: int) -> tuple[str, int] | None:
+    """File ("" if it has no path) and line of the source that line `number` of a module comes from.
+
+    That of the last `.loc` before, as it stands; None if there is none. The module may be one that cannot be
+    parsed.
+    """
+    for line in reversed(text.splitlines()[:number]):
+        if line.lstrip().startswith(".loc"):
+            try:
+                cursor = Cursor(tokenise(line))
+                cursor.expect(".loc")
+                file, at = cursor.number(), cursor.number()
+            except PtxError:
+                continue
+            return files(text).get(file, ""), at
+    return None
+
+
 class _Frame(NamedTuple):
     """A place and the place of the call that put it there, if it was inlined."""
 
@@ -37,7 +75,7 @@ class Locations:
 
     def __init__(self, text: str):
         # `.file` comes last in NVRTC's output, after the lines that refer to it.
-        self.files = {int(match[1]): file_name(match[2]) for match in _FILE.finditer(text)}
+        self.files = files(text)
         self.now = Location()
         self.frames: dict[Place, _Frame] = {}
         self.known: dict[_Frame, Location] = {}

@@ -7,7 +7,7 @@ nobody declares, is noted in that function's record, so that the others stay usa
 import re
 from dataclasses import replace
 
-from nnkit.ptx.declarations import SPACES, attribute, variables
+from nnkit.ptx.declarations import LINKAGE, SPACES, attribute, variables
 from nnkit.ptx.ir import (
     SIZES,
     Function,
@@ -28,7 +28,6 @@ from nnkit.ptx.names import Names
 from nnkit.ptx.operands import Operands
 from nnkit.ptx.tokens import Token, tokenise
 
-LINKAGE = frozenset({".visible", ".extern", ".weak", ".common"})
 _LIMITS = frozenset({".maxntid", ".reqntid", ".minnctapersm", ".maxnctapersm", ".maxnreg"})
 _LIMITS |= {".reqnctapercluster", ".maxclusterrank", ".explicitcluster", ".blocksareclusters"}
 

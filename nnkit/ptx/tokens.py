@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from nnkit.ptx.ir import Immediate, PtxError, PtxSyntaxError
@@ -56,6 +57,21 @@ def tokenise(text: str) -> list[Token]:
             add(Token(kind, piece, line))
     add(Token("end", "", line))
     return tokens
+
+
+def first_word(text: str) -> str:
+    """What a text begins with, behind blanks and comments: ".version" in PTX; "" for what is no word."""
+    for found in _PATTERN.finditer(text):
+        if found.lastgroup not in ("newline", "comment"):
+            return found.group(found.lastgroup) if found.lastgroup == "word" else ""
+    return ""
+
+
+def words(text: str) -> Iterator[str]:
+    """The names, directives and instructions of a text, which may hold anything besides."""
+    for found in _PATTERN.finditer(text):
+        if found.lastgroup == "word":
+            yield found["word"]
 
 
 def integer(text: str, line: int = 0) -> int:

@@ -15,6 +15,7 @@ from nnkit.device.kernels.arguments import Packer
 from nnkit.device.kernels.parameters import Parameter, parameters
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, LaunchError
+from nnkit.ptx.interface import Interface
 
 
 @dataclass
@@ -74,7 +75,7 @@ def ptx_of(*declarations: str, name: str = "k", after: str = "") -> str:
 
 def packer(*declarations: str) -> Packer:
     """A packer for a kernel k with these parameters."""
-    return Packer("k", parameters(ptx_of(*declarations))["k"])
+    return Packer("k", parameters(Interface(ptx_of(*declarations)))["k"])
 
 
 def refusal(pack: Packer, *args: Any, device: Any = DEVICE) -> str:

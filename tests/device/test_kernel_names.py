@@ -14,6 +14,7 @@ from nnkit.device.names.demangle import demangle
 from nnkit.device.names.kernels import expression, find_kernel, split_parameters, variables
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, LaunchError, NnkitError, UsageError
+from nnkit.ptx.interface import Interface
 
 KINDS = r"""
 struct P { int a; };
@@ -218,9 +219,10 @@ def test_variables_in_ptx() -> None:
     __global__ void k(int *x) { printf("a%d", d); *x = c[1] + s[0] + m; }
     """
     assert sorted(
-        name[-2:] if name.startswith("_Z") else name for name in variables(compile_cuda(source).ptx)
+        name[-2:] if name.startswith("_Z") else name
+        for name in variables(Interface(compile_cuda(source).ptx))
     )[:2]
-    assert variables(compile_cuda('__global__ void k() { printf("a"); }').ptx) == []
+    assert variables(Interface(compile_cuda('__global__ void k() { printf("a"); }').ptx)) == []
 
 
 MISTAKES = r"""

@@ -9,6 +9,7 @@ from nnkit.device.cuda import CudaDevice
 from nnkit.device.kernels.parameters import required_blocks, thread_limits
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import CompileError, LaunchError, NnkitError
+from nnkit.ptx.interface import Interface
 from tests.support.fake_driver import FakeDriver, one_line
 
 
@@ -148,8 +149,8 @@ def test_a_gpu_is_asked_for_the_required_block_alone(fake_cuda: CudaDevice, fake
 
 def test_what_the_text_says() -> None:
     text = HEAD + ".entry a .maxntid 8, 0x8 { ret; }\n.entry b() .reqntid 4, 2 .maxnreg 9 { ret; }"
-    assert thread_limits(text) == {"a": 64, "b": 8}
-    assert required_blocks(text) == {"b": (4, 2, 1)}
+    assert thread_limits(Interface(text)) == {"a": 64, "b": 8}
+    assert required_blocks(Interface(text)) == {"b": (4, 2, 1)}
 
 
 def constants(words: int, more: str = "") -> str:

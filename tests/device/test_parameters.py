@@ -5,6 +5,7 @@ import pytest
 from nnkit.device.compile import compile_cuda
 from nnkit.device.kernels.parameters import Parameter, parameters, thread_limits
 from nnkit.errors import CompileError
+from nnkit.ptx.interface import Interface
 
 
 def test_parameters_of_what_nvrtc_writes() -> None:
@@ -19,7 +20,7 @@ def test_parameters_of_what_nvrtc_writes() -> None:
     template __global__ void bounded<96>(float*);
     """
     ptx = compile_cuda(source).ptx
-    found = parameters(ptx)
+    found = parameters(Interface(ptx))
     assert {name: len(taken) for name, taken in found.items()} == {
         "all": 11,
         "none": 0,
@@ -38,7 +39,7 @@ def test_parameters_of_what_nvrtc_writes() -> None:
         ("struct", 16, 8),
         ("struct", 16, 16),
     ]
-    assert thread_limits(ptx) == {"_Z7boundedILi96EEvPf": 96}
+    assert thread_limits(Interface(ptx)) == {"_Z7boundedILi96EEvPf": 96}
 
 
 def test_parameters_of_what_people_write() -> None:
@@ -59,7 +60,7 @@ def test_parameters_of_what_people_write() -> None:
     .entry bare .maxntid 128 { ret; }
     .func (.param .b32 r) helper(.param .b32 a) { ret; }
     """
-    assert parameters(ptx) == {
+    assert parameters(Interface(ptx)) == {
         "spread": (
             Parameter("p", 8, 8, "pointer", marked=True),
             Parameter("q", 8, 8, "pointer", marked=True),
@@ -69,10 +70,10 @@ def test_parameters_of_what_people_write() -> None:
         ),
         "bare": (),
     }
-    assert thread_limits(ptx) == {"spread": 64, "bare": 128}
+    assert thread_limits(Interface(ptx)) == {"spread": 64, "bare": 128}
 
 
 @pytest.mark.parametrize("text", [".texref t", ".v4 .f32 v", ".pred p", ".align 4 .b8"])
 def test_parameters_that_are_not_understood_are_refused(text: str) -> None:
     with pytest.raises(CompileError, match="kernel k: the parameter"):
-        parameters(f".entry k(.param {text}) {{ ret; }}")
+        parameters(Interface(f".entry k(.param {text}) {{ ret; }}"))

@@ -17,6 +17,7 @@ from nnkit.device.names.kernels import variables
 from nnkit.device.names.types import TypeNames
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceError, DeviceMemoryError, UsageError
+from nnkit.ptx.interface import Interface
 from nnkit.ptx.parse import parse
 from tests.support.fake_driver import FakeDriver, one_line
 
@@ -315,7 +316,7 @@ def test_readable_names(mangled: str, words: str) -> None:
 def test_reserved_names(name: str, reserved: bool) -> None:
     assert is_reserved(name) is reserved
     ptx = f".version 8.0\n.target sm_90\n.address_size 64\n.global .align 4 .u32 {name} = 5;\n"
-    assert bool(variables(ptx)) is not reserved
+    assert bool(variables(Interface(ptx))) is not reserved
 
 
 def test_variables_of_headers_are_there_but_not_listed(virtual: VirtualDevice) -> None:

@@ -32,7 +32,8 @@ from nnkit.device.source.headers import (
 )
 from nnkit.errors import CompileError, DeviceError, UsageError, reason
 from nnkit.files import read_file
-from nnkit.ptx.locations import file_name
+from nnkit.ptx.locations import place_of
+from nnkit.ptx.tokens import first_word
 
 CACHE_BYTES = 64 << 20
 """How much compiled code is kept on disk."""
@@ -48,7 +49,6 @@ _FOREIGN = re.compile("[\udc80-\udcff]")
 """What "surrogateescape" makes of bytes that are not UTF-8."""
 
 _PATH = re.compile(r"[^\s{};#\"'()]*[./\\][^\s{};#\"'()]*")
-_PTX = re.compile(r"(?:\s|//[^\n]*\n)*\.version\b")
 _NO_HEADER = re.compile(r'open source file "([^"]*)"')
 
 
@@ -76,7 +76,7 @@ def read_source(source: str | PathLike[str], name: str) -> tuple[str, str]:
             raise UsageError(
                 f"cannot read the CUDA source {name}: {reason(error)}: give a file that is there"
             ) from None
-    if _PTX.match(text):
+    if first_word(text) == ".version":
         raise UsageError(f"the CUDA source {name} is PTX: give it to load_ptx")
     if "\0" in text:
         # NVRTC takes a C string: it would silently compile what stands before.
@@ -320,11 +320,9 @@ def _first_error(compiled: Compiled, name: str) -> str:
 
 def _place_in_ptx(ptx: str, number: int, name: str) -> str:
     """Where line `number` of the PTX comes from, by the line information in it."""
-    lines = ptx.splitlines()[:number]
-    locations = [found for line in lines if (found := re.match(r"\s*\.loc\s+(\d+) (\d+)", line))]
-    if not locations:
+    found = place_of(ptx, number)
+    if found is None:
         return name
-    file = re.search(rf'^\s*\.file\s+{locations[-1][1]} "((?:[^"\\]|\\.)*)"', ptx, re.MULTILINE)
-    path = name if file is None else file_name(file[1])
-    place = name if path == _absolute(name) else path
-    return f"{place}:{locations[-1][2]} (PTX line {number}, {lines[-1].strip()!r})"
+    path, line = found
+    place = name if path in ("", _absolute(name)) else path
+    return f"{place}:{line} (PTX line {number}, {ptx.splitlines()[:number][-1].strip()!r})"

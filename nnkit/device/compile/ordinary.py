@@ -13,6 +13,7 @@ from nnkit.device.source.host_code import CannotSeparateError, NoDeviceCodeError
 from nnkit.device.source.host_cuts import POISON
 from nnkit.device.source.host_libraries import stand_in
 from nnkit.errors import CompileError
+from nnkit.ptx.interface import Interface
 
 DEFAULT_DEVICE = "-default-device"
 """NVRTC's option that takes what nothing marks for device code."""
@@ -20,8 +21,6 @@ DEFAULT_DEVICE = "-default-device"
 _MISSING = re.compile(r'could not open source file "([^"]+)"|cannot open source file "([^"]+)"')
 _ERROR = re.compile(r"^.+\(\d+\): (?:catastrophic )?error\b", re.MULTILINE)
 _NAME_ERROR = re.compile(r"^__nv_name_map\(\d+\): error\b", re.MULTILINE)
-_EXTERN = re.compile(r"\.extern\s+\.func\s+(?:\([^)]*\)\s*)?([\w$]+)")
-_EXTERN_VARIABLE = re.compile(r"\.extern\s+\.(?:global|const)\b[^;]*?([\w$]+)\s*[\[;]")
 _OF_THE_RUNTIME = re.compile(r"vprintf|malloc|free|__assertfail|cuda\w+|__nv_\w+|__cuda\w+")
 
 
@@ -124,18 +123,18 @@ def _check_uses(ptx: str, separated: Separated) -> None:
             f"{place}: error: {name} is host code, which cannot be left out: device code has something else"
             " of that name: give one of them another name"
         )
-    code = ptx.partition("\n\t.section")[0]
-    called = [name for name in _EXTERN.findall(code) if not _OF_THE_RUNTIME.fullmatch(name)]
-    for what, found, host in (
-        ("calls", called, separated.left_out),
-        ("uses", _EXTERN_VARIABLE.findall(code), separated.left_out),
-        ("uses", variables(code), separated.host_variables),
+    module = Interface(ptx)
+    called = [found.name for found in module.functions if found.is_external]
+    external = [found.name for found in module.variables if found.is_external]
+    for what, names, host in (
+        ("calls", [name for name in called if not _OF_THE_RUNTIME.fullmatch(name)], separated.left_out),
+        ("uses", external, separated.left_out),
+        ("uses", variables(module), separated.host_variables),
     ):
-        for mangled in found:
+        for mangled in names:
             name = _last_name(mangled)
             place = host.get("operator" if name.startswith("operator") else name, "")
-            # Its declaration is one.
-            if place and len(re.findall(rf"(?<![\w$]){re.escape(mangled)}(?![\w$])", code)) > 1:
+            if place and any(mangled in by.words for by in module.declarations if by.name != mangled):
                 raise CompileError(
                     f"{place}: error: a kernel {what} {name}, which is host code: mark it __device__"
                 )

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from nnkit.device.compile.nvrtc import Compiled
 from nnkit.errors import CompileError, unknown_name
+from nnkit.ptx.interface import Interface
 
 VERBOSE = "--ptxas-options=-v"
 """The option under which ptxas writes what kernels use to the log."""
 
-_ENTRY = re.compile(r"^(?:\.\w+ )*\.entry ([\w$]+)", re.MULTILINE)
-_COMMENT = re.compile(r"//.*|/\*[\s\S]*?\*/")
 _USED = re.compile(r"Used (\d+) registers(?:, used (\d+) barriers)?(?:.*?, (\d+) bytes smem)?")
 
 
@@ -69,36 +68,22 @@ def warnings_of(log: str) -> str:
 
 def kernel_names(ptx: str) -> list[str]:
     """The names of the kernels of a module, in its order."""
-    return _ENTRY.findall(_COMMENT.sub(_blank, ptx))
+    return list(Interface(ptx).kernels)
 
 
 def entry_text(ptx: str, kernel: str) -> str:
     """The text of one kernel, from its linkage to its closing brace. Raises UsageError for an unknown one."""
-    bare = _COMMENT.sub(_blank, ptx)
-    for entry in _ENTRY.finditer(bare):
-        if entry[1] == kernel:
-            return ptx[entry.start() : _closing_brace(bare, entry.end()) + 1]
-    raise unknown_name("kernel", kernel, kernel_names(ptx))
+    found = Interface(ptx).kernels
+    if kernel not in found:
+        raise unknown_name("kernel", kernel, list(found))
+    return found[kernel].text
 
 
 def declared_block(entry: str) -> int | None:
     """The threads of a block at most, or exactly, that a kernel declares by __launch_bounds__ or so."""
-    found = re.search(r"^\.(?:maxntid|reqntid)[ \t]+([\d, \t]+)", entry, re.MULTILINE)
-    return math.prod(map(int, found[1].split(","))) if found else None
-
-
-def _blank(comment: re.Match[str]) -> str:
-    """As many characters that mean nothing: positions stay what they were."""
-    return re.sub(r"[^\n]", " ", comment[0])
-
-
-def _closing_brace(text: str, start: int) -> int:
-    depth = 0
-    for brace in re.finditer(r"[{}]", text[start:]):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return start + brace.start()
-    return len(text)
+    (kernel,) = Interface(entry).kernels.values()
+    blocks = kernel.blocks(".maxntid", ".reqntid")
+    return math.prod(blocks[0]) if blocks else None
 
 
 def _section_sizes(elf: bytes) -> dict[str, int]:

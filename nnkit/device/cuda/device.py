@@ -214,7 +214,7 @@ class CudaDevice(Bound):
         module = self._modules.get((image, ptx, origin))
         if module is None:
             module = CudaModule(self, image, ptx, origin)
-            if variables(ptx):
+            if variables(module.interface):
                 self._with_variables.append(module)
             else:
                 self._modules[image, ptx, origin] = module

@@ -19,6 +19,7 @@ from nnkit.device.kernels.variables import Variables, VariableTable, described
 from nnkit.device.names.demangle import demangle
 from nnkit.device.names.kernels import KernelTable, variables
 from nnkit.errors import CompileError, DeviceError, LaunchError, UsageError
+from nnkit.ptx.interface import Interface
 from nnkit.ptx.ir import PtxError, Variable
 from nnkit.ptx.parse import parse
 
@@ -69,8 +70,9 @@ class CudaModule(Bound):
         self.device = device
         self._origin = origin
         self._ptx = ptx
-        self._parameters = parameters(ptx)
-        self._required = required_blocks(ptx)
+        self.interface = Interface(ptx)
+        self._parameters = parameters(self.interface)
+        self._required = required_blocks(self.interface)
         self._kernels = KernelTable(
             tuple(self._parameters),
             self._make,
@@ -129,7 +131,7 @@ class CudaModule(Bound):
         name, compiled = self._origin.instantiate(expression)
         if name in self._parameters:
             return name, self._make
-        if own := variables(self._ptx):
+        if own := variables(self.interface):
             raise UsageError(
                 f"kernel {expression!r} would not see the module's variables ({', '.join(own[:3])}), because"
                 " it is compiled only now: instantiate it in the source, with `template __global__ void ...;`"

@@ -7,15 +7,13 @@ from typing import Generic, TypeVar
 
 from nnkit.device.names.demangle import demangle, is_reserved
 from nnkit.errors import UsageError, unknown_name
+from nnkit.ptx.interface import Interface
 
 Found = TypeVar("Found")
 
 UNNAMED = re.compile(r"\$|__unnamed_|_param")
 """How the names of variables begin that the compiler made itself."""
 
-_VARIABLE = re.compile(
-    r"^[ \t]*(?:\.(?:visible|weak|common)\s+)*\.(?:global|const)\b[^;=]*?([\w$]+)\s*[\[;=]", re.M
-)
 _WORDS = re.compile(r"\w+|[^\w\s]")
 _SUFFIX = re.compile(r"^(\d+)[uUlL]+$")
 
@@ -102,12 +100,13 @@ def expression(name: str) -> str:
     return f"static_cast<void (*){parameters}>({head})"
 
 
-def variables(ptx: str) -> list[str]:
-    """The names of the variables in the PTX that a kernel may share with another.
+def variables(module: Interface) -> list[str]:
+    """The names in the PTX of the variables that a kernel may share with another.
 
     Those of CUDA's headers are constants.
     """
-    return [name for name in _VARIABLE.findall(ptx) if not UNNAMED.match(name) and not is_reserved(name)]
+    own = (found.name for found in module.variables if not found.is_external)
+    return [name for name in own if not UNNAMED.match(name) and not is_reserved(name)]
 
 
 def split_parameters(name: str) -> tuple[str, str | None]:

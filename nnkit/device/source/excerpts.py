@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 from nnkit.errors import NnkitError
-from nnkit.ptx.locations import file_name
+from nnkit.ptx.locations import renamed
 
-_FILE = re.compile(r'^(\s*\.file\s+\d+\s+")((?:[^"\\]|\\.)+)(")', re.MULTILINE)
 _STARTED = time.time()
 _MOST = 4
 
@@ -26,19 +25,11 @@ def as_given(ptx: str, name: str) -> str:
     except OSError:  # The current directory is gone.
         return ptx
 
-    def shown(match: re.Match[str]) -> str:
-        path = os.path.normpath(file_name(match[2]))
-        return f"{match[1]}{_quoted(name if path == own else path.removeprefix(here))}{match[3]}"
+    def shown(path: str) -> str:
+        path = os.path.normpath(path)
+        return name if path == own else path.removeprefix(here)
 
-    return _FILE.sub(shown, ptx)
-
-
-def _quoted(path: str) -> str:
-    """A path as NVRTC writes it into PTX."""
-    return "".join(
-        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}"
-        for byte in os.fsencode(path)
-    )
+    return renamed(ptx, shown)
 
 
 def with_source(error: NnkitError, name: str, text: str) -> NnkitError:

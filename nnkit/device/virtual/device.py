@@ -39,6 +39,7 @@ from nnkit.errors import (
     NnkitError,
     UsageError,
 )
+from nnkit.ptx.interface import Interface
 from nnkit.ptx.ir import PtxError, Variable
 from nnkit.vm.analysis import settings
 from nnkit.vm.build import store
@@ -119,7 +120,9 @@ class VirtualModule(Bound):
         self._loaded = loaded
         self._origin = origin
         ptx, source = loaded.source.ptx, origin.declared if origin else None
-        declared, most, required = parameters(ptx, loaded.kernels), thread_limits(ptx), required_blocks(ptx)
+        self.interface = Interface(ptx)
+        declared = parameters(self.interface, loaded.kernels)
+        most, required = thread_limits(self.interface), required_blocks(self.interface)
 
         def make(name: str) -> VirtualKernel:
             if name in loaded.refused:
@@ -317,7 +320,7 @@ class VirtualDevice(Bound):
             loaded = translate(lambda: self.machine.load(ptx), origin)
             module = VirtualModule(self, loaded, origin)
             # What has no name in the source, such as the text of a printf, is never written.
-            if not (variables(ptx) if origin else loaded.variables):
+            if not (variables(module.interface) if origin else loaded.variables):
                 self._modules[ptx, origin] = module
         return module
 
