@@ -1,5 +1,6 @@
 """The table of instructions: one record a form, which everything else asks."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from nnkit.ptx.ir import Instruction
 from nnkit.ptx.parse import parse
 from nnkit.vm.forms import registers, table
-from nnkit.vm.forms.table import FORMS, Effect, Ending, MemoryAccess, Pure
+from nnkit.vm.forms.form import Effect, Ending, Form, MemoryAccess, Pure
+from nnkit.vm.forms.table import FORMS
 from nnkit.vm.instructions import families
 
 DECLARED = """.version 8.0\n.target sm_90\n.address_size 64
@@ -23,7 +25,7 @@ def instruction(line: str) -> Instruction:
     return next(item for item in body if isinstance(item, Instruction))
 
 
-def form(line: str) -> table.Form:
+def form(line: str) -> Form:
     """Its form."""
     found = table.form_of(instruction(line))
     assert found, line
@@ -160,3 +162,103 @@ def test_whose_threads_a_fence_is_for() -> None:
     assert [fence(f"{name};") for name in ("membar.cta", "fence.sc.cta")] == ["block", "block"]
     assert [fence(f"{name};") for name in ("membar.gl", "fence.acq_rel.gpu")] == ["device", "device"]
     assert fence("fence.proxy.async;") == fence("bar.sync 0;") == ""
+
+
+SPELLING = {
+    # What stands in an instruction's text, before anybody knows its form.
+    "nnkit/ptx/modifiers.py": "the order in which modifiers are written",
+    "nnkit/ptx/names.py": "labels, which jumps may name before they stand there",
+    "nnkit/ptx/parse.py": "operands of a call and of a jump are written in other ways than those of the rest",
+    # Looking a form up.
+    "nnkit/vm/forms/table.py": "the table's key",
+    "nnkit/vm/forms/check.py": "for its words: whether another form of the instruction is known",
+}
+"""Files that may ask for an opcode, besides those that register forms: these know their own family."""
+
+
+def asked(path: Path) -> list[str]:
+    """The comparisons of an opcode in a file: `x.opcode == "ld"`, `opcode in LIST`, `match x.opcode`."""
+
+    def names_it(node: ast.AST) -> bool:
+        return (isinstance(node, ast.Attribute) and node.attr == "opcode") or (
+            isinstance(node, ast.Name) and node.id == "opcode"
+        )
+
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        parts: list[ast.AST] = []
+        match node:
+            case ast.Compare():
+                parts = [node.left, *node.comparators]
+            case ast.Match():
+                parts = [node.subject]
+            case ast.Subscript():
+                parts = [node.slice]
+            case ast.Call(func=ast.Attribute(value=value)):
+                # LIST.get(x.opcode), x.opcode.startswith("ld")
+                parts = [value, *node.args]
+        if any(map(names_it, parts)):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")  # type: ignore[attr-defined]
+    return found
+
+
+def test_nobody_else_decides_by_an_instructions_name() -> None:
+    """Whoever does keeps a list beside the table, which nobody thinks of who adds an instruction."""
+    top = Path(families.__file__).parents[3]
+    registered = {Path(module.__file__ or "") for module in families.FAMILIES}
+    asking = {
+        str(path.relative_to(top)): found
+        for path in sorted(top.glob("nnkit/**/*.py"))
+        if path not in registered and (found := asked(path))
+    }
+    assert set(asking) == set(SPELLING), [line for lines in asking.values() for line in lines]
+
+
+def test_a_comparison_of_an_opcode_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    for line in (
+        'x = item.opcode == "ld"',
+        "x = item.opcode not in LIST",
+        "x = LIST.get(item.opcode)",
+        "x = LIST[item.opcode]",
+        'x = item.opcode.startswith("ld")',
+        "match item.opcode:\n    case _: pass",
+    ):
+        file.write_text(line)
+        assert asked(file), line
+    file.write_text('x = replace(item, opcode="bra")\nprint(item.opcode)')
+    assert not asked(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("add.u64 %rd1, %rd2, %rd3;", "sum"),
+        ("sub.cc.u32 %r1, %r2, %r3;", "difference"),
+        # One that is cut at the type's ends, or made of pairs, is no sum for those who follow addresses.
+        ("add.sat.s32 %r1, %r2, %r3;", "arithmetic"),
+        ("add.u16x2 %r1, %r2, %r3;", "arithmetic"),
+        ("mad.wide.u32 %rd1, %r1, %r2, %rd3;", "wide product and sum"),
+        ("mul.hi.s32 %r1, %r2, %r3;", "high product"),
+        ("fma.rn.f32 %r1, %r2, %r3, %r4;", "product and sum"),
+        ("shfl.sync.idx.b32 %r1, %r2, 0, 31, -1;", "exchange"),
+        ("red.global.max.s32 [%rd1], %r1;", "arithmetic"),
+        ("atom.global.exch.b32 %r1, [%rd1], %r2;", ""),
+        ("ld.global.u32 %r1, [%rd1];", ""),
+    ],
+)
+def test_what_it_does_to_values(line: str, meaning: str) -> None:
+    assert form(line).meaning == meaning
+
+
+@pytest.mark.parametrize(
+    ("line", "space"),
+    [
+        ("ld.u32 %r1, [%rd1];", "generic"),
+        ("ldu.u32 %r1, [%rd1];", "global"),
+        ("ld.volatile.shared::cta.u32 %r1, [%r2];", "shared"),
+        ("atom.acquire.gpu.global.add.u32 %r1, [%rd1], 1;", "global"),
+    ],
+)
+def test_where_an_access_is_to(line: str, space: str) -> None:
+    assert table.space_of(instruction(line)) == space

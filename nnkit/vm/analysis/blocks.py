@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nnkit.ptx.ir import Function, Guard, Instruction, Label, Location, PtxError, Symbol
-from nnkit.vm.forms.table import Effect, Ending, form_of, is_vote, is_warp_barrier, way_of
+from nnkit.vm.forms.form import Effect, Ending
+from nnkit.vm.forms.table import form_of, is_vote, is_warp_barrier, way_of
 
 Ends = Literal["jump", "branch", "switch", "exit", "barrier"]
 

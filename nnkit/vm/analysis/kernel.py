@@ -21,6 +21,7 @@ from nnkit.ptx.ir import (
     Function,
     Immediate,
     Instruction,
+    Negated,
     Operand,
     Register,
     Special,
@@ -33,8 +34,9 @@ from nnkit.vm.analysis.geometry import Launch, special
 from nnkit.vm.analysis.liveness import Liveness
 from nnkit.vm.analysis.regions import Cutter, Region, find_pending, is_way_out, items
 from nnkit.vm.analysis.shapes import UNIFORM, VARYING, Shape
+from nnkit.vm.forms.form import Form, Pure
 from nnkit.vm.forms.registers import destinations, sources
-from nnkit.vm.forms.table import form_of, is_vote, is_warp_barrier
+from nnkit.vm.forms.table import form_of, is_vote, is_warp_barrier, space_of
 
 PATIENCE = 4
 """How often a register's range may grow before it is given up."""
@@ -91,7 +93,7 @@ class Analysis:
     def operand(self, operand: Operand | None, type_: str) -> Shape:
         """An operand's shape, read as that type."""
         match operand:
-            case Register(name):
+            case Register(name) | Negated(Register(name)):
                 return self.shape(name)
             case Immediate(value, 0) if type_ in shapes.INTEGERS:
                 return shapes.constant(value, 8 * SIZES[type_])
@@ -245,7 +247,6 @@ class Analysis:
         names = destinations(item)
         if not names:
             return []
-        given = [self.operand(operand, item.type) for operand in item.operands[1:] if operand is not None]
         # Operands that no lane has a value for yet say nothing so far.
         if any(name not in self.shapes and name in self.written for name in sources(item)):
             return []
@@ -263,29 +264,26 @@ class Analysis:
                 same = self.operand(item.operands[-1], "u32").kind == "uniform"
                 shape = UNIFORM if same else VARYING
             case "computed" if not any(isinstance(operand, Vector) for operand in item.operands):
-                shape = self._pure(item, given)
+                shape = self._computed(item, form)
             case _:
                 read = [self.shape(name) for name in sources(item)]
                 shape = UNIFORM if all(s.kind == "uniform" for s in read) else VARYING
         return [(name, shape) for name in names]
 
-    def _pure(self, item: Instruction, given: list[Shape]) -> Shape:
-        if item.opcode in ("shl", "shr"):
-            given[1] = self.operand(item.operands[2], "u32")
-        elif item.opcode == "mad" and "wide" in item.modifiers:
-            given[2] = self.operand(item.operands[3], "s64")
-        elif item.opcode == "selp" and isinstance(item.operands[3], Register):
-            given[2] = self.shape(item.operands[3].name)
-        elif item.opcode in ("setp", "set"):
-            given = [self.shape(name) for name in sources(item)]
-        return shapes.transfer(item, given, self.launch.width)
+    def _computed(self, item: Instruction, form: Form) -> Shape:
+        assert isinstance(form, Pure)
+        _, types = form.types(item)
+        given = [
+            self.operand(operand, type_) for operand, type_ in zip(item.operands[1:], types, strict=True)
+        ]
+        return shapes.transfer(item, form, given, self.launch.width)
 
     def _loaded(self, item: Instruction) -> Shape:
         place = item.operands[1]
         assert isinstance(place, Address)
-        space = next((m for m in item.modifiers if m in ("global", "shared", "const", "param", "local")), "")
+        space = space_of(item)
         uniform = self.operand(place.base, "u64").kind == "uniform"
-        return shapes.of_type(item.type) if uniform and space not in ("local", "") else VARYING
+        return shapes.of_type(item.type) if uniform and space not in ("local", "generic") else VARYING
 
     def _find_pending(self, region: Region) -> None:
         region.may_wait = 0

@@ -12,10 +12,12 @@ signed number).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.form import Meaning, Pure
 from nnkit.vm.text.layout import WINDOWS
 
 INTEGERS = frozenset(f"{kind}{bits}" for kind in "bsu" for bits in (8, 16, 32, 64))
@@ -116,28 +118,16 @@ def widened(shape: Shape, bits: int) -> Shape:
     return Shape(shape.kind, shape.pattern, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, shape.multiple)
 
 
-def transfer(item: Instruction, given: list[Shape], width: int) -> Shape:
+def transfer(item: Instruction, form: Pure, given: list[Shape], width: int) -> Shape:
     """The shape of a pure instruction's result, from those of its sources."""
-    rule = _RULES.get(item.opcode)
+    rule = _RULES.get(form.meaning)
     if rule is not None and item.type in INTEGERS:
         found = rule(item, given, width)
         if found is not None:
             return found
     if all(shape.kind == "uniform" for shape in given):
-        return of_type(_result_type(item))
+        return of_type(form.types(item)[0])
     return VARYING
-
-
-def _result_type(item: Instruction) -> str:
-    if item.opcode in ("setp", "testp"):
-        return "pred"
-    if "wide" in item.modifiers:
-        return f"{item.type[0]}64" if item.type[1:] == "32" else f"{item.type[0]}32"
-    if item.opcode == "cvt":
-        return next(m for m in item.modifiers if m in SIZES)
-    if item.opcode in ("clz", "popc", "bfind"):
-        return "u32"
-    return item.type
 
 
 def _lanes(shape: Shape, width: int) -> tuple[int, ...]:
@@ -212,27 +202,32 @@ def _widen(shape: Shape, from_bits: int, is_signed: bool, to_bits: int) -> Shape
     return wide
 
 
-def _add(item: Instruction, given: list[Shape], width: int) -> Shape | None:
-    if any(flag in item.modifiers for flag in ("sat", "cc")):
-        return None
-    return _sum(given[0], given[1], _bits(item), width, -1 if item.opcode == "sub" else 1)
+def _added(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    return _sum(given[0], given[1], _bits(item), width)
 
 
-def _mul(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+def _subtracted(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    return _sum(given[0], given[1], _bits(item), width, -1)
+
+
+def _multiplied(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    return _product(given[0], given[1], _bits(item), width)
+
+
+def _multiplied_and_added(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    product = _multiplied(item, given, width)
+    return _sum(product, given[2], _bits(item), width) if product else None
+
+
+def _multiplied_wide(item: Instruction, given: list[Shape], width: int) -> Shape | None:
     bits = _bits(item)
-    if "wide" in item.modifiers:
-        is_signed = item.type[0] == "s"
-        wide = [_widen(shape, bits, is_signed, 2 * bits) for shape in given[:2]]
-        product = _product(wide[0], wide[1], 2 * bits, width) if wide[0] and wide[1] else None
-        if product and item.opcode == "mad":
-            return _sum(product, given[2], 2 * bits, width)
-        return product
-    if "hi" in item.modifiers or "sat" in item.modifiers:
-        return None
-    product = _product(given[0], given[1], bits, width)
-    if product and item.opcode == "mad":
-        return _sum(product, given[2], bits, width)
-    return product
+    a, b = (_widen(shape, bits, item.type[0] == "s", 2 * bits) for shape in given[:2])
+    return _product(a, b, 2 * bits, width) if a and b else None
+
+
+def _multiplied_wide_and_added(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    product = _multiplied_wide(item, given, width)
+    return _sum(product, given[2], 2 * _bits(item), width) if product else None
 
 
 def _mov(item: Instruction, given: list[Shape], width: int) -> Shape | None:
@@ -303,11 +298,14 @@ def _shr(item: Instruction, given: list[Shape], width: int) -> Shape | None:
     return _quotient(given[0], 1 << by, bits)
 
 
-def _div(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+def _divided(item: Instruction, given: list[Shape], width: int) -> Shape | None:
     divisor = given[1].constant
-    if divisor is None:
-        return None
-    return (_quotient if item.opcode == "div" else _remainder)(given[0], divisor, _bits(item))
+    return None if divisor is None else _quotient(given[0], divisor, _bits(item))
+
+
+def _left_over(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    divisor = given[1].constant
+    return None if divisor is None else _remainder(given[0], divisor, _bits(item))
 
 
 def _and(item: Instruction, given: list[Shape], width: int) -> Shape | None:
@@ -342,9 +340,15 @@ def _or(item: Instruction, given: list[Shape], width: int) -> Shape | None:
         unit = unit & -unit if unit else 1 << 62
         if small.most < unit:
             return _sum(large, small, _bits(item), width)
+    return None
+
+
+def _xor(item: Instruction, given: list[Shape], width: int) -> Shape | None:
+    if found := _or(item, given, width):
+        return found
     shape, other = given if given[1].constant is not None else (given[1], given[0])
     flip = other.constant
-    if item.opcode == "xor" and flip is not None and shape.kind == "pattern" and flip >= 0:
+    if flip is not None and shape.kind == "pattern" and flip >= 0:
         span = 1 << max(flip.bit_length(), max(shape.pattern).bit_length())
         if min(shape.pattern) >= 0 and shape.low >= 0 and shape.multiple % span == 0:
             pattern = tuple((step ^ flip) - flip for step in shape.pattern)
@@ -360,21 +364,24 @@ def _neg(item: Instruction, given: list[Shape], width: int) -> Shape | None:
     return _sum(constant(0, 64), given[0], _bits(item), width, -1)
 
 
-_RULES = {
-    "add": _add,
-    "sub": _add,
-    "mul": _mul,
-    "mad": _mul,
-    "mov": _mov,
-    "cvta": _cvta,
-    "cvt": _cvt,
-    "shl": _shl,
-    "shr": _shr,
-    "div": _div,
-    "rem": _div,
+_RULES: dict[Meaning, Callable[[Instruction, list[Shape], int], Shape | None]] = {
+    "copy": _mov,
+    "choice": _selp,
+    "sum": _added,
+    "difference": _subtracted,
+    "product": _multiplied,
+    "wide product": _multiplied_wide,
+    "product and sum": _multiplied_and_added,
+    "wide product and sum": _multiplied_wide_and_added,
+    "quotient": _divided,
+    "remainder": _left_over,
+    "negation": _neg,
     "and": _and,
     "or": _or,
-    "xor": _or,
-    "selp": _selp,
-    "neg": _neg,
+    "xor": _xor,
+    "left shift": _shl,
+    "right shift": _shr,
+    "conversion": _cvt,
+    "address": _cvta,
 }
+"""The shape of an integer of the instruction's type, from those of its operands; None if nothing is known."""

@@ -9,8 +9,9 @@ from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave, mas
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
 from nnkit.vm.emit.frames import alive_mask, current, restore
+from nnkit.vm.forms.form import Effect, MemoryAccess, Pure
 from nnkit.vm.forms.registers import destinations, sources
-from nnkit.vm.forms.table import Effect, MemoryAccess, Pure, form_of
+from nnkit.vm.forms.table import form_of
 from nnkit.vm.instructions import absent, calls, plain, warp_wait
 from nnkit.vm.memory.access import plan
 from nnkit.vm.memory.lowering import lower

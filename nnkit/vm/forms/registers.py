@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from nnkit.ptx.ir import Address, Instruction, Negated, Operand, Pair, Register, Vector
-from nnkit.vm.forms.table import Effect, form_of
+from nnkit.vm.forms.form import Effect
+from nnkit.vm.forms.table import form_of
 
 CARRY = "%cc"
 """The carry flag, which extended-precision instructions use without naming it: a predicate here."""

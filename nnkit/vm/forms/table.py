@@ -1,123 +1,35 @@
-"""The table of instructions: which forms the machine knows, and all that it must know of each.
+"""The table of instructions: which forms the machine knows, and what is asked of them.
 
 A form is registered beside its emitter. That of a pure operation is written once for scalars and vectors: it
 gets the builder's `Lanes`, the instruction and the sources as LLVM values, and returns the result. That of an
 effect gets the kernel's `Emitter` and the instruction; that of an access to memory only says what is read,
-written or combined, and `nnkit.vm.memory.lowering` makes it. Operands are described by the words of
-`nnkit.vm.forms.signature`. Nobody else decides by an instruction's name: what its form does not say is not
-known of it.
+written or combined, and `nnkit.vm.memory.lowering` makes it.
+
+Nobody else decides by an instruction's name: what its form does not say is not known of it.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
-from nnkit.ptx.ir import Function, Instruction, Module, PtxError
-from nnkit.vm.forms import signature
-from nnkit.vm.forms.signature import Slot, type_of
-
-Compute = Callable[..., str]
-Emit = Callable[..., None]
-Describe = Callable[[Instruction], Any]
-
-Lanes = Literal["computed", "joined", "loaded", "uniform", "members", "varying", ""]
-"""How the results of a vector's lanes relate.
-
-As those of the operands do, by the rules of `nnkit.vm.analysis.shapes` (computed) or the same if they are the
-same (joined), as in memory (loaded), the same for all (uniform), the same for all that name the same members,
-in no way (varying). "" is for forms without a result.
-"""
-
-AccessKind = Literal["load", "store", "update"]
-"""What is done to memory; an update is atomic."""
-
-Fence = Literal["block", "device", ""]
-"""Whose threads a fence is for."""
-
-Carry = Literal["in", "out", "both", ""]
-"""Whether a form reads the carry flag, sets it, or both."""
-
-Way = Literal["jump", "switch", "return", "exit", "barrier", "call"]
-"""How a block's last instruction goes on: at a label, at one of a table, at the caller, nowhere, behind it as
-soon as others have come, in a function.
-"""
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of an instruction, by its name; `operands` is its signature."""
-
-    pattern: re.Pattern[str]
-    operands: str
-    since: int
-    """The first target that has it, such as 100 for sm_100; 0 where nobody asks."""
-    lanes: Lanes
-
-    @property
-    def count(self) -> int:
-        """How many operands it has."""
-        return len(self.slots)
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        """What each operand may be."""
-        return signature.slots(self.operands)
-
-    @cached_property
-    def results(self) -> frozenset[int]:
-        """Which of the operands are written; all others are read."""
-        return frozenset(at for at, slot in enumerate(self.slots) if slot.result)
-
-
-@dataclass(frozen=True)
-class Pure(Form):
-    """An operation without side effects: result from sources, lane by lane."""
-
-    result: str
-    given: tuple[str, ...]
-    compute: Compute
-
-    def types(self, item: Instruction) -> tuple[str, tuple[str, ...]]:
-        """The PTX types of the result and of the sources."""
-        return type_of(self.result, item), tuple(type_of(letter, item) for letter in self.given)
-
-
-@dataclass(frozen=True)
-class Effect(Form):
-    """What does more than to compute a value lane by lane."""
-
-    emit: Emit
-    warp_level: bool = False
-    """Whether lanes of a warp talk to each other, so that a vector must be a warp."""
-    warp_barrier: bool = False
-    """Whether the threads of a warp wait for each other here."""
-    fence: Fence = ""
-    carry: Carry = ""
-    stops: bool = False
-    """Whether the kernel may end here, so that a block ends behind it."""
-
-
-@dataclass(frozen=True)
-class MemoryAccess(Form):
-    """What reads or writes memory."""
-
-    describe: Describe
-    """Says what is to be done with the memory: returns a `nnkit.vm.memory.lowering.Transfer`."""
-    access: AccessKind
-    space: str
-    """Where an address points that names no space."""
-
-
-@dataclass(frozen=True)
-class Ending(Form):
-    """What ends a block, control flow and barriers: `nnkit.vm.code.flow` emits it."""
-
-    way: Way
-    aligned: bool = True
-    """Whether the threads of a warp come to a barrier together, else each for itself."""
-
+from nnkit.ptx.ir import Instruction
+from nnkit.vm.forms.form import (
+    AccessKind,
+    Carry,
+    Compute,
+    Describe,
+    Effect,
+    Emit,
+    Ending,
+    Fence,
+    Form,
+    Lanes,
+    Meaning,
+    MemoryAccess,
+    Pure,
+    Way,
+)
+from nnkit.vm.forms.signature import SPACES
 
 FORMS: dict[str, list[Form]] = {}
 
@@ -126,7 +38,12 @@ _FOUND: dict[tuple[str, tuple[str, ...], int], Form | None] = {}
 
 
 def pure(
-    pattern: str, given: str, result: str = "t", operands: str | None = None, since: int = 0
+    pattern: str,
+    given: str,
+    result: str = "t",
+    operands: str | None = None,
+    since: int = 0,
+    meaning: Meaning = "",
 ) -> Callable[[Compute], Compute]:
     """Register an emitter for every instruction whose whole name matches the pattern.
 
@@ -136,7 +53,7 @@ def pure(
 
     def register(compute: Compute) -> Compute:
         for opcode, full in _opcodes(pattern):
-            _add(opcode, Pure(full, words, since, "computed", result, tuple(given.split()), compute))
+            _add(opcode, Pure(full, words, since, "computed", meaning, result, tuple(given.split()), compute))
         return compute
 
     return register
@@ -146,6 +63,7 @@ def effect(
     operands: str,
     *patterns: str,
     lanes: Lanes = "",
+    meaning: Meaning = "",
     warp_level: bool = False,
     warp_barrier: bool = False,
     fence: Fence = "",
@@ -158,21 +76,26 @@ def effect(
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
                 facts = (warp_level, warp_barrier, fence, carry, stops)
-                _add(opcode, Effect(full, operands, 0, lanes, emit, *facts))
+                _add(opcode, Effect(full, operands, 0, lanes, meaning, emit, *facts))
         return emit
 
     return register
 
 
 def memory_access(
-    access: AccessKind, operands: str, *patterns: str, lanes: Lanes = "", space: str = "generic"
+    access: AccessKind,
+    operands: str,
+    *patterns: str,
+    lanes: Lanes = "",
+    meaning: Meaning = "",
+    space: str = "generic",
 ) -> Callable[[Describe], Describe]:
     """Register what describes accesses to memory, with these operands."""
 
     def register(describe: Describe) -> Describe:
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
-                _add(opcode, MemoryAccess(full, operands, 0, lanes, describe, access, space))
+                _add(opcode, MemoryAccess(full, operands, 0, lanes, meaning, describe, access, space))
         return describe
 
     return register
@@ -182,7 +105,7 @@ def ending(operands: str, *patterns: str, way: Way, lanes: Lanes = "", aligned: 
     """Register what ends a block, with these operands."""
     for pattern in patterns:
         for opcode, full in _opcodes(pattern):
-            _add(opcode, Ending(full, operands, 0, lanes, way, aligned))
+            _add(opcode, Ending(full, operands, 0, lanes, "", way, aligned))
 
 
 def _add(opcode: str, form: Form) -> None:
@@ -241,29 +164,15 @@ def access_by(item: Instruction) -> AccessKind | Literal[""]:
     return form.access if isinstance(form, MemoryAccess) else ""
 
 
-def check(module: Module, function: Function) -> None:
-    """Note in the function the first instruction that is wrong, or that nobody emits."""
-    spaces = {name: variable.space for name, variable in module.variables.items()}
-    spaces |= {v.name: v.space for v in (*function.results, *function.variables)}
-    spaces |= {v.name: "input" for v in function.parameters}
-    target = int(re.sub(r"\D", "", module.target) or 0)
-    for item in function.body or ():
-        if function.error is not None and function.error.line <= getattr(item, "line", 0):
-            return
-        if isinstance(item, Instruction):
-            words = _refusal(item, function.registers, spaces, target)
-            if words:
-                function.error = PtxError(words, item.line)
-                return
-
-
-def _refusal(item: Instruction, registers: Mapping[str, str], spaces: Mapping[str, str], target: int) -> str:
-    name = item.spelling or item.name
+def space_of(item: Instruction) -> str:
+    """The space that an access is to: "global", "shared", "const", "param", "local" or "generic"."""
     form = form_of(item)
-    if form is None:
-        what = "this form of it is" if item.opcode in FORMS else "it is"
-        return f"instruction {name}: {what} not supported by the virtual device"
-    if target < form.since:
-        return f"instruction {name}: with {form.count} operands it needs .target sm_{form.since} or higher"
-    words = signature.complaint(item, form.operands, registers, spaces)
-    return f"instruction {name}: {words}" if words else ""
+    default = form.space if isinstance(form, MemoryAccess) else "generic"
+    names = (modifier.partition("::")[0] for modifier in item.modifiers)
+    return next((name for name in names if name in SPACES), default)
+
+
+def meaning_of(item: Instruction) -> Meaning:
+    """What an instruction does to values."""
+    form = form_of(item)
+    return form.meaning if form is not None else ""

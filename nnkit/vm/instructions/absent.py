@@ -27,7 +27,7 @@ def suspects(analysis: Analysis) -> frozenset[str]:
     for block in analysis.blocks:
         whole = analysis.full and block.number not in partial
         for item in block.instructions:
-            if item.opcode == "shfl":
+            if table.meaning_of(item) == "exchange":
                 written, given = _ends(item)
                 flows.append((given, written))
                 members = item.operands[4] if len(item.operands) > 4 else None
@@ -63,7 +63,7 @@ def begin(e: Emitter) -> None:
 
 def follow(e: Emitter, item: Instruction) -> None:
     """Before an instruction other than a shuffle: hand masks on, or end the launch where a value counts."""
-    if not e.kernel.suspects or item.opcode == "shfl":
+    if not e.kernel.suspects or table.meaning_of(item) == "exchange":
         return
     pure = table.is_pure(item)
     if not pure:
@@ -166,18 +166,19 @@ def _that_count(item: Instruction) -> list[str]:
 
 def _made(e: Emitter, item: Instruction) -> str:
     """The lanes in which a pure operation's result is undefined."""
-    if item.opcode == "selp":
+    meaning = table.meaning_of(item)
+    if meaning == "choice":
         _, first, second, chooser = item.operands
         chosen = _bits(e, chooser)
         a = e.one.binary("and", "i32", _of(e, first), chosen)
         b = e.one.binary("and", "i32", _of(e, second), e.one.binary("xor", "i32", chosen, ALL))
         return _either(e, _either(e, a, b), _of(e, chooser))
-    if item.opcode in ("and", "or") and item.type == "pred":
+    if meaning in ("and", "or") and item.type == "pred":
         # One side may settle it, whatever the other would say.
         first, second = item.operands[1:]
         a, b = _of(e, first), _of(e, second)
         settles = [_bits(e, operand) for operand in (first, second)]
-        if item.opcode == "or":
+        if meaning == "or":
             settles = [e.one.binary("xor", "i32", bits, ALL) for bits in settles]
         left = e.one.binary("and", "i32", a, _either(e, b, settles[1]))
         right = e.one.binary("and", "i32", b, _either(e, a, settles[0]))

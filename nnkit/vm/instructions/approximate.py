@@ -29,7 +29,7 @@ NEAREST = 4
 """AVX-512's code for the rounding mode that MXCSR holds: to nearest."""
 
 
-@pure(rf"div\.(approx|full){FTZ}\.f32", "t t")
+@pure(rf"div\.(approx|full){FTZ}\.f32", "t t", meaning="quotient")
 def _div(x: Lanes, item: Instruction, a: str, b: str) -> str:
     a, b = flushed(x, item, "float", a), flushed(x, item, "float", b)
     return finished(x, item, "float", x.binary("fdiv", "float", a, b))

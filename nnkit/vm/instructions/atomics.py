@@ -1,5 +1,7 @@
 """Atomic operations: how memory is combined with operands."""
 
+from collections.abc import Iterable
+
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.forms.table import memory_access
 from nnkit.vm.memory.updates import Update
@@ -10,14 +12,14 @@ _ORDER_OF_RED = r"(\.(relaxed|release))?(\.(cta|cluster|gpu|sys))?"
 _SPACE = r"(\.global|\.shared(::cta)?)?"
 
 
-def _reductions(name: str, how: str) -> list[str]:
-    """What both `atom` and `red` can do."""
-    return [
-        rf"{name}{how}{_SPACE}\.(and|or|xor)\.b(32|64)",
-        rf"{name}{how}{_SPACE}\.add(\.noftz)?\.([us]32|u64|f32|f64)",
-        rf"{name}{how}{_SPACE}\.(inc|dec)\.u32",
-        rf"{name}{how}{_SPACE}\.(min|max)\.[us](32|64)",
-    ]
+_ARITHMETIC = (r"\.add(\.noftz)?\.([us]32|u64|f32|f64)", r"\.(inc|dec)\.u32", r"\.(min|max)\.[us](32|64)")
+_BITWISE = r"\.(and|or|xor)\.b(32|64)"
+"""What both `atom` and `red` can do."""
+
+
+def _named(name: str, what: Iterable[str]) -> list[str]:
+    order = _ORDER if name == "atom" else _ORDER_OF_RED
+    return [f"{name}{order}{_SPACE}{operation}" for operation in what]
 
 
 _DIRECT = {"and": "and", "or": "or", "xor": "xor", "inc": "uinc_wrap", "dec": "udec_wrap"}
@@ -34,13 +36,14 @@ def _operation(item: Instruction) -> str:
     return f"{'u' if item.type[0] == 'u' else ''}{name}"
 
 
-@memory_access("update", "[] t", *_reductions("red", _ORDER_OF_RED))
+@memory_access("update", "[] t", *_named("red", _ARITHMETIC), meaning="arithmetic")
+@memory_access("update", "[] t", *_named("red", [_BITWISE]))
 def _reduce(item: Instruction) -> Update:
     return Update(_operation(item), item.operands[1:])
 
 
-@memory_access("update", ">t_ [] t", *_reductions("atom", _ORDER), lanes="varying")
-@memory_access("update", ">t_ [] t", rf"atom{_ORDER}{_SPACE}\.exch\.b(32|64)", lanes="varying")
-@memory_access("update", ">t_ [] t t", rf"atom{_ORDER}{_SPACE}\.cas\.b(16|32|64)", lanes="varying")
+@memory_access("update", ">t_ [] t", *_named("atom", _ARITHMETIC), lanes="varying", meaning="arithmetic")
+@memory_access("update", ">t_ [] t", *_named("atom", [_BITWISE, r"\.exch\.b(32|64)"]), lanes="varying")
+@memory_access("update", ">t_ [] t t", *_named("atom", [r"\.cas\.b(16|32|64)"]), lanes="varying")
 def _fetch_and_update(item: Instruction) -> Update:
     return Update(_operation(item), item.operands[2:], into=item.operands[0])

@@ -6,12 +6,12 @@ from nnkit.vm.instructions.integer import base, is_signed
 from nnkit.vm.text.builder import BITS, Lanes
 
 
-@pure(r"popc\.b(32|64)", "t", "u32")
+@pure(r"popc\.b(32|64)", "t", "u32", meaning="count")
 def _popc(x: Lanes, item: Instruction, a: str) -> str:
     return x.resize(base(item), x.call("ctpop", base(item), a), "i32")
 
 
-@pure(r"clz\.b(32|64)", "t", "u32")
+@pure(r"clz\.b(32|64)", "t", "u32", meaning="count")
 def _clz(x: Lanes, item: Instruction, a: str) -> str:
     return x.resize(base(item), x.call("ctlz", base(item), a, tail="i1 false"), "i32")
 
@@ -21,7 +21,7 @@ def _brev(x: Lanes, item: Instruction, a: str) -> str:
     return x.call("bitreverse", base(item), a)
 
 
-@pure(r"bfind(\.shiftamt)?\.[us](32|64)", "t", "u32")
+@pure(r"bfind(\.shiftamt)?\.[us](32|64)", "t", "u32", meaning="count")
 def _bfind(x: Lanes, item: Instruction, a: str) -> str:
     """The highest bit that differs from the sign; all ones where there is none."""
     kind = base(item)

@@ -18,10 +18,12 @@ from nnkit.vm.text.builder import Lanes
 TYPE = r"\.[us](32|64)"
 
 
-@effect(">t t t", rf"add|sub\.cc{TYPE}", lanes="joined", carry="out")
+@effect(">t t t", rf"add\.cc{TYPE}", lanes="joined", meaning="sum", carry="out")
+@effect(">t t t", rf"sub\.cc{TYPE}", lanes="joined", meaning="difference", carry="out")
 @effect(">t t t", rf"addc|subc{TYPE}", lanes="joined", carry="in")
 @effect(">t t t", rf"addc|subc\.cc{TYPE}", lanes="joined", carry="both")
-@effect(">t t t t", rf"mad\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="out")
+@effect(">t t t t", rf"mad\.lo\.cc{TYPE}", lanes="joined", meaning="product and sum", carry="out")
+@effect(">t t t t", rf"mad\.hi\.cc{TYPE}", lanes="joined", meaning="high product and sum", carry="out")
 @effect(">t t t t", rf"madc\.(lo|hi){TYPE}", lanes="joined", carry="in")
 @effect(">t t t t", rf"madc\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="both")
 def _extended(e: Emitter, item: Instruction) -> None:

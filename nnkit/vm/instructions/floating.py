@@ -65,9 +65,11 @@ def mode(item: Instruction) -> str:
     return next((m for m in item.modifiers if m in MODES), "rn")
 
 
-@pure(rf"add|sub|mul{ROUND}{FLOAT}", "t t")
-@pure(rf"div{ROUNDED}{UNCLAMPED}", "t t")
-@pure(rf"fma|mad{ROUNDED}{FLOAT}", "t t t")
+@pure(rf"add{ROUND}{FLOAT}", "t t", meaning="sum")
+@pure(rf"sub{ROUND}{FLOAT}", "t t", meaning="difference")
+@pure(rf"mul{ROUND}{FLOAT}", "t t", meaning="product")
+@pure(rf"div{ROUNDED}{UNCLAMPED}", "t t", meaning="quotient")
+@pure(rf"fma|mad{ROUNDED}{FLOAT}", "t t t", meaning="product and sum")
 @pure(rf"sqrt{ROUNDED}{UNCLAMPED}", "t")
 def _arithmetic(x: Lanes, item: Instruction, *given: str) -> str:
     kind = base(item)
@@ -171,12 +173,12 @@ def define_switched(x: Lanes, function: str, result: str, types: list[str], call
     )
 
 
-@pure(rf"abs{UNCLAMPED}", "t")
+@pure(rf"abs{UNCLAMPED}", "t", meaning="magnitude")
 def _abs(x: Lanes, item: Instruction, a: str) -> str:
     return finished(x, item, base(item), x.call("fabs", base(item), a))
 
 
-@pure(rf"neg{UNCLAMPED}", "t")
+@pure(rf"neg{UNCLAMPED}", "t", meaning="negation")
 def _neg(x: Lanes, item: Instruction, a: str) -> str:
     negative = x.op(f"fneg {x.type(base(item))} {a}")
     return finished(x, item, base(item), negative)
@@ -187,8 +189,8 @@ def _copysign(x: Lanes, item: Instruction, sign: str, magnitude: str) -> str:
     return x.call("copysign", base(item), magnitude, sign)
 
 
-@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t", since=100)
-@pure(r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t")
+@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t", since=100, meaning="extreme")
+@pure(r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t", meaning="extreme")
 def _min(x: Lanes, item: Instruction, *given: str) -> str:
     """The other operand where one is NaN (NaN with .NaN); -0 is smaller than +0."""
     kind = base(item)
@@ -229,7 +231,7 @@ def nan(x: Lanes, kind: str) -> str:
     return x.cast("bitcast", word, x.constant(word, pattern), kind)
 
 
-@pure(r"testp\.(finite|infinite|number|notanumber|normal|subnormal)\.(f32|f64)", "t", "pred")
+@pure(r"testp\.(finite|infinite|number|notanumber|normal|subnormal)\.(f32|f64)", "t", "pred", meaning="test")
 def _testp(x: Lanes, item: Instruction, a: str) -> str:
     classes = {
         "notanumber": 0x003,

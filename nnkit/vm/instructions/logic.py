@@ -46,19 +46,19 @@ def compared(x: Lanes, item: Instruction, type_: str, a: str, b: str) -> str:
     return x.compare(f"{'s' if type_[0] == 's' else 'u'}{name}", kind, a, b)
 
 
-@pure(comparisons("setp", ""), "t t", "pred", ">pred|_ t t")
+@pure(comparisons("setp", ""), "t t", "pred", ">pred|_ t t", meaning="comparison")
 def _setp(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return compared(x, item, item.type, a, b)
 
 
-@pure(comparisons("setp", _COMBINED), "t t pred", "pred", ">pred|_ t t pred")
+@pure(comparisons("setp", _COMBINED), "t t pred", "pred", ">pred|_ t t pred", meaning="comparison")
 def _setp_combined(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     operation = next(m for m in item.modifiers if m in ("and", "or", "xor"))
     return x.binary(operation, "i1", compared(x, item, item.type, a, b), p)
 
 
-@pure(comparisons("set", "", _TO), "t t", "d")
-@pure(comparisons("set", _COMBINED, _TO), "t t pred", "d")
+@pure(comparisons("set", "", _TO), "t t", "d", meaning="comparison")
+@pure(comparisons("set", _COMBINED, _TO), "t t pred", "d", meaning="comparison")
 def _set(x: Lanes, item: Instruction, a: str, b: str, p: str = "") -> str:
     found = compared(x, item, item.type, a, b)
     if p:
@@ -70,7 +70,7 @@ def _set(x: Lanes, item: Instruction, a: str, b: str, p: str = "") -> str:
     return x.cast("sext", "i1", found, "i32")
 
 
-@pure(r"selp\.([bus](16|32|64)|f32|f64)", "t t pred")
+@pure(r"selp\.([bus](16|32|64)|f32|f64)", "t t pred", meaning="choice")
 def _selp(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     return x.select(p, LLVM_TYPES[item.type], a, b)
 
@@ -89,6 +89,6 @@ def _slct(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return x.select(positive, to, a, b)
 
 
-@pure(r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t", operands=">t{ t{@%")
+@pure(r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t", operands=">t{ t{@%", meaning="copy")
 def _mov(x: Lanes, item: Instruction, a: str) -> str:
     return a

@@ -25,8 +25,8 @@ def _signs(item: Instruction) -> list[bool]:
     return [m[0] == "s" for m in item.modifiers if m in SIZES]
 
 
-@pure(r"add\.[us]16x2", "t t")
-@pure(r"min|max(\.relu)?\.[us]16x2(\.relu)?", "t t")
+@pure(r"add\.[us]16x2", "t t", meaning="arithmetic")
+@pure(r"min|max(\.relu)?\.[us]16x2(\.relu)?", "t t", meaning="arithmetic")
 def _halves(x: Lanes, item: Instruction, a: str, b: str) -> str:
     (signed,) = _signs(item)
     parts = []

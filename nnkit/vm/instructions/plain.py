@@ -5,12 +5,13 @@ from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
-from nnkit.vm.forms.table import Pure
+from nnkit.vm.forms.form import Pure
 from nnkit.vm.instructions import logic
 from nnkit.vm.instructions.bounds import compare_lanes
 from nnkit.vm.text.builder import BITS, LLVM_TYPES
 
-WIDENING = ("cvt", "mul", "mad")
+WIDENING = frozenset(("conversion", "wide product", "wide product and sum"))
+"""What may give its result more bits than its operands have."""
 
 
 def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
@@ -21,9 +22,11 @@ def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
         return
     result, given = operation.types(item)
     values = [e.operand(operand, kind) for operand, kind in zip(rest, given, strict=True)]
-    guard = compare_lanes(e, item, values) if item.opcode == "setp" else None
+    guard = compare_lanes(e, item, values) if operation.meaning == "comparison" else None
     value = guard or evaluate(e, item, operation, result, values)
     if isinstance(target, Pair):
+        if operation.meaning != "comparison":
+            raise PtxError(f"{item.name} has one result", item.line)
         _pair(e, item, target, value, values)
         return
     e.assign(target, value, sign=result[0] == "s")
@@ -31,7 +34,7 @@ def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
 
 def evaluate(e: Emitter, item: Instruction, operation: Pure, result: str, values: list[Value]) -> Value:
     """The result as a value, in the cheapest form that is exact."""
-    shape = shapes.transfer(item, [value.shape for value in values], e.width)
+    shape = shapes.transfer(item, operation, [value.shape for value in values], e.width)
     kind = LLVM_TYPES[result]
     if shape.constant is not None and kind[0] == "i" and kind != "i1" and SIZES.get(item.type, 0) >= 4:
         return Value(shape, kind, scalar=str(shape.constant))
@@ -42,14 +45,14 @@ def evaluate(e: Emitter, item: Instruction, operation: Pure, result: str, values
     if shape.kind == "varying":
         return Value(shape, kind, vector=wide)
     scalar = operation.compute(e.one, item, *(value.scalar for value in values))
-    return Value(shape, kind, scalar, wide, _flag(e, item, values))
+    return Value(shape, kind, scalar, wide, _flag(e, operation, item, values))
 
 
-def _flag(e: Emitter, item: Instruction, values: list[Value]) -> str:
+def _flag(e: Emitter, operation: Pure, item: Instruction, values: list[Value]) -> str:
     """Whether the likely result's pattern holds: its sources' do, and no lane wrapped when widened."""
     flags = [value.flag for value in values if value.flag]
-    if item.opcode == "cvt" or "wide" in item.modifiers:
-        source = [m for m in item.modifiers if m in SIZES][-1]
+    if operation.meaning in WIDENING:
+        source = item.type
         for value in values:
             if value.shape.kind == "pattern" and BITS[value.kind] < 64:
                 flags.append(_unwrapped(e, value, source[0] == "s"))
@@ -73,8 +76,6 @@ def _unwrapped(e: Emitter, value: Value, signed: bool) -> str:
 
 def _pair(e: Emitter, item: Instruction, target: Pair, value: Value, values: list[Value]) -> None:
     """setp p|q: q is the comparison's opposite, combined with the same third operand."""
-    if item.opcode != "setp":
-        raise PtxError(f"{item.name} has one result", item.line)
     e.assign(target.first, value)
     if target.second is None:
         return

@@ -135,9 +135,21 @@ def _lane_numbers(e: Emitter) -> str:
     return "<" + ", ".join(f"i32 {lane}" for lane in range(e.width)) + ">"
 
 
-@effect(">b32| b32 b32 b32 b32", r"shfl\.sync\.(up|down|bfly|idx)\.b32", lanes="varying", warp_level=True)
+@effect(
+    ">b32| b32 b32 b32 b32",
+    r"shfl\.sync\.(up|down|bfly|idx)\.b32",
+    lanes="varying",
+    meaning="exchange",
+    warp_level=True,
+)
 # Without .sync: for targets before compute capability 7.0.
-@effect(">b32| b32 b32 b32", r"shfl\.(up|down|bfly|idx)\.b32", lanes="varying", warp_level=True)
+@effect(
+    ">b32| b32 b32 b32",
+    r"shfl\.(up|down|bfly|idx)\.b32",
+    lanes="varying",
+    meaning="exchange",
+    warp_level=True,
+)
 def _shfl(e: Emitter, item: Instruction) -> None:
     """PTX's rule: the lane stays inside the segment that the clamp describes, else it keeps its own value."""
     target, source, by, clamp, *members = item.operands

@@ -6,10 +6,9 @@ from nnkit.ptx.ir import SIZES, Address, Immediate, Instruction, Operand, PtxErr
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.forms import table
+from nnkit.vm.forms.form import AccessKind, MemoryAccess
 from nnkit.vm.forms.registers import destinations
 from nnkit.vm.text.builder import LLVM_TYPES
-
-SPACES = ("global", "shared", "const", "param", "local")
 
 FAR = 1 << 30
 """Offsets this many bytes apart share no check: what lies between two lanes or members stays below 2^31."""
@@ -25,7 +24,7 @@ class Access:
     offset: int
     size: int
     count: int
-    kind: table.AccessKind
+    kind: AccessKind
 
     @property
     def reads(self) -> bool:
@@ -74,7 +73,7 @@ class Group:
 def access_of(item: Instruction) -> Access | None:
     """What an instruction does to memory, if it does anything."""
     form = table.form_of(item)
-    if not isinstance(form, table.MemoryAccess):
+    if not isinstance(form, MemoryAccess):
         return None
     # A result, if there is one, stands before the address, and what is stored behind it.
     at = len(form.results)
@@ -83,15 +82,13 @@ def access_of(item: Instruction) -> Access | None:
         raise PtxError(f"{item.name} without an address", item.line)
     value = item.operands[1 - at]
     count = len(value.parts) if isinstance(value, Vector) and form.access != "update" else 1
-    names = [m.partition("::")[0] for m in item.modifiers]
-    space = next((m for m in names if m in SPACES), form.space)
     base: Operand = place.base
     offset = place.offset
     if isinstance(base, Symbol):
         base, offset = Symbol(base.name), offset + base.offset
     elif isinstance(base, Immediate):
         base, offset = Immediate(0), offset + base.value
-    return Access(item, space, base, offset, SIZES[item.type], count, form.access)
+    return Access(item, table.space_of(item), base, offset, SIZES[item.type], count, form.access)
 
 
 def group_of(e: Emitter, access: Access) -> Group:

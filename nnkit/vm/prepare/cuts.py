@@ -31,15 +31,25 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
+from nnkit.vm.forms.form import Meaning
 from nnkit.vm.forms.registers import destinations, names_in, sources
+from nnkit.vm.forms.table import access_by, meaning_of, space_of
 from nnkit.vm.prepare.small import LARGEST, Small
 
 _WINDOWS = {"shared", "local", "param"}
 _TYPES = {f"{kind}{bits}" for kind in "bsu" for bits in (32, 64)}
-_FACTORS = {"mul", "mad", "shl"}
-"""Operations that multiply their first two operands, or the first by a power of two."""
+_FACTORS = {"product", "product and sum", "left shift"}
+"""What multiplies its first two operands, or the first by a power of two."""
 
-_TERMS = {"mov": (1,), "add": (1, 2), "sub": (1, 2), "neg": (1,), "selp": (1, 2), "mad": (3,), "or": (1, 2)}
+_TERMS: dict[Meaning, tuple[int, ...]] = {
+    "copy": (1,),
+    "choice": (1, 2),
+    "sum": (1, 2),
+    "difference": (1, 2),
+    "negation": (1,),
+    "product and sum": (3,),
+    "or": (1, 2),
+}
 """Operands that count 1 or -1 times. One of an `or`'s may be a parameter's, the other adds bits to it."""
 
 
@@ -71,15 +81,17 @@ class _Shares:
 
     def _cuts(self, item: Instruction) -> bool:
         """Whether the lower half of 64 bits is taken."""
-        if item.opcode == "ld":
+        if access_by(item) == "load":
             return item.type[1:] == "32" and self._reads_wide(item)
         return _is_cut(item)
 
     def _reads_wide(self, item: Instruction) -> bool:
         """Whether it loads a 64-bit parameter, or the lower half of one, into one register."""
-        if item.opcode != "ld" or "param" not in item.modifiers or not isinstance(item.operands[0], Register):
+        if access_by(item) != "load" or space_of(item) != "param":
             return False
-        place = item.operands[1]
+        target, place = item.operands
+        if not isinstance(target, Register):
+            return False
         if item.type[1:] not in ("32", "64") or not isinstance(place, Address) or place.offset:
             return False
         return isinstance(place.base, Symbol) and place.base.name in self.wide and not place.base.offset
@@ -94,7 +106,7 @@ class _Shares:
             if name not in self.dependent:
                 self.dependent.add(name)
                 for item in self.readers.get(name, ()):
-                    work += () if item.opcode in ("ld", "ldu", "atom") else destinations(item)
+                    work += () if access_by(item) else destinations(item)
         self.small = Small(self.definitions)
         # Of these the largest set that is linear, ...
         self.linear = set(self.dependent)
@@ -151,15 +163,16 @@ class _Shares:
             return _target(item) == name and _name(item.operands[1]) in self.linear
         if not _is_sum_or_product(item):
             return False
-        factors = [] if item.opcode not in _FACTORS else item.operands[1:3]
+        meaning = meaning_of(item)
+        factors = item.operands[1:3] if meaning in _FACTORS else ()
         if any(_name(o) in self.dependent for o in factors):
             others = [o for o in factors if _name(o) not in self.dependent]
-            if len(others) != 1 or not self._is_factor(others[0], item.opcode == "shl"):
+            if len(others) != 1 or not self._is_factor(others[0], meaning == "left shift"):
                 return False
         elif factors and not self.small.is_product(item):
             return False
-        terms = [item.operands[index] for index in _TERMS.get(item.opcode, ())]
-        if item.opcode == "or" and all(_name(o) in self.dependent for o in terms):
+        terms = [item.operands[index] for index in _TERMS.get(meaning, ())]
+        if meaning == "or" and all(_name(o) in self.dependent for o in terms):
             return False
         known = {_name(o) for o in (*factors, *terms)} & self.dependent <= self.linear
         known &= all(self.small.holds(o) for o in terms if _name(o) not in self.dependent)
@@ -174,11 +187,13 @@ class _Shares:
     def _is_given(self, name: str, depth: int = 3) -> bool:
         def is_given(item: Instruction) -> bool:
             source = item.operands[-1]
-            if item.opcode == "cvt" and item.modifiers == ("s64", "s32") and depth:
+            meaning = meaning_of(item)
+            if meaning == "conversion" and item.modifiers == ("s64", "s32") and depth:
                 return self._is_given(_name(source), depth - 1)
-            if item.opcode == "mov":
+            if meaning == "copy":
                 return isinstance(source, Special)
-            return item.opcode == "ld" and "param" in item.modifiers and name not in self.dependent
+            is_parameter = access_by(item) == "load" and space_of(item) == "param"
+            return is_parameter and name not in self.dependent
 
         return name in self.definitions and all(map(is_given, self.definitions[name]))
 
@@ -235,20 +250,21 @@ class _Shares:
             given = _name(item.operands[index])
             return Register(_share(given)) if given in self.linear else Immediate(0)
 
+        meaning = meaning_of(item)
         if self._reads_wide(item):
             yield _made(item, "ld.param.b64", target, item.operands[1])
         elif not self.dependent.intersection(sources(item)):
             yield _made(item, "mov.b64", target, Immediate(0))
-        elif _is_cut(item) or item.opcode == "mov":
+        elif _is_cut(item) or meaning == "copy":
             yield _made(item, "mov.b64", target, term(1))
-        elif item.opcode == "selp":
+        elif meaning == "choice":
             yield _made(item, "selp.b64", target, term(1), term(2), item.operands[3])
-        elif item.opcode == "neg":
+        elif meaning == "negation":
             yield _made(item, "sub.s64", target, Immediate(0), term(1))
-        elif item.opcode in _FACTORS:
+        elif meaning in _FACTORS:
             yield from self._multiple_of(item, target, term, registers)
         else:
-            name = "sub.s64" if item.opcode == "sub" else "add.s64"
+            name = "sub.s64" if meaning == "difference" else "add.s64"
             yield _made(item, name, target, term(1), term(2))
 
     def _multiple_of(
@@ -259,13 +275,14 @@ class _Shares:
         registers: dict[str, str],
     ) -> Iterator[Instruction]:
         """The share of a product, plus that of a third operand."""
-        last = term(3) if item.opcode == "mad" else Immediate(0)
+        meaning = meaning_of(item)
+        last = term(3) if meaning == "product and sum" else Immediate(0)
         shares = [index for index in (1, 2) if _name(item.operands[index]) in self.linear]
         if not shares:
             yield _made(item, "mov.b64", target, last)
             return
         factor = item.operands[3 - shares[0]]
-        if item.opcode == "shl":
+        if meaning == "left shift":
             yield _made(item, "shl.b64", target, term(1), factor)
             return
         if isinstance(factor, Immediate):
@@ -311,23 +328,26 @@ def _name(operand: Operand) -> str:
 def _target(item: Instruction) -> str | None:
     """The register that an instruction writes, or the lower one of two."""
     first = item.operands[0] if item.operands else None
-    if isinstance(first, Vector) and item.opcode == "mov":
+    if isinstance(first, Vector) and meaning_of(item) == "copy":
         first = first.parts[0]
     return first.name if isinstance(first, Register) and first.name in destinations(item) else None
 
 
 def _is_cut(item: Instruction) -> bool:
     """Whether the lower half of a register of 64 bits is taken."""
-    if item.opcode == "mov":
-        return (
-            item.type == "b64" and isinstance(item.operands[0], Vector) and len(item.operands[0].parts) == 2
-        )
-    return item.opcode == "cvt" and _TYPES.issuperset(m := item.modifiers) and m[0][1:] == "32" != m[-1][1:]
+    meaning = meaning_of(item)
+    if meaning == "copy":
+        target = item.operands[0]
+        return item.type == "b64" and isinstance(target, Vector) and len(target.parts) == 2
+    return (
+        meaning == "conversion" and _TYPES.issuperset(m := item.modifiers) and m[0][1:] == "32" != m[-1][1:]
+    )
 
 
 def _is_sum_or_product(item: Instruction) -> bool:
     """Whether it is one of the operations that commute with cutting, on plain integers."""
-    if item.opcode not in _FACTORS and item.opcode not in _TERMS:
+    meaning = meaning_of(item)
+    if meaning not in _FACTORS and meaning not in _TERMS:
         return False
     if not {"lo", *_TYPES}.issuperset(item.modifiers):
         return False
@@ -336,8 +356,6 @@ def _is_sum_or_product(item: Instruction) -> bool:
 
 def _address(item: Instruction) -> Address | None:
     """The address of an access to a window."""
-    if item.opcode not in ("ld", "ldu", "st", "atom", "red"):
-        return None
-    if not _WINDOWS.intersection(m.partition("::")[0] for m in item.modifiers):
+    if not access_by(item) or space_of(item) not in _WINDOWS:
         return None
     return next((o for o in item.operands if isinstance(o, Address)), None)

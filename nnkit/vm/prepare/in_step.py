@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from nnkit.ptx.ir import Function, Instruction
 from nnkit.vm.analysis.blocks import Block, build
 from nnkit.vm.analysis.order import ordered
-from nnkit.vm.forms.table import Effect, form_of
+from nnkit.vm.forms.form import Effect
+from nnkit.vm.forms.table import form_of
 from nnkit.vm.memory.access import access_of
 
 SEEN_IN = {"shared": ("shared",), "global": ("global",), "generic": ("shared", "global")}

@@ -215,7 +215,7 @@ class _Inliner:
             self.made.registers[inside.name] = declared.type
             if isinstance(given, Symbol):
                 return [_moved(item, "ld", declared.type, inside, Address(given))]
-            return [_moved(item, "mov", declared.type, inside, given)]
+            return [_copied(item, declared.type, inside, given)]
         if isinstance(given, Symbol):
             slots[declared.name] = given.name
             return []
@@ -238,7 +238,7 @@ class _Inliner:
                 return []
             if isinstance(given, Symbol):
                 return [_moved(item, "st", declared.type, Address(given), inside)]
-            return [_moved(item, "mov", declared.type, given, inside)]
+            return [_copied(item, declared.type, given, inside)]
         if isinstance(given, Symbol):
             slots[declared.name] = given.name
             return []
@@ -283,13 +283,14 @@ class _Inliner:
 
 
 def _moved(item: Instruction, opcode: str, kind: str, *operands: Operand) -> Instruction:
-    """A move between a register and another, or a slot."""
-    if opcode == "mov":
-        size = max(SIZES[kind], 2)
-        modifiers: tuple[str, ...] = ("pred" if kind == "pred" else f"b{8 * size}",)
-    else:
-        modifiers = ("param", kind)
-    return replace(item, opcode=opcode, modifiers=modifiers, operands=operands, guard=None)
+    """A load or a store of a slot."""
+    return replace(item, opcode=opcode, modifiers=("param", kind), operands=operands, guard=None)
+
+
+def _copied(item: Instruction, kind: str, to: Operand, given: Operand) -> Instruction:
+    """A move from one register to another."""
+    type_ = "pred" if kind == "pred" else f"b{8 * max(SIZES[kind], 2)}"
+    return replace(item, opcode="mov", modifiers=(type_,), operands=(to, given), guard=None)
 
 
 def _resolve(function: Function, slots: dict[str, Variable]) -> None:

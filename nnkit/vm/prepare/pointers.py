@@ -22,54 +22,27 @@ from nnkit.ptx.ir import (
     Symbol,
     Vector,
 )
-from nnkit.vm.forms.registers import destinations, sources
+from nnkit.vm.forms.registers import destinations, sources, writes_carry
+from nnkit.vm.forms.table import access_by, form_of, meaning_of, space_of
 
-ACCESSES = frozenset(("ld", "ldu", "st", "atom", "red"))
-_COPIES = frozenset(("mov", "selp", "shfl"))
-_NOT_GLOBAL = frozenset(("shared", "shared::cta", "shared::cluster", "local", "param", "const"))
+_NOT_GLOBAL = frozenset(("shared", "local", "param", "const"))
 _FLOATS = frozenset(("f32", "f64"))
-_ARITHMETIC = frozenset(
-    (
-        "add",
-        "sub",
-        "mul",
-        "mad",
-        "mul24",
-        "mad24",
-        "sad",
-        "div",
-        "rem",
-        "abs",
-        "neg",
-        "min",
-        "max",
-        "inc",
-        "dec",
-    )
-)
+_COPIES = frozenset(("copy", "choice", "exchange"))
+_SUMS_OF_PRODUCTS = frozenset(("product and sum", "wide product and sum", "high product and sum"))
+_NUMBERS = _SUMS_OF_PRODUCTS | {
+    *("sum", "difference", "product", "wide product", "high product", "quotient", "remainder"),
+    *("negation", "magnitude", "extreme", "arithmetic"),
+}
 """What is done with numbers; bits are shifted and masked, hashed and put together."""
 
 # An integer that was made of an address, to compare it or to look at its low bits, is no address any more.
 _INTEGERS = frozenset(
     (
-        "mul",
-        "mul24",
-        "shl",
-        "shr",
-        "div",
-        "rem",
-        "neg",
-        "not",
-        "abs",
-        "cvt",
-        "setp",
-        "set",
-        "isspacep",
-        "popc",
+        *("product", "wide product", "high product", "quotient", "remainder", "negation", "magnitude"),
+        *("left shift", "right shift", "not", "count", "comparison", "test", "conversion"),
     )
 )
-_UNIONS = frozenset(("mov", "cvta", "selp", "and", "or", "min", "max"))
-_HINTS = frozenset(("prefetch", "prefetchu", "discard", "applypriority"))
+_UNIONS = frozenset(("copy", "choice", "and", "or", "extreme"))
 
 FLOAT, INTEGER, EQUAL, COPY, CONSTANT, OTHER = "float", "integer", "equal", "copy", "constant", "other"
 """What an access says of the element: it is a float for certain; an integer of its own width; it is compared
@@ -124,7 +97,7 @@ class _Analysis:
                 self.writers[name].append(item)
 
     def result(self) -> dict[str, Element]:
-        waiting = [item for item in self.items if item.opcode == "ld" and self.parameter(item)]
+        waiting = [item for item in self.items if self.parameter(item)]
         while waiting:
             item = waiting.pop()
             found = self.carried(item)
@@ -154,8 +127,10 @@ class _Analysis:
 
     def parameter(self, item: Instruction) -> str:
         """The pointer parameter that an instruction loads, or ""."""
+        if access_by(item) != "load" or space_of(item) != "param":
+            return ""
         place = item.operands[-1]
-        if "param" in item.modifiers and isinstance(place, Address) and isinstance(place.base, Symbol):
+        if isinstance(place, Address) and isinstance(place.base, Symbol):
             name = place.base.name
             if name in self.parameters and not place.offset and not place.base.offset:
                 return name
@@ -173,11 +148,12 @@ class _Analysis:
     def carried(self, item: Instruction) -> frozenset[tuple[str, bool]]:
         """Where the address in an instruction's result comes from; notes what is lost."""
         nothing: frozenset[tuple[str, bool]] = frozenset()
-        if item.opcode == "ld" and (name := self.parameter(item)):
+        if name := self.parameter(item):
             return frozenset({(name, False)})
-        if item.opcode in _INTEGERS or item.opcode in _HINTS:
+        meaning = meaning_of(item)
+        if meaning in _INTEGERS or _is_hint(item):
             return nothing
-        if item.opcode in ACCESSES:
+        if access_by(item):
             self.lose(self.of(item.operands))
             return nothing
         given = item.operands[1:]
@@ -185,15 +161,15 @@ class _Analysis:
             # Halves of an address.
             self.lose(self.of(item.operands))
             return nothing
-        if item.opcode == "cvta":
+        if meaning == "address":
             return frozenset((name, True) for name, _ in self.of(given))
-        if item.opcode == "add":
+        if meaning == "sum":
             return _bases(self.of(given))
-        if item.opcode == "sub":
+        if meaning == "difference":
             return nothing if self.of(given[1:]) else self.of(given[:1])
-        if item.opcode in ("mad", "fma"):
+        if meaning in _SUMS_OF_PRODUCTS:
             return self.of(given[2:])
-        if item.opcode in _UNIONS:
+        if meaning in _UNIONS:
             return self.of(given)
         self.lose(self.of(item.operands))
         return nothing
@@ -206,13 +182,13 @@ class _Analysis:
     def accesses(self, item: Instruction) -> list[tuple[str, tuple[int, str, bool]]]:
         """For every parameter that an instruction may access: size, kind, and whether it is the only one."""
         places = [operand for operand in item.operands if isinstance(operand, Address)]
-        if not places or not isinstance(places[0].base, Register) or item.opcode in _HINTS:
+        if not places or not isinstance(places[0].base, Register) or _is_hint(item):
             return []
         origins = _bases(self.of([places[0].base]))
-        if item.opcode not in ACCESSES:
+        if not access_by(item):
             self.lose(origins)
             return []
-        if not origins or not _NOT_GLOBAL.isdisjoint(item.modifiers):
+        if not origins or space_of(item) in _NOT_GLOBAL:
             return []
         names = {name for name, _ in origins}
         what = (*self.size_and_kind(item), len(names) == 1)
@@ -223,13 +199,14 @@ class _Analysis:
         size = SIZES.get(item.type, 0)
         if size not in (2, 4, 8):
             return size, OTHER
-        if item.opcode in ("atom", "red"):
+        access = access_by(item)
+        if access == "update":
             return size, _kind(item)
-        value = item.operands[1 if item.opcode == "st" else 0]
+        value = item.operands[1 if access == "store" else 0]
         kinds: set[str] = set()
         for part in value.parts if isinstance(value, Vector) else (value,):
             if isinstance(part, Register):
-                kinds |= self.makers_of(part.name) if item.opcode == "st" else self.uses_of(part.name)
+                kinds |= self.makers_of(part.name) if access == "store" else self.uses_of(part.name)
             elif part is not None:
                 kinds.add(CONSTANT if isinstance(part, Immediate) else OTHER)
         if HALVES in kinds and not kinds & {OTHER, FLOAT, INTEGER, EQUAL}:
@@ -247,17 +224,18 @@ class _Analysis:
         while waiting:
             name = waiting.pop()
             for item in self.readers[name]:
-                if (item.opcode in _COPIES or _widens(item)) and not _is_vector(item):
+                meaning = meaning_of(item)
+                if (meaning in _COPIES or _widens(item)) and not _is_vector(item):
                     fresh = set(destinations(item)) - known
                     waiting += fresh
                     known |= fresh
-                elif item.opcode == "mov" and item.type == "b64" and _is_pair(item.operands[0]):
+                elif meaning == "copy" and item.type == "b64" and _is_pair(item.operands[0]):
                     kinds |= self.of_halves([self.uses_of(half) for half in destinations(item)])
-                elif item.opcode == "mov" and item.type == "b64" and _is_pair(item.operands[1]):
+                elif meaning == "copy" and item.type == "b64" and _is_pair(item.operands[1]):
                     # Two that are put together, to be stored.
                     readers = [other for made in destinations(item) for other in self.readers[made]]
-                    kinds |= {COPY if reader.opcode == "st" else OTHER for reader in readers}
-                elif item.opcode != "st" or not _stores(item, name):
+                    kinds |= {COPY if access_by(reader) == "store" else OTHER for reader in readers}
+                elif access_by(item) != "store" or not _stores(item, name):
                     kinds.add(_kind(item))
         return kinds
 
@@ -268,23 +246,25 @@ class _Analysis:
         while waiting:
             for item in self.writers[waiting.pop()]:
                 types = [modifier for modifier in item.modifiers if modifier in SIZES]
-                if item.opcode == "mov" and item.type == "b64" and _is_pair(item.operands[1]):
+                meaning = meaning_of(item)
+                if meaning == "copy" and item.type == "b64" and _is_pair(item.operands[1]):
                     kinds |= self.of_halves([self.makers_of(half) for half in sources(item)])
-                elif item.opcode in _COPIES and not _is_vector(item):
-                    given = item.operands[1 : 3 if item.opcode == "selp" else 2]
+                elif meaning in _COPIES and not _is_vector(item):
+                    given = item.operands[1 : 3 if meaning == "choice" else 2]
                     fresh = {part.name for part in given if isinstance(part, Register)} - known
                     waiting += fresh
                     known |= fresh
                     kinds |= {INTEGER for part in given if isinstance(part, Special)}
                     if not all(isinstance(part, Register | Immediate | Special) for part in given):
                         kinds.add(OTHER)
-                elif item.opcode in ("ld", "ldu") or _is_vector(item):
+                elif access_by(item) == "load" or _is_vector(item):
                     # A half of what was loaded as two.
                     kinds.add(COPY)
                 elif types and types[0] in _FLOATS:
                     kinds.add(FLOAT)
                 else:
-                    kinds.add(INTEGER if item.opcode in _ARITHMETIC and "cc" not in item.modifiers else OTHER)
+                    is_number = meaning in _NUMBERS and not access_by(item) and not writes_carry(item)
+                    kinds.add(INTEGER if is_number else OTHER)
         return kinds
 
     @staticmethod
@@ -306,24 +286,29 @@ def _kind(item: Instruction) -> str:
     """What an instruction takes for which it reads; of conversions and comparisons that is the last type."""
     if item.type in _FLOATS:
         return FLOAT
-    if "cc" in item.modifiers:
+    if writes_carry(item):
         # A part of a longer number.
         return OTHER
-    if item.opcode in ("setp", "set"):
+    meaning = meaning_of(item)
+    if meaning == "comparison":
         return EQUAL if {"eq", "ne"} & set(item.modifiers) else INTEGER
-    if item.opcode == "cvt":
+    if meaning == "conversion":
         return INTEGER if item.modifiers[-2] in _FLOATS else OTHER
-    if item.opcode in ("atom", "red"):
-        return INTEGER if _ARITHMETIC & set(item.modifiers) else OTHER
-    return INTEGER if item.opcode in _ARITHMETIC else OTHER
+    return INTEGER if meaning in _NUMBERS else OTHER
 
 
 def _widens(item: Instruction) -> bool:
     """Whether an integer gets more bits: what is done with these tells what it is."""
-    if item.opcode != "cvt":
+    if meaning_of(item) != "conversion":
         return False
     wide, narrow = item.modifiers[-2:]
     return wide[0] == narrow[0] and wide[0] in "su" and SIZES[wide] > SIZES[narrow]
+
+
+def _is_hint(item: Instruction) -> bool:
+    """Whether an instruction with an address neither reads nor writes what stands there."""
+    form = form_of(item)
+    return form is not None and form.operands == "[]"
 
 
 def _is_vector(item: Instruction) -> bool:

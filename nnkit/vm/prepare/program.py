@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nnkit.ptx.ir import Address, Function, Instruction, Module, Operand, PtxError, Symbol, Variable, Vector
 from nnkit.vm.emit.values import Memory
 from nnkit.vm.forms import table
+from nnkit.vm.forms.check import check
 from nnkit.vm.instructions import calls, warp
 from nnkit.vm.prepare import cuts
 from nnkit.vm.prepare.in_step import relies_on_step
@@ -79,7 +80,7 @@ def prepare(module: Module, kernel: str) -> Program:
         called = module.functions[name]
         if not called.checked:
             called.checked = True
-            table.check(module, called)
+            check(module, called)
     function = inline(module, kernel)
     make_explicit(function)
     items = [item for item in function.body or [] if isinstance(item, Instruction)]

@@ -8,6 +8,7 @@ may have kept them of more.
 from collections.abc import Iterable, Mapping
 
 from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, Register, Special, Symbol
+from nnkit.vm.forms.table import access_by, meaning_of
 
 LARGEST = 1 << 24
 """Constants from this on are no part of an index, but may be what is left of something larger."""
@@ -15,8 +16,19 @@ LARGEST = 1 << 24
 LARGEST_FACTOR = 1 << 12
 """Constants up to this one leave a product of something small small."""
 
-_SUMS = frozenset(("mov", "add", "sub", "neg", "abs", "min", "max", "or", "xor", "shr", "div", "cvt"))
-"""Operations that make something small of small operands."""
+_SUMS = frozenset(
+    (
+        *("copy", "sum", "difference", "negation", "magnitude", "extreme", "or", "xor", "right shift"),
+        *("quotient", "conversion"),
+    )
+)
+"""What makes something small of small operands."""
+
+HIGH_PRODUCTS = frozenset(("high product", "high product and sum"))
+PRODUCTS = HIGH_PRODUCTS | {
+    *("product", "wide product", "product and sum", "wide product and sum", "left shift"),
+}
+"""What multiplies its first two operands, or the first by a power of two."""
 
 _LARGE = ("clock", "globaltimer")
 
@@ -50,27 +62,29 @@ class Small:
     def makes(self, item: Instruction) -> bool:
         """Whether an instruction makes something small."""
         given = item.operands[1:]
-        match item.opcode:
-            case "popc" | "clz" | "bfind":
+        match meaning := meaning_of(item):
+            case "count":
                 return True
-            case "ld" | "ldu":
-                return SIZES.get(item.type, 8) < 4
-            case "and" | "rem" if any(isinstance(o, Immediate) and 0 <= o.value < LARGEST for o in given):
+            case "" | "arithmetic":
+                return access_by(item) == "load" and SIZES.get(item.type, 8) < 4
+            case "and" | "remainder" if any(
+                isinstance(o, Immediate) and 0 <= o.value < LARGEST for o in given
+            ):
                 return True
-            case "cvt" if SIZES.get(item.modifiers[-1], 8) < 4:
+            case "conversion" if SIZES.get(item.type, 8) < 4:
                 return True
-            case "mul" | "mad" | "shl":
-                return self.is_product(item) and all(map(self.holds, given[2:]))
-            case "selp":
+            case "choice":
                 return all(map(self.holds, given[:2]))
-        return item.opcode in _SUMS and all(map(self.holds, given))
+        if meaning in PRODUCTS:
+            return self.is_product(item) and all(map(self.holds, given[2:]))
+        return meaning in _SUMS and all(map(self.holds, given))
 
     def is_product(self, item: Instruction) -> bool:
         """Whether the first two operands that are read have a small product."""
-        factors = item.operands[1:3]
-        if "hi" in item.modifiers:
+        factors, meaning = item.operands[1:3], meaning_of(item)
+        if meaning in HIGH_PRODUCTS:
             return any(map(self.holds, factors))
-        limit = LARGEST_FACTOR.bit_length() - 1 if item.opcode == "shl" else LARGEST_FACTOR
+        limit = LARGEST_FACTOR.bit_length() - 1 if meaning == "left shift" else LARGEST_FACTOR
         return all(map(self.holds, factors)) and all(
             o.value <= limit for o in factors if isinstance(o, Immediate)
         )

@@ -8,8 +8,9 @@ Instruction-Type Size".
 from dataclasses import replace
 
 from nnkit.ptx.ir import SIZES, Function, Instruction, Label, Operand, Register, Vector
+from nnkit.vm.forms.form import Form, Pure
 from nnkit.vm.forms.signature import type_of
-from nnkit.vm.forms.table import Form, Pure, form_of
+from nnkit.vm.forms.table import form_of
 
 
 def make_explicit(function: Function) -> None:
