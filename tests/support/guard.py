@@ -54,10 +54,11 @@ class Guarded:
         if _libc.mprotect(first, inner, mmap.PROT_READ | mmap.PROT_WRITE):
             raise MemoryError(f"cannot open {inner} bytes")
         start = first if self.where == "start" else (first + inner - size) // self.unit * self.unit
-        array = np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8)
+        # The array, and each view of it, keep the piece.
+        piece = (ctypes.c_uint8 * size).from_address(start)
         # At the end of the process threads may still look at theirs.
-        weakref.finalize(array.base, _libc.munmap, base, total).atexit = False
-        return array
+        weakref.finalize(piece, _libc.munmap, base, total).atexit = False
+        return np.frombuffer(memoryview(piece), np.uint8)
 
 
 def forbid_writing(start: int, size: int) -> None:
@@ -75,13 +76,14 @@ def guarded(where: str, room: int = ROOM, unit: int = 1) -> Iterator[Guarded]:
     """
     guard = Guarded(where, room, unit)
     plain, begin = host_memory.take, launch.Run.__init__
+    parameters: weakref.WeakKeyDictionary[launch.Run, host_memory.Bytes] = weakref.WeakKeyDictionary()
 
     def begin_guarded(self: launch.Run, *arguments: Any, **named: Any) -> None:
         begin(self, *arguments, **named)
         known = bytes(self.parameters)[: self.kernel.traits.parameter_bytes]
-        self.guarded_parameters = guard(len(known), 1)  # type: ignore[attr-defined]
-        self.guarded_parameters[:] = np.frombuffer(known, np.uint8)  # type: ignore[attr-defined]
-        self.context[Context.PARAMETERS] = self.guarded_parameters.ctypes.data  # type: ignore[attr-defined]
+        parameters[self] = guard(len(known), 1)
+        parameters[self][:] = np.frombuffer(known, np.uint8)
+        self.context[Context.PARAMETERS] = parameters[self].ctypes.data
 
     host_memory.take = guard
     launch.Run.__init__ = begin_guarded  # type: ignore[method-assign]

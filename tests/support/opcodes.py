@@ -183,7 +183,8 @@ def _is_nan(bits: Bits, type_: str) -> npt.NDArray[np.bool_]:
     if type_ not in FORMATS:
         return np.zeros(len(bits), bool)
     format_ = FORMATS[type_]
-    return (bits & bits.dtype.type(format_.sign - 1)) > format_.infinity
+    found: npt.NDArray[np.bool_] = (bits & bits.dtype.type(format_.sign - 1)) > format_.infinity
+    return found
 
 
 # -- floating point, exactly ---------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Killed(BaseException):
 class Disturbed:
     """A transport that calls `before` with the name of every call, its own and those of its sums."""
 
-    def __init__(self, inner: ThreadsTransport, before: Callable[[str], None]):
+    def __init__(self, inner: Transport, before: Callable[[str], None]):
         self._inner, self._before = inner, before
         self.name, self.rank, self.size, self.traffic = inner.name, inner.rank, inner.size, inner.traffic
 
@@ -77,11 +77,11 @@ class Disturbed:
 
     def split(self, group: int) -> "Disturbed":
         self._before("split")
-        return Disturbed(self._inner.split(group), self._before)  # type: ignore[arg-type]
+        return Disturbed(self._inner.split(group), self._before)
 
     def recover(self) -> "Disturbed":
         self._before("recover")
-        return Disturbed(self._inner.recover(), self._before)  # type: ignore[arg-type]
+        return Disturbed(self._inner.recover(), self._before)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)

@@ -123,7 +123,7 @@ def _distance(rng: random.Random, element: Element, space: str) -> int:
     """In elements."""
     near = (1, 1, 1, 1, 2, 3, 16, 100, 4096, (1 << 20) + 1, (1 << 30) // element.size)
     # NVRTC itself cuts some indices into shared memory down to 32 bits: 4 GiB further is the same cell.
-    far = () if space in SHARED else ((1 << 32) // element.size, 1 << 40)
+    far: tuple[int, ...] = () if space in SHARED else ((1 << 32) // element.size, 1 << 40)
     return rng.choice((*near, *far))
 
 

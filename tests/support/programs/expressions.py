@@ -41,6 +41,11 @@ def clamped(value: Any) -> Any:
     return min(max(value, np.float32(-1e6)), np.float32(1e6))
 
 
+def float_bits(value: Any) -> int:
+    """A float's 32 bits."""
+    return int(np.float32(value).view(np.uint32))
+
+
 HELPERS = {
     "signed": signed,
     "quotient": quotient,
@@ -50,7 +55,7 @@ HELPERS = {
     "arithmetic": lambda a, by: (signed(a) >> by) & MASK,
     "clz": lambda a: 32 - a.bit_length(),
     "popc": int.bit_count,
-    "bits": lambda f: int(np.float32(f).view(np.uint32)),
+    "bits": float_bits,
 }
 
 

@@ -94,6 +94,14 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "ge": lambda a, b: a >= b,
 }
 
+STARTS: list[tuple[str, Callable[[Lane], int]]] = [
+    ("mov.u32 {}, %t;", lambda lane: lane.thread),
+    ("mov.u32 {}, %ctaid.x;", lambda lane: lane.block),
+    ("shl.b32 {}, %t, 2;", lambda lane: lane.thread * 4),
+    ("mad.lo.u32 {}, %t, 3, %n;", lambda lane: (lane.thread * 3 + lane.n) & MASK),
+    ("mov.u32 {}, %n;", lambda lane: lane.n),
+]
+
 
 class Maker:
     """Makes items."""
@@ -159,15 +167,7 @@ class Maker:
     def start(self) -> None:
         """Forget a register's past: it begins anew from something that all lanes know."""
         target = self.register()
-        text, value = self.rng.choice(
-            [
-                ("mov.u32 {}, %t;", lambda lane: lane.thread),
-                ("mov.u32 {}, %ctaid.x;", lambda lane: lane.block),
-                ("shl.b32 {}, %t, 2;", lambda lane: lane.thread * 4),
-                ("mad.lo.u32 {}, %t, 3, %n;", lambda lane: (lane.thread * 3 + lane.n) & MASK),
-                ("mov.u32 {}, %n;", lambda lane: lane.n),
-            ]
-        )
+        text, value = self.rng.choice(STARTS)
         before, active = self.guard()
 
         def run(lane: Lane) -> None:

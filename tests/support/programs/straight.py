@@ -168,27 +168,27 @@ class Maker:
     def _start(self, parameters: int) -> None:
         add = self.program.add
         for axis in range(3):
-            letter = "xyz"[axis]
-            add(32, f"mov.u32 {{}}, %tid.{letter};", lambda _, t, axis=axis: t.tid[axis])
+            add(32, f"mov.u32 {{}}, %tid.{'xyz'[axis]};", _thread_number(axis))
         add(32, "mov.u32 {}, %ctaid.x;", lambda _, t: t.ctaid[0])
         add(32, "mov.u32 {}, %ntid.x;", lambda _, t: t.ntid[0])
         add(32, "mov.u32 {}, %laneid;", lambda _, t: t.linear % 32)
         for k in range(parameters):
-            add(32, f"ld.param.u32 {{}}, [p{k}];", lambda _, t, k=k: t.parameters[k])
+            add(32, f"ld.param.u32 {{}}, [p{k}];", _parameter(k))
         add(32, "ld.global.u32 {}, [%words];", lambda _, t: t.word)
         for kind, bits, sign in (("u8", 8, False), ("b8", 8, False), ("s8", 8, True)):
             into = self.rng.choice((16, 32))
-            add(
-                into, f"ld.param.{kind} {{}}, [p0];", lambda _, t, b=bits, s=sign: _cut(t.parameters[0], b, s)
-            )
+            add(into, f"ld.param.{kind} {{}}, [p0];", _parameter(0, bits, sign))
         for kind, sign in (("u16", False), ("b16", False), ("s16", True)):
             into = self.rng.choice((16, 32))
-            add(into, f"ld.param.{kind} {{}}, [p1];", lambda _, t, s=sign: _cut(t.parameters[1], 16, s))
+            add(into, f"ld.param.{kind} {{}}, [p1];", _parameter(1, 16, sign))
 
     def grow(self, steps: int) -> Program:
         """Append that many instructions."""
-        choices = [self._binary] * 6 + [self._logic] * 4 + [self._shift] * 4 + [self._wide, self._mad] * 2
-        choices += [self._convert] * 3 + [self._select, self._unary, self._mad_wide]
+        choices: list[Callable[[], object]] = [
+            *([self._binary] * 6 + [self._logic] * 4 + [self._shift] * 4 + [self._wide, self._mad] * 2),
+            *[self._convert] * 3,
+            *(self._select, self._unary, self._mad_wide),
+        ]
         for _ in range(steps):
             self.rng.choice(choices)()
         return self.program
@@ -313,6 +313,15 @@ class Maker:
             "abs.s": lambda x: abs(signed(x, bits)),
         }
         self.program.add(bits, f"{opcode}{bits} {{}}, {self._name(a)};", lambda v, _: rules[opcode](v[a]))
+
+
+def _thread_number(axis: int) -> Evaluate:
+    return lambda _, thread: thread.tid[axis]
+
+
+def _parameter(number: int, bits: int = 32, sign: bool = False) -> Evaluate:
+    """The low bits of a parameter."""
+    return lambda _, thread: _cut(thread.parameters[number], bits, sign)
 
 
 def _cut(value: int, bits: int, sign: bool) -> int:

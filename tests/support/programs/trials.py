@@ -7,9 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
+
+    from nnkit.device.virtual import VirtualArray, VirtualDevice, VirtualModule
+    from tests.support.programs import addresses as of_addresses
+    from tests.support.programs import meetings as of_meetings
+    from tests.support.programs import neighbours as of_neighbours
+    from tests.support.programs.bounds import Reach
 
 WIDTHS = (None, None, 32, 16, 8, 1, 64)
 ARCH = "compute_100"
@@ -55,7 +65,7 @@ def neighbours(names: list[str], where: str = "") -> Iterator[Trial]:
         yield Trial(name, text, partial(_neighbour, p, way, module, library))
 
 
-def _programs(names: list[str]) -> list[Any]:
+def _programs(names: list[str]) -> "list[of_neighbours.Program]":
     from tests.support.programs.neighbour_kernels import program
 
     found = []
@@ -65,7 +75,7 @@ def _programs(names: list[str]) -> list[Any]:
     return found
 
 
-def _library(programs: list[Any]) -> Any:
+def _library(programs: "list[of_neighbours.Program]") -> "CDLL | None":
     from tests.support.programs import host
 
     if not host.COMPILER:
@@ -74,14 +84,14 @@ def _library(programs: list[Any]) -> Any:
         return host.compiled(programs, Path(folder))
 
 
-def _neighbour(p: Any, way: Way, module: str, library: Any) -> str:
+def _neighbour(p: "of_neighbours.Program", way: Way, module: str, library: "CDLL | None") -> str:
     expected = p.expected()
     if library is not None and (said := _twins(p, library, expected)):
         return said
     return "".join(_launched(p, way, end, module, expected) for end in way.ends)
 
 
-def _launched(p: Any, way: Way, end: str, module: str, expected: Any) -> str:
+def _launched(p: "of_neighbours.Program", way: Way, end: str, module: str, expected: npt.NDArray[Any]) -> str:
     with _device(way, end) as device:
         arrays = [
             device.upload(p.element.array(p.filled("global"))),
@@ -98,12 +108,16 @@ def twins(names: list[str], where: str = "") -> Iterator[Trial]:
     programs = _programs(names)
     library = _library(programs)
     for name, p in zip(names, programs, strict=True):
-        yield Trial(name, p.cuda, lambda p=p: _twins(p, library, p.expected()))  # type: ignore[misc]
+        yield Trial(name, p.cuda, partial(_twins, p, library))
 
 
-def _twins(p: Any, library: Any, expected: Any) -> str:
+def _twins(
+    p: "of_neighbours.Program", library: "CDLL | None", expected: npt.NDArray[Any] | None = None
+) -> str:
     from tests.support.programs import host
 
+    assert library is not None, host.WHY_NOT
+    expected = p.expected() if expected is None else expected
     said = _difference(host.results(library, p, expected.shape), expected)
     return said and f"g++ against Python: {said}"
 
@@ -125,7 +139,7 @@ def bounds(names: list[str], where: str = "") -> Iterator[Trial]:
         yield Trial(name, text, partial(_bound, p, way, module))
 
 
-def _bound(p: Any, way: Way, module: str) -> str:
+def _bound(p: "Reach", way: Way, module: str) -> str:
     for end in way.ends:
         with _device(way, end) as device:
             # Once: every module has variables of its own.
@@ -136,7 +150,7 @@ def _bound(p: Any, way: Way, module: str) -> str:
     return ""
 
 
-def _strayed(device: Any, loaded: Any, p: Any, stray: bool) -> str:
+def _strayed(device: "VirtualDevice", loaded: "VirtualModule", p: "Reach", stray: bool) -> str:
     from nnkit.errors import DeviceMemoryError
 
     inputs = device.upload(p.cells())
@@ -152,17 +166,17 @@ def _strayed(device: Any, loaded: Any, p: Any, stray: bool) -> str:
     return "nobody noticed" if stray else ""
 
 
-def _start(device: Any, p: Any, inputs: Any) -> int:
+def _start(device: "VirtualDevice", p: "Reach", inputs: "VirtualArray") -> int:
     """The address of the array's first cell, as a report would name it."""
     if p.space in ("first", "dynamic", "local"):
         return 0
     if p.space == "param":
         # Behind three pointers and an int.
-        return -(-28 // p.element.size) * int(p.element.size)
+        return -(-28 // p.element.size) * p.element.size
     if p.space == "constant":
         table = device.machine.memory.snapshot().allocations
-        return int(next(a.start for a in table if f"{p.name}_constant" in a.label))
-    return int(inputs.address)
+        return next(a.start for a in table if f"{p.name}_constant" in a.label)
+    return inputs.address
 
 
 def expressions(names: list[str], where: str = "") -> Iterator[Trial]:
@@ -192,7 +206,7 @@ def addresses(names: list[str], where: str = "") -> Iterator[Trial]:
         yield Trial(name, text, partial(_addressed, p, way, HEAD + p.text))
 
 
-def _addressed(p: Any, way: Way, module: str) -> str:
+def _addressed(p: "of_addresses.Program", way: Way, module: str) -> str:
     said = ""
     for end in way.ends:
         with _device(way, end) as device:
@@ -213,7 +227,7 @@ def edges(names: list[str], where: str = "") -> Iterator[Trial]:
         yield Trial(name, text, partial(_edge, p, way, HEAD + p.text))
 
 
-def _edge(p: Any, way: Way, module: str) -> str:
+def _edge(p: "of_addresses.Program", way: Way, module: str) -> str:
     from nnkit.errors import DeviceMemoryError
 
     for end in way.ends:
@@ -229,7 +243,7 @@ def _edge(p: Any, way: Way, module: str) -> str:
                 kernel.launch(1, p.block, args, shared_bytes=p.dynamic_bytes)
             except DeviceMemoryError as error:
                 if said := p.misreported(str(error), start):
-                    return str(said)
+                    return said
             else:
                 return "nobody noticed"
     return ""
@@ -246,7 +260,7 @@ def meetings(names: list[str], where: str = "") -> Iterator[Trial]:
         yield Trial(name, f"{way}, block {p.threads}, grid {p.grid}\n{p.cuda}", partial(_met, p, way, module))
 
 
-def _met(p: Any, way: Way, module: str) -> str:
+def _met(p: "of_meetings.Program", way: Way, module: str) -> str:
     end = way.ends[-1]
     with _device(way, end) as device:
         out = device.zeros((p.grid, p.threads), np.uint32)
@@ -268,7 +282,7 @@ def _module(head: str, kernels: list[str]) -> str:
     return compile_cuda("\n".join([head, *kernels]), "fuzz.cu", ["-fmad=false"], ARCH).ptx
 
 
-def _load(device: Any, module: str) -> Any:
+def _load(device: "VirtualDevice", module: str) -> "VirtualModule":
     """The module; what is constant cannot be written even by a store that no check has seen."""
     from nnkit.vm.run.memory_table import READ_ONLY
     from tests.support.guard import forbid_writing
@@ -281,7 +295,7 @@ def _load(device: Any, module: str) -> Any:
 
 
 @contextmanager
-def _device(way: Way, end: str) -> Iterator[Any]:
+def _device(way: Way, end: str) -> "Iterator[VirtualDevice]":
     """A device in guarded memory, whose threads share even small grids."""
     from nnkit.device.virtual import VirtualDevice
     from nnkit.vm.run import launch
@@ -295,7 +309,7 @@ def _device(way: Way, end: str) -> Iterator[Any]:
         device.close()
 
 
-def _difference(found: Any, expected: Any) -> str:
+def _difference(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
     """Where two arrays differ, or ""."""
     places = np.argwhere(found != expected)
     if not len(places):

@@ -22,6 +22,7 @@ from tests.support.programs.expressions import (
     S,
     U,
     Where,
+    float_bits,
 )
 
 
@@ -205,7 +206,7 @@ class Program:
                         del running[t]
             for t in range(x * y * z):
                 for name, value in zip(RESULTS, results[t], strict=True):
-                    found[name].append(HELPERS["bits"](value) if name[0] == "f" else value)
+                    found[name].append(float_bits(value) if name[0] == "f" else value)
         return found
 
 
