@@ -25,8 +25,9 @@ from tests.support.idx_files import write_dataset
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark by which tools/gpu_check finds the tests that need a GPU; and Ctrl-C is heard."""
+    """The marks, that by which tools/gpu_check finds its tests among them; and Ctrl-C is heard."""
     config.addinivalue_line("markers", "cuda: runs on the device cuda, if there is one")
+    config.addinivalue_line("markers", "slow: takes some seconds; -m 'not slow' leaves these out")
     # Who is started in the background inherits that it is ignored, and so would what the tests start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -104,6 +104,7 @@ def test_ctrl_c_is_told_once() -> None:
         assert process.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_mpi(), reason="needs mpiexec")
 def test_two_ranks_end_to_end(nnkit: Command, tmp_path: Path) -> None:
     plot = tmp_path / "scaling.png"

@@ -87,6 +87,11 @@ def test_links_lead_to_files(page: str) -> None:
     assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []
 
 
+def test_the_front_page_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(([\w.-]+\.md)\)", TEXTS["index.md"]))
+    assert linked == TEXTS.keys() - {"index.md"}
+
+
 def test_every_kernel_file_has_its_place_in_the_reading_order() -> None:
     listed = re.findall(r"\.\./cuda_src/(\w+\.cuh?)\)", TEXTS["kernels.md"])
     on_disk = [path.name for path in (ROOT / "cuda_src").iterdir() if path.suffix in (".cu", ".cuh")]

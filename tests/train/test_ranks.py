@@ -75,6 +75,7 @@ def test_one_document_and_one_metrics_file(train: Command, tmp_path: Path) -> No
     assert result.stderr.count("epoch ") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comm", ["data", "model", "hybrid"])
 def test_deterministic_runs_are_equal_bit_for_bit(train: Command, tmp_path: Path, comm: str) -> None:
     common = ["--comm", comm, "--ranks", 4, "--epochs", 3, "--batch", 37, "--quiet", "--deterministic"]
@@ -87,6 +88,7 @@ def test_deterministic_runs_are_equal_bit_for_bit(train: Command, tmp_path: Path
     assert losses(one) == losses(other)
 
 
+@pytest.mark.slow
 def test_checkpoints_know_no_strategy(
     main: Command, train: Command, small_data: Path, tmp_path: Path
 ) -> None:

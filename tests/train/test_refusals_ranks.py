@@ -184,6 +184,7 @@ def test_ranks_that_differ_are_refused(
     assert is_refusal(mpirun(("--comm", "data"), *own), words)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_ranks_need_the_same_data(mpirun: Mpirun, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "other", seed=1)

@@ -321,6 +321,7 @@ K(small_warps) {
 """
 
 
+@pytest.mark.slow
 def test_libraries(device: VirtualDevice) -> None:
     """Cooperative groups and cub, in whole warps and in parts of them."""
     module = device.compile(LIBRARIES, name="libraries.cu")

@@ -100,6 +100,7 @@ GUARDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["global", "shared"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_patterns_of_indices(block: tuple[int, int, int], space: str) -> None:

@@ -7,6 +7,7 @@ from tests.support.programs.fuzz import numbers, run
 from tests.support.stress import device, examples
 
 
+@pytest.mark.slow
 def test_guarded_accesses_by_every_way_to_compute_an_address() -> None:
     # Programs 5 and 7 ended the process when only lane 0's address, whether active or not, led a vector.
     begun, failures = run("addresses", numbers(2, examples(6)))

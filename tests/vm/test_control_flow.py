@@ -56,6 +56,7 @@ def check(items: list[Item], block: tuple[int, int], n: int) -> None:
         np.testing.assert_array_equal(out.download(), wanted, f"width {width}, n {n}, block {block}\n{text}")
 
 
+@pytest.mark.slow
 @settings(QUIET, max_examples=examples(8))
 @given(SEEDS, st.sampled_from(BLOCKS), st.integers(0, 9))
 def test_any_graph(seed: int, block: tuple[int, int], n: int) -> None:
@@ -63,6 +64,7 @@ def test_any_graph(seed: int, block: tuple[int, int], n: int) -> None:
     check(graph(rng, rng.randrange(3, 9)), block, n)
 
 
+@pytest.mark.slow
 @settings(QUIET, max_examples=examples(8))
 @given(SEEDS, st.sampled_from(BLOCKS), st.integers(0, 9))
 def test_nested_statements_with_barriers(seed: int, block: tuple[int, int], n: int) -> None:

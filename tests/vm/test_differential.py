@@ -26,6 +26,7 @@ def _threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "WORTH_A_THREAD", 0.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(15), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, (1 << 32) - 1), st.sampled_from(BLOCKS), st.integers(0, 9))
 def test_every_width_computes_what_python_does(seed: int, block: tuple[int, int, int], n: int) -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from itertools import product
 
 import numpy as np
+import pytest
 
 from nnkit.device.virtual import VirtualDevice
 from tests.support.floats import OPERATIONS, edges, exact
@@ -251,6 +252,7 @@ def with_predicates(signature: tuple[int, ...]) -> list[Bits]:
     return [*columns, np.arange(len(columns[0]), dtype=np.uint32) % 2]
 
 
+@pytest.mark.slow
 def test_comparisons() -> None:
     check(comparisons(), with_predicates, (VARYING, UNIFORM))
 

@@ -7,6 +7,7 @@ from tests.support.programs.fuzz import numbers, run
 from tests.support.stress import examples
 
 
+@pytest.mark.slow
 def test_guarded_neighbours() -> None:
     begun, failures = run("neighbours", numbers(0, examples(8)))
     assert not failures, "\n\n".join(map(str, failures))

@@ -29,6 +29,7 @@ def coordinates(block: tuple[int, int, int]) -> dict[str, Words]:
     return {"t": t, "x": t % x, "y": t // x % y, "z": t // (x * y)}
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.integers(0, 1 << 32),

@@ -28,6 +28,7 @@ def results(device: VirtualDevice, source: str, threads: int) -> list[int]:
     return [int(value) for value in x.download()]
 
 
+@pytest.mark.slow
 def test_random_programs() -> None:
     begun, failures = run("meetings", numbers(0, examples(20)))
     assert not failures, "\n\n".join(map(str, failures))
