@@ -44,6 +44,6 @@ class NaiveGemm:
 
 
 @hookimpl
-def nnkit_gemm_backends() -> list[GemmBackend]:
+def nnkit_gemm_backends() -> list[GemmBackend[DeviceArray]]:
     """Offer `naive`."""
     return [NaiveGemm()]

@@ -40,6 +40,6 @@ class NumpyGemm:
 
 
 @hookimpl
-def nnkit_gemm_backends() -> list[GemmBackend]:
+def nnkit_gemm_backends() -> list[GemmBackend[HostArray]]:
     """Offer `numpy`."""
     return [NumpyGemm()]

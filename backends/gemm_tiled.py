@@ -131,6 +131,6 @@ def _cost(device: str, tile: Tile, m: int, n: int, trans_b: bool) -> float:
 
 
 @hookimpl
-def nnkit_gemm_backends() -> list[GemmBackend]:
+def nnkit_gemm_backends() -> list[GemmBackend[DeviceArray]]:
     """Offer `tiled`."""
     return [TiledGemm()]

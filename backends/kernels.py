@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -56,11 +57,11 @@ class KernelCache:
 
     def __init__(self, file: str):
         self._file = file
-        self._kernels: WeakKeyDictionary[Device, dict[tuple[str, Sequence[str]], Kernel]] = (
+        self._kernels: WeakKeyDictionary[Device[Any], dict[tuple[str, Sequence[str]], Kernel]] = (
             WeakKeyDictionary()
         )
 
-    def get(self, device: Device, name: str, options: tuple[str, ...]) -> Kernel:
+    def get(self, device: Device[Any], name: str, options: tuple[str, ...]) -> Kernel:
         """The kernel `name`, compiled with these options."""
         kernels = self._kernels.get(device)
         if kernels is None:

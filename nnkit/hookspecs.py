@@ -4,6 +4,7 @@ A plugin is a module named by an entry point in the group `nnkit`; it decorates 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import pluggy
 
@@ -17,7 +18,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 @hookspec
-def nnkit_gemm_backends() -> Iterable[GemmBackend]:  # type: ignore[empty-body]
+def nnkit_gemm_backends() -> Iterable[GemmBackend[Any]]:  # type: ignore[empty-body]
     """Return the plugin's GEMM backends; each has a name of its own. Called once, cheap: compile later."""
 
 

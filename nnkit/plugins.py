@@ -13,7 +13,7 @@ from typing import Any, cast
 import pluggy
 
 from nnkit import hookspecs
-from nnkit.contracts import CommBackend, GemmBackend
+from nnkit.contracts import Array, CommBackend, GemmBackend
 from nnkit.errors import PluginError, UsageError, reason, unknown_name
 
 KINDS = {"gemm": "nnkit_gemm_backends", "comm": "nnkit_comm_backends"}
@@ -68,9 +68,9 @@ class Registry:
                 entries.append(_unless_taken(entry, entries))
         return cls(entries)
 
-    def gemm(self, name: str) -> GemmBackend:
+    def gemm(self, name: str) -> GemmBackend[Array]:
         """The GEMM backend of that name."""
-        return cast(GemmBackend, self._find("gemm", name, "--backend"))
+        return cast(GemmBackend[Array], self._find("gemm", name, "--backend"))
 
     def comm(self, name: str) -> CommBackend:
         """The communication backend of that name."""
@@ -100,7 +100,7 @@ class Registry:
         raise error
 
 
-def check_serves(backend: GemmBackend, device: str, dtype: str) -> None:
+def check_serves(backend: GemmBackend[Array], device: str, dtype: str) -> None:
     """Raise UsageError unless the GEMM backend serves that device and dtype."""
     if device not in backend.devices:
         served = ", ".join(sorted(backend.devices))

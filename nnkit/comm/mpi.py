@@ -12,7 +12,7 @@ from nnkit.comm.collectives import Collectives
 from nnkit.comm.mail import Mail
 from nnkit.comm.single import Complete
 from nnkit.comm.timed import TimedSum
-from nnkit.contracts import OwnArray, Sum, Traffic, Transport
+from nnkit.contracts import Array, Sum, Traffic, Transport
 from nnkit.errors import RankLostError, UsageError
 
 LOST = ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
@@ -65,11 +65,11 @@ class MpiTransport:
         """From here on by MPI's own collectives: all ranks must have agreed on it."""
         self._calls = Collectives(self.comm, self.mpi.IN_PLACE)
 
-    def start_sum(self, array: OwnArray) -> Sum:
+    def start_sum(self, array: Array) -> Sum:
         """Begin to replace the array by its sum over ranks."""
         return self._start_sum(array, now=False)
 
-    def sum(self, array: OwnArray) -> None:
+    def sum(self, array: Array) -> None:
         """Replace the array by its sum over ranks."""
         self._start_sum(array, now=True).wait()
 
@@ -144,7 +144,7 @@ class MpiTransport:
         """Whether MPI's own collectives serve it."""
         return isinstance(self._calls, Collectives)
 
-    def _start_sum(self, array: OwnArray, now: bool) -> Sum:
+    def _start_sum(self, array: Array, now: bool) -> Sum:
         # In the order of the ranks NumPy adds, which sees the host's memory alone.
         direct = self.uses_collectives and mpi_library.reaches_gpus()
         return TimedSum(array, partial(self._begin, now=now), self.traffic, direct)

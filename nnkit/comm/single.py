@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from nnkit.contracts import OwnArray, Traffic, Transport
+from nnkit.contracts import Array, Traffic, Transport
 
 
 class Complete:
@@ -27,11 +27,11 @@ class SingleTransport:
     def __init__(self) -> None:
         self.traffic = Traffic()
 
-    def start_sum(self, array: OwnArray) -> Complete:
+    def start_sum(self, array: Array) -> Complete:
         """The sum over one rank is what it has."""
         return Complete()
 
-    def sum(self, array: OwnArray) -> None:
+    def sum(self, array: Array) -> None:
         """The sum over one rank is what it has."""
 
     def exchange(self, item: Any) -> list[Any]:

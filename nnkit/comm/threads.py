@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.comm.timed import TimedSum
-from nnkit.contracts import OwnArray, Sum, Traffic, Transport
+from nnkit.contracts import Array, Sum, Traffic, Transport
 from nnkit.errors import RankLostError
 
 Result = TypeVar("Result")
@@ -159,11 +159,11 @@ class ThreadsTransport:
         self.place.bring(call, self.rank, item)
         return call
 
-    def start_sum(self, array: OwnArray) -> Sum:
+    def start_sum(self, array: Array) -> Sum:
         """Begin to replace the array by its sum over ranks."""
         return TimedSum(array, lambda buffer: _ThreadSum(self, buffer), self.traffic)
 
-    def sum(self, array: OwnArray) -> None:
+    def sum(self, array: Array) -> None:
         """Replace the array by its sum over ranks."""
         self.start_sum(array).wait()
 

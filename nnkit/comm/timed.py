@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nnkit.contracts import OwnArray, Sum, Traffic
+from nnkit.contracts import Array, Sum, Traffic
 
 Begin = Callable[[Any], Sum]
 """Starts the sum of a buffer, in place: a NumPy array, or an array on a GPU."""
@@ -17,18 +17,19 @@ class TimedSum:
     it there (`direct`); if not it is copied to the host, and back when the sum is complete.
     """
 
-    def __init__(self, array: OwnArray, begin: Begin, traffic: Traffic, direct: bool = False):
+    def __init__(self, array: Array, begin: Begin, traffic: Traffic, direct: bool = False):
         self.traffic = traffic
         entered = self._enter()
         self._done = False
-        on_device = not hasattr(array, "host")
-        self._array = array if on_device and not direct else None
-        if on_device and direct:
+        self._copied: Array | None = None
+        self._buffer: Any = array
+        if hasattr(array, "host"):
+            self._buffer = array.host
+        elif direct and hasattr(array, "device"):
             # The kernels that compute it are only launched yet.
             array.device.synchronize()
-            self._buffer = array
         else:
-            self._buffer = array.download() if on_device else array.host
+            self._copied, self._buffer = array, array.download()
         traffic.sums += 1
         traffic.bytes += self._buffer.nbytes
         self._sum = begin(self._buffer)
@@ -64,7 +65,7 @@ class TimedSum:
         self.traffic.exposed += self.traffic.left - entered
 
     def _complete(self) -> None:
-        if self._array is not None:
-            self._array.write(self._buffer)
+        if self._copied is not None:
+            self._copied.write(self._buffer)
         self._done = True
         self.traffic.under_way -= 1

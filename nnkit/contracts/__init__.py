@@ -17,8 +17,8 @@ from nnkit.contracts.devices import (
     Kernel,
     Module,
     Operations,
-    OwnArray,
     Stream,
+    SupportsDlpack,
 )
 from nnkit.contracts.gemm import DtypeName, FusedGemmBackend, GemmBackend
 
@@ -37,10 +37,10 @@ __all__ = [
     "Kernel",
     "Module",
     "Operations",
-    "OwnArray",
     "Strategy",
     "Stream",
     "Sum",
+    "SupportsDlpack",
     "Task",
     "Traffic",
     "Transport",

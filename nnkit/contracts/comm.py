@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nnkit.contracts.devices import Array, OwnArray
+from nnkit.contracts.devices import Array
 
 
 def part(length: int, number: int, parts: int) -> slice:
@@ -60,10 +60,10 @@ class Transport(Protocol):
     def traffic(self) -> Traffic:
         """What the sums have cost; the transports that are split off share it."""
 
-    def start_sum(self, array: OwnArray) -> Sum:
+    def start_sum(self, array: Array) -> Sum:
         """Begin to replace the array by its sum over ranks; it must not be touched until that is complete."""
 
-    def sum(self, array: OwnArray) -> None:
+    def sum(self, array: Array) -> None:
         """Replace the array by its sum over ranks: where nothing could be done meanwhile the faster way."""
 
     def exchange(self, item: Any) -> list[Any]:

@@ -1,8 +1,8 @@
 """Arrays, the operations of a training step, kernels, devices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ class Array(Protocol):
     def dtype(self) -> np.dtype[Any]:
         """The type of an element."""
 
-    def rows(self, start: int, stop: int) -> "Array":
+    def rows(self, start: int, stop: int) -> Self:
         """A view of rows start to stop (the first axis); shares memory."""
 
     def download(self) -> npt.NDArray[Any]:
@@ -31,10 +31,10 @@ class Array(Protocol):
     def write(self, host: npt.ArrayLike) -> None:
         """Overwrite the whole array with host values of the same shape and dtype; a list takes the dtype."""
 
-    def reshape(self, shape: tuple[int, ...]) -> "Array":
+    def reshape(self, shape: tuple[int, ...]) -> Self:
         """A view with another shape and as many elements; shares memory."""
 
-    def view(self, dtype: npt.DTypeLike) -> "Array":
+    def view(self, dtype: npt.DTypeLike) -> Self:
         """The same bytes as elements of another type, the last axis longer or shorter; shares memory."""
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class Array(Protocol):
     def __getitem__(self, key: Any) -> Any:
         """Elements as NumPy indexes them, copied to the host, read-only: for looking. `rows` is a view."""
 
-    def copy(self) -> "Array":
+    def copy(self) -> Self:
         """A new array with the same content on the same device."""
 
 
@@ -51,16 +51,12 @@ class DeviceArray(Array, Protocol):
     """An array that a kernel can take as a pointer: those of the devices `virtual` and `cuda`."""
 
     @property
-    def device(self) -> "Device":
+    def device(self) -> "Device[Any]":
         """The device that holds it; `array.device.compile(...)` is how a backend gets its kernels."""
 
     @property
     def address(self) -> int:
         """The device address of the first element: what a kernel's pointer parameter receives."""
-
-
-OwnArray = Any
-"""An `Array` made by the same device: a device never meets another's, which a Protocol cannot say."""
 
 
 class HostArray(Array, Protocol):
@@ -71,26 +67,44 @@ class HostArray(Array, Protocol):
         """The memory itself as a NumPy array, not a copy."""
 
 
-class Operations(Protocol):
+ArrayT = TypeVar("ArrayT", bound=Array)
+"""The arrays of one device, which never meets another's."""
+
+ArrayT_contra = TypeVar("ArrayT_contra", bound=Array, contravariant=True)
+"""The arrays that something takes."""
+
+
+class SupportsDlpack(Protocol):
+    """What lends its memory through DLPack: arrays of NumPy, torch, JAX, CuPy and nnkit's own."""
+
+    @property
+    def __dlpack__(self) -> Callable[..., Any]:
+        """Makes a capsule; takes the consumer's `stream` and, from DLPack 1.0 on, `max_version`."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The kind of device (1 the host, 2 CUDA) and its number."""
+
+
+class Operations(Protocol[ArrayT_contra]):
     """Everything of a training step besides the matrix product. B is the batch, all in place or into `out`.
 
     The mathematics stands in `nnkit.reference`, which is what these are tested against.
     """
 
-    def gather_images(self, images: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
+    def gather_images(self, images: ArrayT_contra, index: npt.NDArray[np.intp], out: ArrayT_contra) -> None:
         """Write rows `index` of the bytes `images` (N, pixels) to `out` (B, pixels), scaled to [0, 1]."""
 
-    def gather_labels(self, labels: OwnArray, index: npt.NDArray[np.intp], out: OwnArray) -> None:
+    def gather_labels(self, labels: ArrayT_contra, index: npt.NDArray[np.intp], out: ArrayT_contra) -> None:
         """Write entries `index` of `labels` (N,) to `out` (B,)."""
 
-    def bias_activation(self, z: OwnArray, bias: OwnArray, activation: str | None) -> None:
+    def bias_activation(self, z: ArrayT_contra, bias: ArrayT_contra, activation: str | None) -> None:
         """Overwrite z (B, n) with activation(z + bias); None adds the bias alone."""
 
-    def activation_backward(self, delta: OwnArray, a: OwnArray, activation: str) -> None:
+    def activation_backward(self, delta: ArrayT_contra, a: ArrayT_contra, activation: str) -> None:
         """Multiply delta (B, n) by the activation's derivative, given the activation's output a (B, n)."""
 
     def softmax_cross_entropy(
-        self, logits: OwnArray, labels: OwnArray, losses: OwnArray, divisor: int
+        self, logits: ArrayT_contra, labels: ArrayT_contra, losses: ArrayT_contra, divisor: int
     ) -> None:
         """Write each sample's loss to `losses` (B,) and overwrite `logits` (B, classes) with the gradient.
 
@@ -98,19 +112,19 @@ class Operations(Protocol):
         ranks, so that ranks simply sum.
         """
 
-    def softmax(self, logits: OwnArray) -> None:
+    def softmax(self, logits: ArrayT_contra) -> None:
         """Overwrite each row of `logits` (B, classes) with its softmax."""
 
-    def count_correct(self, logits: OwnArray, labels: OwnArray) -> int:
+    def count_correct(self, logits: ArrayT_contra, labels: ArrayT_contra) -> int:
         """How many rows of `logits` (B, classes) are largest at their label."""
 
-    def column_sum(self, x: OwnArray, out: OwnArray) -> None:
+    def column_sum(self, x: ArrayT_contra, out: ArrayT_contra) -> None:
         """Write the sum over the rows of x (B, n) to `out` (n,)."""
 
-    def total(self, x: OwnArray) -> float:
+    def total(self, x: ArrayT_contra) -> float:
         """The sum of all elements, accumulated in float64; waits for the device."""
 
-    def sgd_update(self, parameter: OwnArray, gradient: OwnArray, lr: float, decay: float) -> None:
+    def sgd_update(self, parameter: ArrayT_contra, gradient: ArrayT_contra, lr: float, decay: float) -> None:
         """Overwrite parameter with (1 - lr * decay) * parameter - lr * gradient; may destroy gradient."""
 
 
@@ -191,8 +205,10 @@ class Module(Protocol):
         """
 
 
-class Device(Protocol):
+class Device(Protocol[ArrayT]):
     """Holds arrays, compiles and launches kernels, and offers the operations of a training step.
+
+    `Device[Array]` is one whose kind nobody asks for: whoever has it gives it its own arrays alone.
 
     Not safe for use from several threads at once.
     """
@@ -202,19 +218,19 @@ class Device(Protocol):
         """The device's name: "cpu", "virtual" or "cuda"."""
 
     @property
-    def operations(self) -> Operations:
+    def operations(self) -> Operations[ArrayT]:
         """The operations of a training step on this device's arrays."""
 
-    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> ArrayT:
         """An array of unspecified content."""
 
-    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> ArrayT:
         """An array of zeros."""
 
-    def upload(self, host: npt.ArrayLike) -> Array:
+    def upload(self, host: npt.ArrayLike) -> ArrayT:
         """A row-major copy of a host array on the device."""
 
-    def from_dlpack(self, lender: Any) -> Array:
+    def from_dlpack(self, lender: SupportsDlpack) -> ArrayT:
         """An array on the memory of another library's (NumPy, torch, JAX, CuPy): shared, not copied.
 
         Copied is what lies elsewhere than the device's memory or is not row-major. Memory that its owner lets

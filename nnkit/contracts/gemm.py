@@ -2,14 +2,18 @@
 
 from typing import Protocol
 
-from nnkit.contracts.devices import OwnArray
+from nnkit.contracts.devices import ArrayT_contra
 
 DtypeName = str
 """A dtype by name: "float32" or "float64"."""
 
 
-class GemmBackend(Protocol):
-    """A matrix product: C <- alpha op(A) op(B) + beta C, row-major, any M, N, K, zero included."""
+class GemmBackend(Protocol[ArrayT_contra]):
+    """A matrix product: C <- alpha op(A) op(B) + beta C, row-major, any M, N, K, zero included.
+
+    One for the device `cpu` is a `GemmBackend[HostArray]`, one that launches kernels a
+    `GemmBackend[DeviceArray]`; `GemmBackend[Array]` is one of which nobody asks, given its devices' arrays.
+    """
 
     @property
     def name(self) -> str:
@@ -25,9 +29,9 @@ class GemmBackend(Protocol):
 
     def gemm(
         self,
-        a: OwnArray,
-        b: OwnArray,
-        c: OwnArray,
+        a: ArrayT_contra,
+        b: ArrayT_contra,
+        c: ArrayT_contra,
         *,
         alpha: float = 1.0,
         beta: float = 0.0,
@@ -41,7 +45,7 @@ class GemmBackend(Protocol):
         """
 
 
-class FusedGemmBackend(GemmBackend, Protocol):
+class FusedGemmBackend(GemmBackend[ArrayT_contra], Protocol[ArrayT_contra]):
     """A GEMM that can add a bias and apply an activation before it writes C, saving one pass over it."""
 
     @property
@@ -49,6 +53,13 @@ class FusedGemmBackend(GemmBackend, Protocol):
         """The activations that `gemm_bias_activation` knows."""
 
     def gemm_bias_activation(
-        self, a: OwnArray, b: OwnArray, c: OwnArray, bias: OwnArray, *, activation: str, trans_b: bool = False
+        self,
+        a: ArrayT_contra,
+        b: ArrayT_contra,
+        c: ArrayT_contra,
+        bias: ArrayT_contra,
+        *,
+        activation: str,
+        trans_b: bool = False,
     ) -> None:
         """Overwrite c (M, N) with activation(A op(B) + bias); bias is (N,), added to every row."""

@@ -18,15 +18,16 @@ imports only what stands below it (import-linter sees to it):
 
 import re
 from collections.abc import Collection
+from typing import Any
 
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 from nnkit.errors import DeviceError, UsageError, unknown_name
 
 DEVICES = ("cpu", "virtual", "cuda")
 """The kinds of device; "cuda:N" is GPU number N."""
 
 
-def open_device(name: str = "auto", turn: int = 0) -> Device:
+def open_device(name: str = "auto", turn: int = 0) -> Device[Array]:
     """The device of that name; "auto" is a GPU if there is one, else `virtual`.
 
     Of several GPUs "cuda" and "auto" mean the first; for processes that share a host, each with a `turn` of
@@ -37,6 +38,11 @@ def open_device(name: str = "auto", turn: int = 0) -> Device:
         raise unknown_name("device", name if isinstance(turn, int) else turn, ["auto", *DEVICES, "cuda:N"])
     if name == "auto":
         return _gpu_or_virtual(turn)[0]
+    return _opened(name, turn)
+
+
+def _opened(name: str, turn: int) -> Device[Any]:
+    """A device that is named. Nobody can tell by its name which arrays are its own."""
     kind, _, number = name.partition(":")
     if kind == "cuda" and (not number or re.fullmatch("[0-9]+", number)) and not name.endswith(":"):
         from nnkit.device.cuda import CudaDevice
@@ -55,7 +61,7 @@ def open_device(name: str = "auto", turn: int = 0) -> Device:
     raise unknown_name("device", name, ["auto", *DEVICES, "cuda:N"])
 
 
-def open_device_for(served: Collection[str], name: str = "auto", turn: int = 0) -> tuple[Device, str]:
+def open_device_for(served: Collection[str], name: str = "auto", turn: int = 0) -> tuple[Device[Array], str]:
     """A device that a backend serves, and in words which one and why ("" where the name left no choice).
 
     "auto" takes a GPU if the backend serves one and there is one, else `virtual`, else `cpu`.
@@ -74,7 +80,7 @@ def open_device_for(served: Collection[str], name: str = "auto", turn: int = 0) 
     raise UsageError(f"no device that this backend serves ({', '.join(sorted(served))}) can be had here")
 
 
-def _gpu_or_virtual(turn: int, need_gpu: bool = False) -> tuple[Device, str]:
+def _gpu_or_virtual(turn: int, need_gpu: bool = False) -> tuple[Device[Array], str]:
     try:
         gpu = open_device("cuda", turn)
     except DeviceError as error:

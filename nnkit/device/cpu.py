@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit import reference
-from nnkit.contracts import Module
+from nnkit.contracts import Module, SupportsDlpack
 from nnkit.device.arrays import dlpack
 from nnkit.device.arrays.array import CpuArray
 from nnkit.device.arrays.inputs import array_type, host_values
@@ -109,7 +109,7 @@ class CpuDevice:
                 f"no memory for an array of shape {lengths} {element}: use smaller ones"
             ) from None
 
-    def from_dlpack(self, lender: Any) -> CpuArray:
+    def from_dlpack(self, lender: SupportsDlpack) -> CpuArray:
         """An array on memory that another library lends, shared where it is row-major."""
         return CpuArray(dlpack.host_array(lender))
 

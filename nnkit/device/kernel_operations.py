@@ -7,12 +7,13 @@ operation first needs it, once for each element type and activation.
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 
 from nnkit.contracts import ACTIVATIONS, Array, Device, Kernel
+from nnkit.contracts.devices import ArrayT
 
 C_NAMES = {"float32": "float", "float64": "double"}
 """The element types that kernels are compiled for, and what C++ calls them."""
@@ -39,20 +40,20 @@ PART_ROWS = 1024
 """Fewer rows than this are not worth another part of a column sum."""
 
 
-class KernelOperations:
+class KernelOperations(Generic[ArrayT]):
     """`nnkit.contracts.Operations` on the arrays of a device that runs kernels.
 
     Raises ValueError for shapes that do not fit one another: a kernel would read what lies behind the array.
     An empty array is no work, and nothing is launched.
     """
 
-    def __init__(self, device: Device):
+    def __init__(self, device: Device[ArrayT]):
         self._device = device
         self._kernels: dict[tuple[str, str, str | None], Kernel] = {}
-        self._index: Array | None = None
-        self._buffers: dict[tuple[tuple[int, ...], np.dtype[Any]], Array] = {}
+        self._index: ArrayT | None = None
+        self._buffers: dict[tuple[tuple[int, ...], np.dtype[Any]], ArrayT] = {}
 
-    def gather_images(self, images: Array, index: npt.NDArray[np.intp], out: Array) -> None:
+    def gather_images(self, images: ArrayT, index: npt.NDArray[np.intp], out: ArrayT) -> None:
         """Write rows `index` of the bytes `images` (N, pixels) to `out` (B, pixels), scaled to [0, 1]."""
         rows, pixels = out.shape
         _require(len(index) == rows and images.shape[1:] == (pixels,), images, out)
@@ -62,7 +63,7 @@ class KernelOperations:
                 (np.int32(rows), np.int32(pixels), images, self._on_device(index), out),
             )
 
-    def gather_labels(self, labels: Array, index: npt.NDArray[np.intp], out: Array) -> None:
+    def gather_labels(self, labels: ArrayT, index: npt.NDArray[np.intp], out: ArrayT) -> None:
         """Write entries `index` of `labels` (N,) to `out` (B,)."""
         (count,) = out.shape
         _require(len(index) == count, labels, out)
@@ -70,7 +71,7 @@ class KernelOperations:
             arguments = (np.int64(count), labels, self._on_device(index), out)
             self._kernel("gather_labels").launch(_blocks(count), LINE, arguments)
 
-    def bias_activation(self, z: Array, bias: Array, activation: str | None) -> None:
+    def bias_activation(self, z: ArrayT, bias: ArrayT, activation: str | None) -> None:
         """z <- activation(z + bias)."""
         rows, columns = z.shape
         _require(bias.shape == (columns,), z, bias)
@@ -79,7 +80,7 @@ class KernelOperations:
                 *_cover(rows, columns), (np.int32(rows), np.int32(columns), z, bias)
             )
 
-    def activation_backward(self, delta: Array, a: Array, activation: str) -> None:
+    def activation_backward(self, delta: ArrayT, a: ArrayT, activation: str) -> None:
         """delta <- delta * activation'."""
         _require(delta.shape == a.shape, delta, a)
         if count := _size(a):
@@ -87,7 +88,7 @@ class KernelOperations:
                 _blocks(count), LINE, (np.int64(count), delta, a)
             )
 
-    def softmax_cross_entropy(self, logits: Array, labels: Array, losses: Array, divisor: int) -> None:
+    def softmax_cross_entropy(self, logits: ArrayT, labels: ArrayT, losses: ArrayT, divisor: int) -> None:
         """losses <- the loss of each sample; logits <- its gradient."""
         rows, classes = logits.shape
         _require(labels.shape == losses.shape == (rows,), logits, labels, losses)
@@ -97,7 +98,7 @@ class KernelOperations:
                 _blocks(rows), LINE, (np.int64(rows), np.int32(classes), logits, labels, losses, scale)
             )
 
-    def softmax(self, logits: Array) -> None:
+    def softmax(self, logits: ArrayT) -> None:
         """logits <- softmax(logits)."""
         rows, classes = logits.shape
         if rows and classes:
@@ -105,7 +106,7 @@ class KernelOperations:
                 _blocks(rows), LINE, (np.int64(rows), np.int32(classes), logits)
             )
 
-    def count_correct(self, logits: Array, labels: Array) -> int:
+    def count_correct(self, logits: ArrayT, labels: ArrayT) -> int:
         """How many rows are largest at their label."""
         rows, classes = logits.shape
         _require(labels.shape == (rows,), logits, labels)
@@ -118,7 +119,7 @@ class KernelOperations:
         )
         return int(parts.download().sum())
 
-    def column_sum(self, x: Array, out: Array) -> None:
+    def column_sum(self, x: ArrayT, out: ArrayT) -> None:
         """out <- the sum over rows."""
         rows, columns = x.shape
         _require(out.shape == (columns,), x, out)
@@ -137,7 +138,7 @@ class KernelOperations:
         sizes = (np.int32(rows), np.int32(columns), np.int32(part_rows))
         kernel.launch((across, 1), (SIDE, SIDE), (*sizes, x, out))
 
-    def total(self, x: Array) -> float:
+    def total(self, x: ArrayT) -> float:
         """The sum of all elements in float64."""
         count = _size(x)
         if not count:
@@ -147,7 +148,7 @@ class KernelOperations:
         self._kernel("total", x).launch(blocks, LINE, (np.int64(count), x, parts))
         return float(parts.download().sum())
 
-    def sgd_update(self, parameter: Array, gradient: Array, lr: float, decay: float) -> None:
+    def sgd_update(self, parameter: ArrayT, gradient: ArrayT, lr: float, decay: float) -> None:
         """parameter <- (1 - lr * decay) * parameter - lr * gradient."""
         _require(parameter.shape == gradient.shape, parameter, gradient)
         if count := _size(parameter):
@@ -155,7 +156,7 @@ class KernelOperations:
             arguments = (np.int64(count), parameter, gradient, real(1.0 - lr * decay), real(lr))
             self._kernel("sgd_update", parameter).launch(_blocks(count), LINE, arguments)
 
-    def _kernel(self, name: str, array: Array | None = None, activation: str | None = None) -> Kernel:
+    def _kernel(self, name: str, array: ArrayT | None = None, activation: str | None = None) -> Kernel:
         """The kernel `name`, for the element type of `array` if it depends on one."""
         key = (name, array.dtype.name if array is not None else "", activation)
         kernel = self._kernels.get(key)
@@ -175,7 +176,7 @@ class KernelOperations:
             options.append(f"-DACTIVATION={activation.upper()}")
         return self._device.compile(_folder() / f"{name}.cu", options=options)[name]
 
-    def _on_device(self, index: npt.NDArray[np.intp]) -> Array:
+    def _on_device(self, index: npt.NDArray[np.intp]) -> ArrayT:
         """A copy of a host index, in a buffer that the next call overwrites."""
         if self._index is None or len(index) > self._index.shape[0]:
             self._index = self._device.empty((len(index),), np.intp)
@@ -183,7 +184,7 @@ class KernelOperations:
         view.write(np.ascontiguousarray(index, np.intp))
         return view
 
-    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    def _buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArrayT:
         key = (shape, dtype)
         buffer = self._buffers.get(key)
         if buffer is None:

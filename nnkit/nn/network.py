@@ -54,8 +54,8 @@ class Network:
         self,
         full: Parameters,
         activation: str,
-        device: Device,
-        gemm: GemmBackend,
+        device: Device[Array],
+        gemm: GemmBackend[Array],
         strategy: Strategy,
         max_batch: int,
     ):
@@ -75,7 +75,7 @@ class Network:
         self.strategy = strategy
         self.dtype: np.dtype[Any] = full[0][0].dtype
         self.layers = [self._upload(index, *pair) for index, pair in enumerate(full)]
-        self._fused: FusedGemmBackend | None = (
+        self._fused: FusedGemmBackend[Array] | None = (
             gemm if activation in getattr(gemm, "fused_activations", ()) else None  # type: ignore[assignment]
         )
         self._largest = self._allocate(max_batch)

@@ -20,7 +20,7 @@ EVALUATION_BATCH = 1000
 class Data:
     """Samples on a device: images as bytes (N, pixels), labels (N,)."""
 
-    def __init__(self, samples: Samples, device: Device):
+    def __init__(self, samples: Samples, device: Device[Array]):
         self.images: Array = device.upload(samples.images)
         self.labels: Array = device.upload(samples.labels)
         self.everything = np.arange(len(samples))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.contracts import Device, GemmBackend, Traffic
+from nnkit.contracts import Array, Device, GemmBackend, Traffic
 from nnkit.data import Dataset, split_validation
 from nnkit.data.dataset import CLASSES
 from nnkit.errors import DivergedError, RanksDisagreeError, UsageError
@@ -83,8 +83,8 @@ class Trainer:
         self,
         config: TrainConfig,
         dataset: Dataset,
-        device: Device,
-        gemm: GemmBackend,
+        device: Device[Array],
+        gemm: GemmBackend[Array],
         ranks: Ranks,
         resumed: tuple[Parameters, Position] | None = None,
         habits: Habits = Habits(),

@@ -40,8 +40,8 @@ class UnbelievableError(NnkitError):
 class Competitor:
     """A backend and a device that it serves."""
 
-    backend: GemmBackend
-    device: Device
+    backend: GemmBackend[Array]
+    device: Device[Array]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit import reference
-from nnkit.contracts import Device, GemmBackend, OwnArray
+from nnkit.contracts import Array, Device, GemmBackend
 from nnkit.errors import DeviceError, NnkitError, lines_of
 from nnkit.verify.bounds import gemm_bound, unit_roundoff, within
 from nnkit.verify.places import describe_places
@@ -103,8 +103,8 @@ class _Operands:
 
 
 def check_gemm(
-    backend: GemmBackend,
-    device: Device,
+    backend: GemmBackend[Array],
+    device: Device[Array],
     m: int,
     n: int,
     k: int,
@@ -142,14 +142,14 @@ def _operands(generator: np.random.Generator, size: Size, dtype: np.dtype[Any], 
 class _Placed:
     """A matrix on the device, between rows of poison that nobody may touch, or alone."""
 
-    def __init__(self, device: Device, matrix: Floats, poison: float | None):
+    def __init__(self, device: Device[Array], matrix: Floats, poison: float | None):
         rows, columns = matrix.shape
         guard = 0 if poison is None else _guard_rows(columns, matrix.itemsize)
         self.whole = np.full((rows + 2 * guard, columns), poison or 0.0, matrix.dtype)
         self.inside = slice(guard, guard + rows)
         self.whole[self.inside] = matrix
         self._memory = device.upload(self.whole)
-        self.array: OwnArray = self._memory.rows(guard, guard + rows)
+        self.array: Array = self._memory.rows(guard, guard + rows)
 
     def download(self) -> tuple[Floats, bool]:
         """The matrix as it is now, and whether what stands around it is as it was."""
@@ -167,8 +167,8 @@ def _guard_rows(columns: int, itemsize: int) -> int:
 
 
 def _try(
-    backend: GemmBackend,
-    device: Device,
+    backend: GemmBackend[Array],
+    device: Device[Array],
     operands: _Operands,
     key: tuple[bool, bool, float, float],
     tally: _Tally,
@@ -233,8 +233,8 @@ class _Run:
 
 
 def _run(
-    backend: GemmBackend,
-    device: Device,
+    backend: GemmBackend[Array],
+    device: Device[Array],
     operands: _Operands,
     key: tuple[bool, bool, float, float],
     before: Floats,

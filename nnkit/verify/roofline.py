@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 
 FASTEST_CLOCK = 6.0
 """GHz: no processor on the market runs faster on all cores; used where the system does not tell."""
@@ -33,7 +33,7 @@ GPU_FLOPS_PER_CYCLE = {4: 128 * 2 * 8, 8: 64 * 2 * 4}
 each, times what tensor cores are faster at most (a float32 product may be put together from tf32 ones)."""
 
 
-def peak_gflops(device: Device, dtype: npt.DTypeLike) -> float:
+def peak_gflops(device: Device[Array], dtype: npt.DTypeLike) -> float:
     """The most GFLOP/s that `device` can reach in `dtype`; infinite where nothing is known about it."""
     size = np.dtype(dtype).itemsize
     return _gpu_peak(size) if device.name == "cuda" else _cpu_peak(size)

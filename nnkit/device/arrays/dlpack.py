@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.contracts import SupportsDlpack
 from nnkit.device.arrays.inputs import in_words
 from nnkit.errors import NnkitError, UsageError, reason
 
@@ -127,7 +128,7 @@ def _managed(made: Any) -> Any:
         raise UsageError(f"{in_words(made)} is no DLPack capsule, or somebody has taken it already") from None
 
 
-def device_of(lender: Any) -> tuple[int, int]:
+def device_of(lender: SupportsDlpack) -> tuple[int, int]:
     """Kind and number of the device whose memory an object lends. Raises UsageError if it lends none."""
     try:
         kind, number = lender.__dlpack_device__()
@@ -140,7 +141,7 @@ def device_of(lender: Any) -> tuple[int, int]:
         ) from None
 
 
-def host_array(lender: Any) -> npt.NDArray[Any]:
+def host_array(lender: SupportsDlpack) -> npt.NDArray[Any]:
     """An array in host memory that an object lends, row-major: shared where it is that already.
 
     Read-only where the lender says so. Raises UsageError.
@@ -156,7 +157,7 @@ def host_array(lender: Any) -> npt.NDArray[Any]:
 class Tensor:
     """A GPU's memory that another library lends: given back when this is forgotten."""
 
-    def __init__(self, lender: Any, stream: int):
+    def __init__(self, lender: SupportsDlpack, stream: int):
         """`stream` is where the memory will be used, as the driver's number. Raises UsageError."""
         try:
             try:

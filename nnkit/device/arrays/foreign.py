@@ -4,22 +4,53 @@
 (Numba: "CUDA Array Interface", version 3) for that of a GPU.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.contracts import SupportsDlpack
 from nnkit.errors import NnkitError, UsageError, reason
 
-HOST, GPU, DLPACK = "__array_interface__", "__cuda_array_interface__", "__dlpack__"
 _NOT_CONTIGUOUS = (
     "which is not contiguous (row-major): give a copy that is, or upload it with device.upload(array)"
 )
 
 
-def lends(argument: Any, protocol: str) -> bool:
-    """Whether an object offers its memory through that protocol."""
+class SupportsArrayInterface(Protocol):
+    """An array in the host's memory that says so."""
+
+    @property
+    def __array_interface__(self) -> Mapping[str, Any]:
+        """Address, shape, type and strides, as NumPy defines them."""
+
+
+class SupportsCudaArrayInterface(Protocol):
+    """An array in a GPU's memory that says so."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]:
+        """Address, shape, type, strides and stream, as Numba defines them."""
+
+
+def lends_host_memory(argument: object) -> TypeGuard[SupportsArrayInterface]:
+    """Whether it is an array in the host's memory."""
+    return _lends(argument, "__array_interface__")
+
+
+def lends_gpu_memory(argument: object) -> TypeGuard[SupportsCudaArrayInterface]:
+    """Whether it is an array in a GPU's memory."""
+    return _lends(argument, "__cuda_array_interface__")
+
+
+def lends_dlpack(argument: object) -> TypeGuard[SupportsDlpack]:
+    """Whether it is an array that DLPack can share, wherever it lies."""
+    return _lends(argument, "__dlpack__")
+
+
+def _lends(argument: object, protocol: str) -> bool:
     # A scalar of NumPy has the interface, but it is a value. Any property may raise anything.
     try:
         return hasattr(argument, protocol) and not isinstance(argument, np.generic | type)
@@ -27,7 +58,7 @@ def lends(argument: Any, protocol: str) -> bool:
         return False
 
 
-def host_memory(argument: Any) -> npt.NDArray[Any]:
+def host_memory(argument: SupportsArrayInterface) -> npt.NDArray[Any]:
     """The memory itself as a NumPy array, read-only where the lender says so. Raises UsageError."""
     try:
         interface = argument.__array_interface__
@@ -60,7 +91,7 @@ class GpuMemory:
     """Where it is being written, as the driver's number; 0 if nothing need be waited for."""
 
 
-def gpu_memory(argument: Any) -> GpuMemory:
+def gpu_memory(argument: SupportsCudaArrayInterface) -> GpuMemory:
     """What an object says of its memory. Raises UsageError for what no kernel can take."""
     try:
         interface = argument.__cuda_array_interface__

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
-from nnkit.contracts import Operations
+from nnkit.contracts import Operations, SupportsDlpack
 from nnkit.device.arrays import dlpack, foreign
 from nnkit.device.arrays.inputs import array_type, host_values, ptx_text
 from nnkit.device.bound import Bound
@@ -85,7 +85,7 @@ class CudaDevice(Bound):
         return self.properties.capability
 
     @cached_property
-    def operations(self) -> Operations:
+    def operations(self) -> Operations[CudaArray]:
         """The operations of a training step; their kernels are compiled when first used."""
         from nnkit.device.kernel_operations import KernelOperations
 
@@ -115,7 +115,7 @@ class CudaDevice(Bound):
         array.write(values)
         return array
 
-    def from_dlpack(self, lender: Any) -> CudaArray:
+    def from_dlpack(self, lender: SupportsDlpack) -> CudaArray:
         """An array on memory of this GPU that another library lends; other memory is copied.
 
         What is lent to be read alone is copied, for nobody keeps a kernel from writing to it.
@@ -132,13 +132,13 @@ class CudaDevice(Bound):
         array = CudaArray(self, Foreign(tensor), tensor.address, tensor.shape, tensor.dtype)
         return array.copy() if tensor.read_only else array
 
-    def borrow(self, argument: Any) -> CudaArray | None:
+    def borrow(self, argument: object) -> CudaArray | None:
         """A kernel's argument that is an array of another library, in its place; None if it is none.
 
         Raises UsageError for one that no kernel can take.
         """
-        if not foreign.lends(argument, foreign.GPU):
-            if foreign.lends(argument, foreign.DLPACK) and not foreign.lends(argument, foreign.HOST):
+        if not foreign.lends_gpu_memory(argument):
+            if foreign.lends_dlpack(argument) and not foreign.lends_host_memory(argument):
                 raise UsageError("which device.from_dlpack(array) brings to this device")
             return None
         memory = foreign.gpu_memory(argument)

@@ -119,7 +119,8 @@ class CudaModule(Bound):
             "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
         )
         declared, source = self._parameters[name], self._origin.declared if self._origin else None
-        packer = Packer(demangle(name), declared, ElementTypes(name, declared, self._ptx, source))
+        elements = ElementTypes(name, declared, self._ptx, source)
+        packer: Packer[CudaArray] = Packer(demangle(name), declared, elements)
         return CudaKernel(self.device, name, function, packer, self._required.get(name))
 
     def __repr__(self) -> str:
@@ -170,7 +171,12 @@ class CudaKernel(Bound):
     """`nnkit.contracts.Kernel` on a GPU."""
 
     def __init__(
-        self, device: "CudaDevice", name: str, function: Any, packer: Packer, required: Extent | None
+        self,
+        device: "CudaDevice",
+        name: str,
+        function: Any,
+        packer: Packer[CudaArray],
+        required: Extent | None,
     ) -> None:
         self.name = name
         self._device = device

@@ -4,51 +4,33 @@ Used by the devices `virtual` and `cuda` on every launch, so what can be decided
 chosen for each parameter when the kernel is loaded.
 """
 
-import array
 import ctypes
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic
 
 import numpy as np
 
-from nnkit.device.arrays.array import CpuArray
 from nnkit.device.arrays.inputs import in_words
+from nnkit.device.kernels.converters import (
+    FLOAT_CODES,
+    INTEGER_CODES,
+    ArrayT,
+    Borrowed,
+    Borrower,
+    Refusal,
+    converter,
+    plain_value,
+)
 from nnkit.device.kernels.elements import ElementTypes
-from nnkit.device.kernels.parameters import Parameter, parameters
+from nnkit.device.kernels.parameters import Parameter
 from nnkit.errors import LaunchError, NnkitError, reason
-
-__all__ = ["Packer", "Parameter", "parameters"]
-
-Converter = Callable[[Any, Any], Any]
-"""From an argument and the device to what `struct.pack` takes."""
 
 BUFFER_ALIGN = 64
 """As much as PTX ever asks of a parameter, in bytes."""
 
-_INTEGER_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_FLOAT_CODES = {2: "e", 4: "f", 8: "d"}
-_COMPLEX = {8: np.complex64, 16: np.complex128}
-_INTEGERS = (
-    *(np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64),
-    *(np.longlong, np.ulonglong),
-)
 
-
-class _Refusal(Exception):
-    """An argument does not fit; the text says why, where the type alone does not."""
-
-
-class _Borrowed:
-    """An argument that the device took from another library, as an array of its own."""
-
-    __slots__ = ("array",)
-
-    def __init__(self, array: Any):
-        self.array = array
-
-
-class Packer:
+class Packer(Generic[ArrayT]):
     """Packs one kernel's arguments into one buffer, laid out as PTX says.
 
     `buffer` and `address` are the same memory throughout: the next `pack` overwrites it. `pointers` is the
@@ -69,8 +51,8 @@ class Packer:
             self.offsets.append(offset)
             self.size = offset + parameter.size
         self._struct = struct.Struct(layout)
-        self._converters = [_converter(parameter) for parameter in self.parameters]
-        self.borrowed: dict[int, Any] = {}
+        self._converters = [converter(parameter) for parameter in self.parameters]
+        self.borrowed: dict[int, ArrayT] = {}
         """Arrays of other libraries among the last arguments, by place, as arrays of the device.
 
         They must live as long as the launch.
@@ -94,7 +76,7 @@ class Packer:
         kinds = ", ".join(_noun(parameter).removeprefix("a ") for parameter in self.parameters)
         return self.kernel if self.kernel.endswith(")") else f"{self.kernel}({kinds})"
 
-    def pack(self, args: Sequence[Any], device: Any) -> "ctypes.Array[ctypes.c_char]":
+    def pack(self, args: Sequence[Any], device: Borrower[ArrayT]) -> "ctypes.Array[ctypes.c_char]":
         """Write the arguments of a launch on that device to `buffer`.
 
         Raises LaunchError that names kernel, parameter, what was given and what is expected.
@@ -111,14 +93,14 @@ class Packer:
                 raise self._wrong_count(len(args))
             for convert, argument in zip(self._converters, args, strict=True):
                 values.append(convert(argument, device))
-            if _Borrowed in map(type, values):
-                self.borrowed = {i: value.array for i, value in enumerate(values) if type(value) is _Borrowed}
-                values = [value.array.address if type(value) is _Borrowed else value for value in values]
+            if Borrowed in map(type, values):
+                self.borrowed = {i: value.array for i, value in enumerate(values) if type(value) is Borrowed}
+                values = [value.array.address if type(value) is Borrowed else value for value in values]
             for place, dtype in self._dtypes.items():
                 argument = self.borrowed.get(place, args[place]) if self.borrowed else args[place]
                 if argument is not None and getattr(argument, "dtype", None) is not dtype:
                     self._check_dtype(place, args)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             place = len(values)
             plain = plain_value(args[place], pointer=self.parameters[place].kind == "pointer")
             if plain is not args[place]:
@@ -133,7 +115,7 @@ class Packer:
         self._struct.pack_into(self.buffer, 0, *values)
         return self.buffer
 
-    def take_borrowed(self) -> "list[Any]":
+    def take_borrowed(self) -> list[ArrayT]:
         """The arrays of other libraries among the last arguments: from now on the caller keeps them alive."""
         if not self.borrowed:
             return []
@@ -179,7 +161,7 @@ class Packer:
 def _code(parameter: Parameter) -> str:
     if parameter.kind == "struct":
         return f"{parameter.size}s"
-    return (_FLOAT_CODES if parameter.kind == "float" else _INTEGER_CODES)[parameter.size]
+    return (FLOAT_CODES if parameter.kind == "float" else INTEGER_CODES)[parameter.size]
 
 
 def _noun(parameter: Parameter) -> str:
@@ -204,195 +186,3 @@ def _expected(parameter: Parameter) -> str:
         "bits": integer + (f", np.float{bits} or a float" if bits > 8 else ""),
         "struct": f"{parameter.size} bytes, as bytes, a NumPy structured scalar or a ctypes structure",
     }[parameter.kind]
-
-
-def _why_no_scalar(argument: Any) -> str:
-    """What to say of an argument that is not of the type expected, beyond its type."""
-    if isinstance(argument, np.ndarray | CpuArray):
-        return "which lies in host memory: upload it first with device.upload(array)"
-    if hasattr(argument, "address") and hasattr(argument, "rows"):
-        return "an array"
-    if isinstance(argument, ctypes._Pointer):
-        return "which points to memory of the host: upload what it points to"
-    return ""
-
-
-def _converter(parameter: Parameter) -> Converter:
-    if parameter.kind == "pointer":
-        return _null_or_array if parameter.marked else _pointer_or_integer
-    if parameter.kind == "struct":
-        return _struct(parameter.size)
-    if parameter.kind == "float":
-        return _float(parameter.size)
-    integer = _integer(parameter.size)
-    return integer if parameter.kind == "integer" else _bits(parameter.size, integer)
-
-
-def _null_or_array(argument: Any, device: Any) -> Any:
-    try:
-        if argument.device is device:
-            return argument.address
-    except AttributeError:
-        pass
-    except NnkitError as error:
-        raise _Refusal(str(error)) from None
-    if argument is None or (type(argument) is int and argument == 0):
-        return 0
-    owner = getattr(argument, "device", None)
-    if hasattr(argument, "address") and owner is not None:
-        name = getattr(owner, "name", type(owner).__name__)
-        raise _Refusal(f"an array of another device ({name}): upload it to this one")
-    try:
-        borrowed = device.borrow(argument) if hasattr(device, "borrow") else None
-    except NnkitError as error:
-        raise _Refusal(str(error)) from None
-    if borrowed is not None:
-        return _Borrowed(borrowed)
-    if isinstance(argument, list | tuple | range):
-        raise _Refusal("which is no array: make one with np.array(..., dtype)")
-    if isinstance(argument, bytes | bytearray | memoryview | ctypes.Array | array.array):
-        raise _Refusal("which is no array: np.frombuffer(..., dtype) makes one in its place")
-    raise _Refusal(_why_no_scalar(argument))
-
-
-def _pointer_or_integer(argument: Any, device: Any) -> Any:
-    # Arrays first, and without a call in between: most parameters of most launches are arrays.
-    try:
-        if argument.device is device:
-            return argument.address
-    except AttributeError:
-        pass
-    except NnkitError as error:
-        raise _Refusal(str(error)) from None
-    if isinstance(argument, np.integer | int) and type(argument) is not bool:
-        return _integer_64(argument, device)
-    if isinstance(argument, np.ndarray) and not argument.ndim:
-        raise _Refusal("a number or memory? Give array[()] for the number, array.reshape(1) for the memory")
-    return _null_or_array(argument, device)
-
-
-def _integer(size: int) -> Converter:
-    """Integers of that size in bytes, signed or not: two's complement makes them one."""
-    mask = (1 << 8 * size) - 1
-    lowest = -(1 << (8 * size - 1))
-    accepted = frozenset(kind for kind in _INTEGERS if np.dtype(kind).itemsize == size)
-
-    def convert(argument: Any, device: Any) -> int:
-        kind = type(argument)
-        if kind in accepted:
-            return int(argument) & mask
-        if isinstance(argument, int) and kind is not bool:
-            if lowest <= argument <= mask:
-                return argument & mask
-            raise _Refusal(f"which needs more than {8 * size} bits")
-        if size == 1 and kind in {bool, np.bool_}:
-            return int(argument)
-        if isinstance(argument, float | np.floating):
-            raise _Refusal("a float")
-        if isinstance(argument, np.integer):
-            raise _Refusal(f"which has {8 * argument.itemsize} bits: write int(...) or np.int{8 * size}(...)")
-        raise _Refusal(_why_no_scalar(argument))
-
-    return convert
-
-
-_integer_64 = _integer(8)
-
-
-def _float(size: int) -> Converter:
-    accepted = np.dtype(f"f{size}").type
-    code = struct.Struct(f"<{_FLOAT_CODES[size]}")  # Native layout would not notice an overflow.
-
-    def convert(argument: Any, device: Any) -> Any:
-        kind = type(argument)
-        if kind is accepted:
-            return argument
-        if kind is float:
-            try:
-                code.pack(argument)
-            except OverflowError:
-                raise _Refusal(f"which needs more than {8 * size} bits") from None
-            return argument
-        if isinstance(argument, int | np.integer):
-            raise _Refusal(f"an integer: write float({argument})")
-        if isinstance(argument, np.floating):
-            raise _Refusal(
-                f"which has {8 * argument.itemsize} bits: write float(...) or np.float{8 * size}(...)"
-            )
-        raise _Refusal(_why_no_scalar(argument))
-
-    return convert
-
-
-def _bits(size: int, integer: Converter) -> Converter:
-    """Integers or floats of that size in bytes, as their bits."""
-    code = _FLOAT_CODES.get(size)
-    accepted = None if code is None else np.dtype(f"f{size}").type
-
-    def convert(argument: Any, device: Any) -> Any:
-        if code is not None and type(argument) in {float, accepted}:
-            try:
-                return int.from_bytes(struct.pack(f"<{code}", argument), "little")
-            except OverflowError:
-                raise _Refusal(f"which needs more than {8 * size} bits") from None
-        return integer(argument, device)
-
-    return convert
-
-
-def _struct(size: int) -> Converter:
-    def convert(argument: Any, device: Any) -> bytes:
-        if isinstance(argument, bytes | bytearray):
-            content = bytes(argument)
-        elif isinstance(argument, complex) and size in _COMPLEX:
-            content = _COMPLEX[size](argument).tobytes()
-        elif _is_record(argument):
-            # In the machine's byte order, whatever that of the fields is.
-            content = np.asarray(argument).astype(argument.dtype.newbyteorder("=")).tobytes()
-        elif isinstance(argument, ctypes.Structure | ctypes.Union | ctypes.Array):
-            if isinstance(argument, ctypes.BigEndianStructure | ctypes.BigEndianUnion):
-                raise _Refusal("whose fields are in another byte order: make it a ctypes.Structure")
-            content = bytes(argument)
-        elif isinstance(argument, np.ndarray):
-            raise _Refusal("an array: give array.tobytes() if its bytes are the struct")
-        else:
-            raise _Refusal(_why_no_scalar(argument))
-        if len(content) != size:
-            padding = " (C pads structs: np.dtype(..., align=True) does, too)" if _is_record(argument) else ""
-            raise _Refusal(
-                "" if isinstance(argument, bytes | bytearray) else f"which has {len(content)} bytes{padding}"
-            )
-        return content
-
-    return convert
-
-
-def plain_value(argument: Any, pointer: bool = False) -> Any:
-    """NumPy's number for one in an array without axes or in a ctypes object; the argument if it is none.
-
-    With `pointer` an array stays one, for it may be meant as memory.
-    """
-    if (
-        isinstance(argument, np.ndarray)
-        and not argument.ndim
-        and not argument.dtype.hasobject
-        and not pointer
-    ):
-        return argument.astype(argument.dtype.newbyteorder("="))[()]
-    if isinstance(argument, ctypes.c_void_p):
-        return argument.value
-    if isinstance(argument, ctypes._SimpleCData):
-        try:
-            return np.dtype(type(argument)).type(argument.value)
-        except (TypeError, ValueError):
-            return argument
-    if isinstance(argument, memoryview):
-        return argument.tobytes()
-    return argument
-
-
-def _is_record(argument: Any) -> bool:
-    """A structured scalar, or a number that CUDA passes as a struct: __half and the complex ones."""
-    if isinstance(argument, np.ndarray):
-        return argument.ndim == 0 and argument.dtype.kind == "V"
-    return isinstance(argument, np.void | np.float16 | np.complexfloating)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.contracts import Dimensions, Operations, Stream
+from nnkit.contracts import Dimensions, Operations, Stream, SupportsDlpack
 from nnkit.device.arrays import dlpack, foreign
 from nnkit.device.arrays.array import CpuArray
-from nnkit.device.arrays.foreign import lends
 from nnkit.device.arrays.inputs import array_type, host_values, ptx_text
 from nnkit.device.bound import Bound
 from nnkit.device.host.streams import HostEvent, HostStream
@@ -72,7 +71,7 @@ class VirtualKernel(Bound):
         self,
         device: "VirtualDevice",
         kernel: LoadedKernel,
-        packer: Packer,
+        packer: Packer[VirtualArray],
         limits: Limits,
         origin: "Origin | None" = None,
     ):
@@ -128,7 +127,7 @@ class VirtualModule(Bound):
             if name in loaded.refused:
                 raise _explained(CompileError(readable(loaded.refused[name])), origin)
             elements = ElementTypes(name, declared[name], ptx, source, lambda: loaded.source.module)
-            packer = Packer(demangle(name), declared[name], elements)
+            packer: Packer[VirtualArray] = Packer(demangle(name), declared[name], elements)
             limits = Limits(threads=most.get(name, Limits.threads), required=required.get(name))
             return VirtualKernel(device, loaded.kernels[name], packer, limits, origin)
 
@@ -203,7 +202,7 @@ class VirtualDevice(Bound):
         return self.machine.threads
 
     @cached_property
-    def operations(self) -> Operations:
+    def operations(self) -> Operations[VirtualArray]:
         """The operations of a training step; their kernels are compiled when first used."""
         from nnkit.device.kernel_operations import KernelOperations
 
@@ -237,21 +236,21 @@ class VirtualDevice(Bound):
         array.host[...] = values
         return array
 
-    def from_dlpack(self, lender: Any) -> VirtualArray:
+    def from_dlpack(self, lender: SupportsDlpack) -> VirtualArray:
         """An array on memory that another library lends, shared where it is row-major; see the contract."""
         self.check_open()
         return self._adopted(dlpack.host_array(lender))
 
-    def borrow(self, argument: Any) -> VirtualArray | None:
+    def borrow(self, argument: object) -> VirtualArray | None:
         """A kernel's argument that is an array of another library, in its place; None if it is none.
 
         Raises UsageError for one that no kernel can take.
         """
-        if lends(argument, foreign.HOST):
+        if foreign.lends_host_memory(argument):
             return self._adopted(foreign.host_memory(argument))
-        if lends(argument, foreign.GPU):
+        if foreign.lends_gpu_memory(argument):
             raise UsageError("which lies in the memory of a GPU: copy it to the host first")
-        if lends(argument, foreign.DLPACK) and not isinstance(argument, CpuArray):
+        if foreign.lends_dlpack(argument) and not isinstance(argument, CpuArray):
             raise UsageError("which device.from_dlpack(array) shares with this device")
         return None
 
