@@ -4,10 +4,10 @@ The gradients are divided by the size of the whole batch and summed over ranks, 
 a layer begins as soon as its gradient exists, while the products of the layer below are computed.
 """
 
-from nnkit.contracts import CommBackend, Strategy, Task, Transport
+from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
 from nnkit.hookspecs import hookimpl
 
-from .grid import GridStrategy
+from .grid import GridStrategy, workload
 
 
 class DataParallel:
@@ -20,6 +20,14 @@ class DataParallel:
         if task.grid is not None:
             raise ValueError("--grid is for --comm hybrid: leave it out with --comm data")
         return GridStrategy(transport, task, transport.size, 1)
+
+    def grids(self, ranks: int) -> list[Grid]:
+        """One: every rank is a part of the batch."""
+        return [(ranks, 1)]
+
+    def workload(self, task: Task, rank: int) -> Workload:
+        """Those of a rank of such a grid."""
+        return workload(task, rank)
 
 
 @hookimpl

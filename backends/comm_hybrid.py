@@ -4,32 +4,29 @@ Each group of ranks that computes the same samples holds one network together; r
 hold the same part of it sum their gradients.
 """
 
-import math
-
-from nnkit.contracts import CommBackend, Strategy, Task, Transport
+from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
 from nnkit.hookspecs import hookimpl
 
-from .grid import GridStrategy
+from .grid import GridStrategy, workload
 
 
 class HybridParallel:
     """`--comm hybrid`."""
 
     name = "hybrid"
-    uses_grid = True
 
     def strategy(self, transport: Transport, task: Task) -> Strategy:
-        """A grid as asked for, or as near to a square as can be, the batch in the more parts.
+        """A grid as asked for, or as near to a square as can be."""
+        return GridStrategy(transport, task, *(task.grid or self.grids(transport.size)[0]))
 
-        `uses_grid` says that nnkit may choose one by its cost model.
-        """
-        shape = task.grid or _squarest(transport.size)
-        return GridStrategy(transport, task, *shape)
+    def grids(self, ranks: int) -> list[Grid]:
+        """All there are, the nearest to a square first; of two alike that with more parts of the batch."""
+        found = [(ranks // parts, parts) for parts in range(1, ranks + 1) if ranks % parts == 0]
+        return sorted(found, key=lambda grid: (abs(grid[0] - grid[1]), grid[1]))
 
-
-def _squarest(ranks: int) -> tuple[int, int]:
-    smaller = next(n for n in range(math.isqrt(ranks), 0, -1) if ranks % n == 0)
-    return ranks // smaller, smaller
+    def workload(self, task: Task, rank: int) -> Workload:
+        """That of a rank of the grid."""
+        return workload(task, rank)
 
 
 @hookimpl

@@ -4,10 +4,10 @@ One sum of (batch x classes) numbers a step completes the logits of a network wi
 way back needs none.
 """
 
-from nnkit.contracts import CommBackend, Strategy, Task, Transport
+from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
 from nnkit.hookspecs import hookimpl
 
-from .grid import GridStrategy
+from .grid import GridStrategy, workload
 
 
 class ModelParallel:
@@ -20,6 +20,14 @@ class ModelParallel:
         if task.grid is not None:
             raise ValueError("--grid is for --comm hybrid: leave it out with --comm model")
         return GridStrategy(transport, task, 1, transport.size)
+
+    def grids(self, ranks: int) -> list[Grid]:
+        """One: every rank is a part of the network."""
+        return [(1, ranks)]
+
+    def workload(self, task: Task, rank: int) -> Workload:
+        """Those of a rank of such a grid."""
+        return workload(task, rank)
 
 
 @hookimpl

@@ -1,7 +1,9 @@
 """The communication backend `none`: one rank holds the whole network and computes every sample."""
 
-from nnkit.contracts import Array, CommBackend, Strategy, Task, Transport
+from nnkit.contracts import Array, CommBackend, Grid, Strategy, Task, Transport, Workload
 from nnkit.hookspecs import hookimpl
+
+from .grid import workload
 
 WHOLE = slice(None)
 
@@ -54,6 +56,14 @@ class NoCommunication:
         if task.grid is not None:
             raise ValueError("--grid is for --comm hybrid: leave it out with --comm none")
         return Undivided()
+
+    def grids(self, ranks: int) -> list[Grid]:
+        """One rank, or nothing."""
+        return [(1, 1)] if ranks == 1 else []
+
+    def workload(self, task: Task, rank: int) -> Workload:
+        """All there is."""
+        return workload(task, rank)
 
 
 @hookimpl

@@ -9,13 +9,79 @@ back it is the other way round: the gradient of the pair's input is summed, but 
 A last layer without a partner is small (ten classes) and whole on every rank.
 """
 
-from nnkit.contracts import Array, Sum, Task, Transport, part
+from dataclasses import dataclass
+from itertools import pairwise
+
+from nnkit.contracts import Array, Grid, LayerWorkload, Sum, Task, Transport, Workload, part
 
 WHOLE = slice(None)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A rank's place in the grid: which part of the batch and of the network is its own."""
+
+    grid: Grid
+    rank: int
+    layers: int
+
+    @property
+    def reader(self) -> int:
+        """Which part of the batch."""
+        return self.rank // self.grid[1]
+
+    @property
+    def holder(self) -> int:
+        """Which part of the network."""
+        return self.rank % self.grid[1]
+
+    def rows(self, layer: int, out_features: int) -> slice:
+        """A part, in the first layer of a pair."""
+        return part(out_features, self.holder, self.grid[1]) if self.opens(layer) else WHOLE
+
+    def columns(self, layer: int, in_features: int) -> slice:
+        """A part, in the second layer of a pair."""
+        return part(in_features, self.holder, self.grid[1]) if self.closes(layer) else WHOLE
+
+    def samples(self, batch: int) -> slice:
+        """A part of the batch."""
+        return part(batch, self.reader, self.grid[0])
+
+    def opens(self, layer: int) -> bool:
+        """Whether it is the first of a pair."""
+        return layer % 2 == 0 and layer + 1 < self.layers
+
+    def closes(self, layer: int) -> bool:
+        """Whether it is the second of a pair."""
+        return layer % 2 == 1
+
+
+def workload(task: Task, rank: int) -> Workload:
+    """What a step asks of a rank of `task.grid`: the sums that GridStrategy makes, and when."""
+    assert task.grid is not None
+    over_batch, over_network = task.grid
+    cell = Cell(task.grid, rank, len(task.sizes) - 1)
+    return Workload(
+        _length(task.batch, cell.samples(task.batch)),
+        tuple(
+            LayerWorkload(
+                rows=_length(outputs, cell.rows(layer, outputs)),
+                columns=_length(inputs, cell.columns(layer, inputs)),
+                forward=over_network if cell.closes(layer) else 1,
+                backward=over_network if cell.opens(layer) else 1,
+                gradient=over_batch,
+            )
+            for layer, (inputs, outputs) in enumerate(pairwise(task.sizes))
+        ),
+    )
+
+
+def _length(whole: int, taken: slice) -> int:
+    return len(range(whole)[taken])
+
+
 class GridStrategy:
-    """This rank's place in the grid, and its sums."""
+    """The strategy of one rank of the grid."""
 
     def __init__(self, transport: Transport, task: Task, over_batch: int, over_network: int):
         if over_batch < 1 or over_network < 1 or over_batch * over_network != transport.size:
@@ -29,12 +95,11 @@ class GridStrategy:
                 f"--grid {over_batch}x{over_network} makes {wanted} ranks, but there {there}: {cure}"
             )
         self.over_batch, self.over_network = over_batch, over_network
-        self.reader, self.holder = divmod(transport.rank, over_network)
-        self.layers = len(task.sizes) - 1
+        self.cell = Cell((over_batch, over_network), transport.rank, len(task.sizes) - 1)
         # Those that compute the same samples hold a network together; those that hold the same sum gradients.
         self.network = self.batch = transport
         if over_batch > 1 and over_network > 1:
-            self.network, self.batch = transport.split(self.reader), transport.split(self.holder)
+            self.network, self.batch = transport.split(self.cell.reader), transport.split(self.cell.holder)
         self._pending: list[Sum] = []
 
     @property
@@ -50,28 +115,28 @@ class GridStrategy:
     @property
     def first_copy(self) -> bool:
         """The ranks with the first part of the batch hold the first copy of the network."""
-        return self.reader == 0
+        return self.cell.reader == 0
 
     @property
     def first_reader(self) -> bool:
         """The ranks with the first part of the network."""
-        return self.holder == 0
+        return self.cell.holder == 0
 
     def rows(self, layer: int, out_features: int) -> slice:
         """A part, in the first layer of a pair."""
-        return part(out_features, self.holder, self.over_network) if self._opens(layer) else WHOLE
+        return self.cell.rows(layer, out_features)
 
     def columns(self, layer: int, in_features: int) -> slice:
         """A part, in the second layer of a pair."""
-        return part(in_features, self.holder, self.over_network) if self._closes(layer) else WHOLE
+        return self.cell.columns(layer, in_features)
 
     def samples(self, batch: int) -> slice:
         """This rank's part of the batch."""
-        return part(batch, self.reader, self.over_batch)
+        return self.cell.samples(batch)
 
     def sums_forward(self, layer: int) -> bool:
         """Behind every pair."""
-        return self.over_network > 1 and self._closes(layer)
+        return self.over_network > 1 and self.cell.closes(layer)
 
     def after_forward(self, layer: int, z: Array) -> None:
         """Complete a pair."""
@@ -80,7 +145,7 @@ class GridStrategy:
 
     def after_backward(self, layer: int, delta: Array) -> None:
         """Complete the gradient of what goes into a pair."""
-        if self.over_network > 1 and self._opens(layer):
+        if self.over_network > 1 and self.cell.opens(layer):
             self.network.sum(delta)
         self._progress()
 
@@ -103,9 +168,3 @@ class GridStrategy:
     def _progress(self) -> None:
         for each in self._pending:
             each.progress()
-
-    def _opens(self, layer: int) -> bool:
-        return layer % 2 == 0 and layer + 1 < self.layers
-
-    def _closes(self, layer: int) -> bool:
-        return layer % 2 == 1

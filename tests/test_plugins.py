@@ -2,6 +2,7 @@ import importlib
 import inspect
 import itertools
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,6 +14,7 @@ from nnkit import hookspecs
 from nnkit.errors import PluginError, UsageError
 from nnkit.plugins import KINDS, Entry, Registry, check_serves
 from tests.support.commands import Command, is_refusal
+from tests.support.mpi import needs_mpi
 
 NUMBERS = itertools.count()
 
@@ -178,6 +180,82 @@ def test_a_broken_plugin_is_a_row_that_says_why(install: Install, main: Command,
     if option == "--backend":
         result = main("gemm-check", option, name)
         assert is_refusal(result, f"--backend {name}: fake-{name} 1.2 is broken: ", error)
+
+
+LATE = re.findall(
+    r"^```python\n(.*?)^```$",
+    (Path(__file__).parents[1] / "docs" / "distribution.md").read_text("utf-8"),
+    flags=re.DOTALL | re.MULTILINE,
+)[0]
+CLUSTER = ("--bandwidth", "1GB/s", "--latency", "2us", "--flops", "1TFLOP/s")
+
+
+def test_a_strategy_of_ones_own_is_planned(install: Install, main: Command) -> None:
+    """The one of docs/distribution.md sums what `data` sums, and hides nothing of it."""
+    install(late=LATE)
+    result = main("plan", "--comm", "late,data,model", "--ranks", 4, *CLUSTER, "--json")
+    assert (result.status, result.stderr) == (0, "")
+    found = json.loads(result.stdout)["strategies"]
+    assert list(found) == ["late", "data", "model"]
+    late, data = found["late"], found["data"]
+    assert {**late, "seconds": 0, "exposed_seconds": 0, "hidden_seconds": 0} == {
+        **{**data, "seconds": 0, "exposed_seconds": 0, "hidden_seconds": 0}
+    }
+    assert data["hidden_seconds"] > 0 == late["hidden_seconds"]
+    assert late["exposed_seconds"] == pytest.approx(data["exposed_seconds"] + data["hidden_seconds"])
+    lines = main("plan", "--comm", "late,hybrid", "--ranks", 7, "--batch", 5, "--hidden", 9, *CLUSTER)
+    assert is_refusal(lines, "--ranks 7 with --comm late,hybrid")
+    lines = main("plan", "--comm", "late,model", "--ranks", 7, "--batch", 5, *CLUSTER)
+    assert "late      a batch of 5 has no part for each of 7 ranks" in lines.stdout.splitlines()
+
+
+def test_a_strategy_that_needs_a_square_or_has_a_choice_is_planned(install: Install, main: Command) -> None:
+    """What it takes is its own affair: 4x4 of 16 ranks, nothing of 8; of several the best that cuts both."""
+    late = LATE.replace('name = "late"', 'name = "square"')
+    square = late.replace("[(ranks, 1)]", "[(4, 4)] if ranks == 16 else []")
+    install(square=square)
+    planned = main("plan", "--comm", "square,data", "--ranks", 16, *CLUSTER, "--json")
+    assert json.loads(planned.stdout)["strategies"]["square"]["grid"] == [4, 4]
+    planned = main("plan", "--comm", "square,data", "--ranks", 8, *CLUSTER)
+    assert "square    it cannot use 8 ranks" in planned.stdout.splitlines()
+    install(choice=late.replace("square", "choice").replace("[(ranks, 1)]", "[(2, 8), (8, 2), (16, 1)]"))
+    planned = main("plan", "--comm", "choice", "--ranks", 16, *CLUSTER)
+    assert planned.stdout.splitlines()[-2].startswith("choose --comm choice --grid 2x8: ")
+
+
+def test_a_strategy_that_says_nothing_of_its_steps_is_in_no_plan(install: Install, main: Command) -> None:
+    source = LATE[: LATE.index("    # What the cost model")] + LATE[LATE.index("@hookimpl") :]
+    install(late=source)
+    (row,) = rows_of("late")
+    assert row.status == "ok"
+    refused = main("plan", "--comm", "late", "--ranks", 4, *CLUSTER)
+    assert is_refusal(refused, "--comm late does not say what its steps ask of a rank", "nnkit scaling")
+
+
+@needs_mpi
+@pytest.mark.parametrize("known", [True, False])
+def test_a_strategy_of_ones_own_is_measured_beside_others(
+    install: Install, nnkit: Command, known: bool
+) -> None:
+    source = LATE if known else LATE.replace("def workload", "def unknown")
+    install(late=source)
+    result = nnkit(
+        *("scaling", "--comm", "late,data", "--ranks", "1,2", "--hidden", "10,30", "--batch", 20),
+        *("--steps", 4, "--json"),
+    )
+    assert result.status == 0, result
+    document = json.loads(result.stdout)
+    rows = {(row["comm"], row["hidden"]): row for row in document["rows"] if row["ranks"] == 2}
+    assert list(rows) == [("late", 10), ("late", 30), ("data", 10), ("data", 30)]
+    for width in (10, 30):
+        late = rows["late", width]
+        assert late["bytes"] == rows["data", width]["bytes"] > 0
+        assert late["grid"] == ([2, 1] if known else None)
+        assert (late["predicted"] is not None) == known
+        if known:
+            assert late["predicted"]["bytes"] == late["bytes"]
+    sources = {each["source"] for each in document["crossings"]}
+    assert sources == ({"measured", "predicted", "exact"} if known else {"measured"})
 
 
 def test_a_name_that_is_taken_stays_with_its_owner(install: Install) -> None:

@@ -9,7 +9,6 @@ from nnkit.cli.distribution import check_outside_mpirun
 from nnkit.cost.units import parse_bandwidth, parse_latency, parse_rate
 from nnkit.errors import UsageError
 
-STRATEGIES = ("data", "model", "hybrid")
 MOST_RANKS = 1_000_000
 
 
@@ -28,7 +27,7 @@ def plan(
     flops: Annotated[
         str | None, typer.Option(help="What a rank's matrix products reach: 10TFLOP/s; else measured here.")
     ] = None,
-    comm: Annotated[str, typer.Option(help="The strategies to choose from.")] = ",".join(STRATEGIES),
+    comm: Annotated[str, typer.Option(help="The strategies to choose from.")] = "data,model,hybrid",
     backend: options.Backend = "numpy",
     device: options.Device = "auto",
     json: options.Json = False,
@@ -37,15 +36,13 @@ def plan(
     if not 1 <= ranks <= MOST_RANKS:
         raise UsageError(f"--ranks {ranks}: give 1 to {MOST_RANKS}")
     names = list(dict.fromkeys(name.strip() for name in comm.split(",")))
-    for name in names:
-        if name not in STRATEGIES:
-            raise UsageError(f"--comm {name}: a plan knows {', '.join(STRATEGIES)}: give some of these")
     link = (
         None if bandwidth is None else parse_bandwidth(bandwidth),
         None if latency is None else parse_latency(latency),
     )
     rate = None if flops is None else parse_rate(flops)
 
+    from nnkit.contracts import Task
     from nnkit.plan.choice import choose
     from nnkit.plan.machine import Described
     from nnkit.plan.report import in_words
@@ -53,9 +50,8 @@ def plan(
     from nnkit.train.config import TrainConfig, parse_hidden
 
     check_outside_mpirun("plan")
-    sizes = sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden)
-    described = Described(*link, rate)
-    document = choose(sizes, batch, ranks, names, described, backend, device, options.note)
+    task = Task(sizes_of(TrainConfig(hidden=parse_hidden(hidden), batch=batch).hidden), batch)
+    document = choose(task, ranks, names, Described(*link, rate), backend, device, options.note)
     if json:
         options.print_json(document)
         return

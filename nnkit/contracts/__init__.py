@@ -5,7 +5,19 @@ communication backend says how parameters and batch are split over ranks and wha
 moves the bytes. Everything here is a Protocol: a backend needs no base class.
 """
 
-from nnkit.contracts.comm import CommBackend, Strategy, Sum, Task, Traffic, Transport, part
+from nnkit.contracts.comm import (
+    CommBackend,
+    Grid,
+    LayerWorkload,
+    PredictableBackend,
+    Strategy,
+    Sum,
+    Task,
+    Traffic,
+    Transport,
+    Workload,
+    part,
+)
 from nnkit.contracts.devices import (
     ACTIVATIONS,
     Array,
@@ -33,10 +45,13 @@ __all__ = [
     "Event",
     "FusedGemmBackend",
     "GemmBackend",
+    "Grid",
     "HostArray",
     "Kernel",
+    "LayerWorkload",
     "Module",
     "Operations",
+    "PredictableBackend",
     "Strategy",
     "Stream",
     "Sum",
@@ -44,5 +59,6 @@ __all__ = [
     "Task",
     "Traffic",
     "Transport",
+    "Workload",
     "part",
 ]

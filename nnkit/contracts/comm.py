@@ -1,7 +1,8 @@
 """Ranks: what moves bytes between them, and what decides which."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nnkit.contracts.devices import Array
 
@@ -104,6 +105,10 @@ class Transport(Protocol):
         """End all ranks, now, with that exit status."""
 
 
+Grid = tuple[int, int]
+"""Ranks as a grid: parts of the batch, parts of the network."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is to be split over ranks."""
@@ -112,8 +117,8 @@ class Task:
     """The width of every layer, input first."""
     batch: int
     """Samples of a minibatch."""
-    grid: tuple[int, int] | None = None
-    """Parts of the batch and parts of the network, where the strategy splits both."""
+    grid: Grid | None = None
+    """As which grid; None leaves it to the strategy."""
 
 
 class Strategy(Protocol):
@@ -168,3 +173,50 @@ class CommBackend(Protocol):
 
     def strategy(self, transport: Transport, task: Task) -> Strategy:
         """Split the task over the transport's ranks. Raises ValueError, in one line, where it cannot."""
+
+
+@dataclass(frozen=True)
+class LayerWorkload:
+    """What one layer asks of a rank: the part of the weight matrix that it holds, and what it sums."""
+
+    rows: int
+    columns: int
+    forward: int = 1
+    """Over how many ranks `after_forward` sums (samples, rows) numbers; 1 where it sums nothing."""
+    backward: int = 1
+    """Over how many ranks `after_backward` sums (samples, columns) numbers; for layer 0 it is not called."""
+    gradient: int = 1
+    """Over how many ranks the gradients of the rank's weights and biases are summed."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step asks of one rank."""
+
+    samples: int
+    """How many of the batch it computes."""
+    layers: tuple[LayerWorkload, ...]
+    overlap: bool = True
+    """Whether gradients are summed while the layers below are computed; else behind the last of these."""
+
+
+@runtime_checkable
+class PredictableBackend(CommBackend, Protocol):
+    """A way to distribute whose steps the cost model can predict: it has these two members besides.
+
+    Any other trains all the same, and `nnkit scaling` measures it; only a prediction there is none.
+    """
+
+    def grids(self, ranks: int) -> Sequence[Grid]:
+        """The grids that so many ranks can be; first the one that it takes where `Task.grid` is None.
+
+        The product of each is `ranks`. Of several, nnkit chooses by the cost model and names one in
+        `Task.grid`; and `nnkit plan` counts those alone that split both batch and network, as the others are
+        data or model parallel under another name.
+        """
+
+    def workload(self, task: Task, rank: int) -> Workload:
+        """What a step asks of that rank where the ranks are `task.grid`, one of `grids`.
+
+        Rank 0 has the smallest parts and the last rank the largest, as `part` makes them.
+        """

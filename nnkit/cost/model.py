@@ -18,12 +18,12 @@ Waiting: ranks that meet wait for the slowest of them; that is fitted too, and c
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
-from nnkit.cost.step import ITEM, Grid, Meeting, Work, step_of
-from nnkit.errors import UsageError
+from nnkit.contracts import Grid
+from nnkit.cost.step import ITEM, Meeting, Step, Work
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,9 @@ class Prediction:
         return {"seconds": self.seconds, **asdict(self), "grid": list(self.grid)}
 
 
-def predict(sizes: Sequence[int], batch: int, grid: Grid, machine: Machine) -> Prediction:
-    """What a step of the network with these widths, input first, takes on that grid of ranks."""
+def predict(step: Step, grid: Grid, machine: Machine) -> Prediction:
+    """What a step takes that is this one on the rank with the most to do, and no more on the others."""
     ranks = math.prod(grid)
-    step = step_of(sizes, batch, grid)
     exposed = hidden = backlog = 0.0
     *before, update = step.events
     for event in before:
@@ -150,37 +149,3 @@ def predict(sizes: Sequence[int], batch: int, grid: Grid, machine: Machine) -> P
         points = [meeting.ranks for meeting in step.meetings if meeting.blocks]
         exposed += machine.waiting.alpha * sum(points) / ranks + machine.waiting.beta * compute
     return Prediction(grid, compute, exposed, hidden, step.bytes, step.parameters * ITEM)
-
-
-def grids(sizes: Sequence[int], batch: int, ranks: int) -> list[Grid]:
-    """The grids of that many ranks in which no rank is without work, most parts of the batch first."""
-    widest_cut = min(sizes[1:-1:2], default=1)
-    shapes = [(ranks // parts, parts) for parts in range(1, ranks + 1) if ranks % parts == 0]
-    return [
-        (over_batch, over_network)
-        for over_batch, over_network in shapes
-        if over_batch <= batch and over_network <= widest_cut
-    ]
-
-
-ASSUMED = Machine(
-    Work(calls=8e-6, flops=5e-12, parameters=6e-10, pixels=6e-10), Line(7e-6, 2.7e-10), overlap=0.0
-)
-"""A core of 2024 (AMD EPYC, AVX-512) and Open MPI in shared memory, as fitted there: to choose a grid by
-where nothing was measured. The choice depends on ratios, which vary less between machines than speeds do."""
-
-
-def best_grid(sizes: Sequence[int], batch: int, ranks: int, machine: Machine = ASSUMED) -> Grid:
-    """(parts of the batch, parts of the network) of the fastest step; of equal ones the fewer bytes.
-
-    One of the two may be 1: then it is data or model parallel that is the fastest.
-    Raises UsageError where every grid would leave a rank without work.
-    """
-    possible = grids(sizes, batch, ranks)
-    if not possible:
-        raise UsageError(
-            f"--ranks {ranks}: batch {batch} and layers {'-'.join(map(str, sizes))} cannot be cut into so "
-            "many parts: give fewer ranks, a larger --batch or a wider --hidden"
-        )
-    found = [predict(sizes, batch, grid, machine) for grid in possible]
-    return min(found, key=lambda each: (each.seconds, each.bytes)).grid

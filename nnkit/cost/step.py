@@ -1,19 +1,17 @@
-"""What one training step consists of on one rank of a grid: shapes, flops, bytes; no seconds yet.
+"""What one training step consists of on one rank: work and sums in their order; no seconds yet.
 
-The same cut as data, model and hybrid parallel make: `grid` is (parts of the batch, parts of the network),
-layers pair up, the first of a pair is split by rows, the second by columns.
-`tests/comm/test_cost.py` holds the bytes against those that training really sums.
+What a strategy asks of a rank its backend says (`Workload`). `tests/comm/test_cost.py` holds the bytes of
+those that ship against those that training really sums.
 """
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import pairwise
 
-from nnkit.contracts import part
+from nnkit.contracts import LayerWorkload, Workload
 
 ITEM = 4
 """Bytes of a float32."""
-
-Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -77,60 +75,41 @@ class Step:
         return sum(meeting.bytes for meeting in self.meetings)
 
 
-def step_of(sizes: Sequence[int], batch: int, grid: Grid = (1, 1), rank: int | None = None) -> Step:
-    """The step of a network with these widths, input first, on rank `rank` of the grid.
-
-    Without `rank` it is the last one's: it has the largest parts, and sets the pace.
-    """
-    over_batch, over_network = grid
-    reader, holder = divmod(over_batch * over_network - 1 if rank is None else rank, over_network)
-    samples = _size(batch, reader, over_batch)
-    shapes = [_shape(sizes, layer, holder, over_network) for layer in range(len(sizes) - 1)]
-    held = sum(rows * columns + rows for rows, columns in shapes)
-    events: list[Event] = [Work(calls=1, pixels=samples * sizes[0])]
-    for layer, (rows, columns) in enumerate(shapes):
-        product = _product(samples, columns, rows)
-        if over_network > 1 and layer % 2 == 1:
-            events += [product, Meeting(over_network, samples * rows * ITEM, blocks=True)]
+def step_of(pixels: int, workload: Workload) -> Step:
+    """The step of a rank with that workload; `pixels` are the features of a sample."""
+    samples, layers = workload.samples, workload.layers
+    held = sum(layer.rows * layer.columns + layer.rows for layer in layers)
+    events: list[Event] = [Work(calls=1, pixels=samples * pixels)]
+    for layer in layers:
+        product = _product(samples, layer)
+        if layer.forward > 1:
+            events += [product, Meeting(layer.forward, samples * layer.rows * ITEM, blocks=True)]
             product = Work()
-        events.append(product + Work(calls=1, elements=samples * rows))
-    for layer in reversed(range(len(shapes))):
-        rows, columns = shapes[layer]
-        events.append(_product(samples, columns, rows) + Work(calls=1))
-        if over_batch > 1:
+        events.append(product + Work(calls=1, elements=samples * layer.rows))
+    last: list[Event] = []
+    for number, layer in reversed([*enumerate(layers)]):
+        events.append(_product(samples, layer) + Work(calls=1))
+        if layer.gradient > 1:
             # Behind the first layer's nothing is left to compute.
-            events.append(Meeting(over_batch, (rows * columns + rows) * ITEM, blocks=layer == 0))
-        if layer:
-            events.append(_product(samples, columns, rows))
-            if over_network > 1 and _opens(layer, len(shapes)):
-                events.append(Meeting(over_network, samples * columns * ITEM, blocks=True))
-            events.append(Work(elements=samples * columns))
+            blocks = number == 0 or not workload.overlap
+            gradients = (layer.rows * layer.columns + layer.rows) * ITEM
+            (events if workload.overlap else last).append(Meeting(layer.gradient, gradients, blocks))
+        if number:
+            events.append(_product(samples, layer))
+            if layer.backward > 1:
+                events.append(Meeting(layer.backward, samples * layer.columns * ITEM, blocks=True))
+            events.append(Work(elements=samples * layer.columns))
     # The update waits for all sums: it stands behind the end of the last meeting.
-    events.append(Work(calls=1, parameters=held))
-    return Step(tuple(events), held)
+    return Step((*events, *last, Work(calls=1, parameters=held)), held)
 
 
-def _size(length: int, number: int, parts: int) -> int:
-    """How much of a range is part `number`; the last one is a largest one."""
-    return len(range(length)[part(length, number, parts)])
+def alone(sizes: Sequence[int], batch: int) -> Step:
+    """The step of one rank without others: layers of these widths, input first."""
+    layers = tuple(LayerWorkload(outputs, inputs) for inputs, outputs in pairwise(sizes))
+    return step_of(sizes[0], Workload(batch, layers))
 
 
-def _shape(sizes: Sequence[int], layer: int, holder: int, over_network: int) -> tuple[int, int]:
-    """Rows (outputs) and columns (inputs) of this rank's part of a weight matrix."""
-    columns, rows = sizes[layer], sizes[layer + 1]
-    if _opens(layer, len(sizes) - 1):
-        rows = _size(rows, holder, over_network)
-    elif layer % 2 == 1:
-        columns = _size(columns, holder, over_network)
-    return rows, columns
-
-
-def _opens(layer: int, layers: int) -> bool:
-    """Whether a layer is the first of a pair."""
-    return layer % 2 == 0 and layer + 1 < layers
-
-
-def _product(samples: int, columns: int, rows: int) -> Work:
+def _product(samples: int, layer: LayerWorkload) -> Work:
     """One of the three products of a layer: they have the same three matrices' shapes."""
-    touched = samples * columns + columns * rows + samples * rows
-    return Work(flops=2.0 * samples * columns * rows, traffic=touched)
+    touched = samples * layer.columns + layer.columns * layer.rows + samples * layer.rows
+    return Work(flops=2.0 * samples * layer.columns * layer.rows, traffic=touched)

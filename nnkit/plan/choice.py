@@ -4,15 +4,21 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nnkit.cost.model import Machine, Prediction, grids, predict
+from nnkit.contracts import Grid, PredictableBackend, Task
+from nnkit.cost.grids import fastest, fitting, predictable
+from nnkit.cost.model import Prediction, predict
+from nnkit.cost.step import alone
 from nnkit.cost.units import bytes_in_words, seconds_in_words
 from nnkit.errors import UsageError
 from nnkit.plan.machine import Described, machine_of
+from nnkit.plugins import Registry
+
+STRATEGIES = ("data", "model", "hybrid")
+"""What is compared where nothing else is asked for."""
 
 
 def choose(
-    sizes: Sequence[int],
-    batch: int,
+    task: Task,
     ranks: int,
     names: Sequence[str],
     described: Described,
@@ -22,75 +28,80 @@ def choose(
 ) -> dict[str, Any]:
     """The plan as a document. Raises UsageError where no strategy gives all ranks work.
 
-    `sizes` are the widths of all layers, input first; `tell` hears what is measured before it is.
+    `names` are the strategies to choose from; `tell` hears what is measured before it is.
     """
-    network = "-".join(map(str, sizes))
-    if ranks > 1 and not any(fitting(sizes, batch, ranks, name) for name in names):
-        raise UsageError(
-            f"--ranks {ranks} with --comm {','.join(names)}: batch {batch} and layers {network} have "
-            "too few parts for all: give fewer ranks, a larger --batch, a wider --hidden or another --comm"
-        )
-    machine = machine_of(described, sizes, batch, ranks, backend, device, tell)
+    registry = Registry.discover()
+    backends = [_known(registry, name) for name in names]
+    network = "-".join(map(str, task.sizes))
     try:
-        alone = predict(sizes, batch, (1, 1), machine)
-        offers = _offers(sizes, batch, ranks, names, machine)
+        possible = {each.name: grids_to_compare(each, task, ranks) for each in backends}
+        if ranks > 1 and not any(possible.values()):
+            raise UsageError(
+                f"--ranks {ranks} with --comm {','.join(names)}: batch {task.batch} and layers {network} "
+                "have too few parts for all: give fewer ranks, a larger --batch, a wider --hidden or another "
+                "--comm"
+            )
+        machine = machine_of(described, task, ranks, backends, backend, device, tell)
+        one = predict(alone(task.sizes, task.batch), (1, 1), machine)
+        found = {each.name: fastest(each, task, possible[each.name], machine) for each in backends}
     except OverflowError:
-        raise UsageError(
-            f"--batch {batch}, --hidden {','.join(map(str, sizes[1:-1]))}: too large to compute with"
-        ) from None
-    if not all(math.isfinite(each.seconds) for each in (alone, *offers.values())):
+        hidden = ",".join(map(str, task.sizes[1:-1]))
+        raise UsageError(f"--batch {task.batch}, --hidden {hidden}: too large to compute with") from None
+    offers = {name: offer for name, offer in found.items() if offer} if ranks > 1 else {"none": one}
+    if not all(math.isfinite(each.seconds) for each in (one, *offers.values())):
         raise UsageError("a step takes longer than can be computed with: give another link or --flops")
     chosen = min(offers, key=lambda name: (offers[name].seconds, offers[name].bytes))
     return {
-        "network": list(sizes),
-        "batch": batch,
+        "network": list(task.sizes),
+        "batch": task.batch,
         "ranks": ranks,
         "machine": machine.to_json(),
         "assumed": described.sources(),
         "oversubscribed": machine.crowding(ranks) > 1,
-        "one_rank_seconds": alone.seconds,
+        "one_rank_seconds": one.seconds,
         "strategies": {name: offer.to_json() for name, offer in offers.items()},
         "impossible": [name for name in names if name not in offers] if ranks > 1 else [],
         "choice": {
             "comm": chosen,
             "grid": list(offers[chosen].grid),
             "seconds": offers[chosen].seconds,
-            "speedup": alone.seconds / offers[chosen].seconds,
-            "why": why(chosen, offers, alone),
+            "speedup": one.seconds / offers[chosen].seconds,
+            "why": why(chosen, offers, one),
         },
     }
 
 
-def _offers(
-    sizes: Sequence[int], batch: int, ranks: int, names: Sequence[str], machine: Machine
-) -> dict[str, Prediction]:
-    """The best grid of every strategy that can use so many ranks; hybrid splits both."""
-    if ranks == 1:
-        return {"none": predict(sizes, batch, (1, 1), machine)}
-    offers = {}
-    for name in names:
-        found = [predict(sizes, batch, grid, machine) for grid in fitting(sizes, batch, ranks, name)]
-        if found:
-            offers[name] = min(found, key=lambda each: (each.seconds, each.bytes))
-    return offers
+def _known(registry: Registry, name: str) -> PredictableBackend:
+    """The strategy of that name. Raises UsageError unless there is one whose steps can be predicted."""
+    names = registry.names("comm")
+    if name in names:
+        found = predictable(registry.comm(name))
+        if found is None:
+            raise UsageError(
+                f"--comm {name} does not say what its steps ask of a rank, so no plan can be made: "
+                "nnkit scaling measures it, and nnkit.contracts.PredictableBackend is what it lacks"
+            )
+        return found
+    known = [each for each in names if predictable(registry.comm(each))]
+    known.sort(key=lambda each: STRATEGIES.index(each) if each in STRATEGIES else len(STRATEGIES))
+    raise UsageError(f"--comm {name}: a plan knows {', '.join(known)}: give some of these")
 
 
-def fitting(sizes: Sequence[int], batch: int, ranks: int, name: str) -> list[tuple[int, int]]:
-    """The grids of that strategy's kind that give every rank work."""
-    possible = grids(sizes, batch, ranks)
-    if name == "data":
-        return [grid for grid in possible if grid[1] == 1]
-    if name == "model":
-        return [grid for grid in possible if grid[0] == 1]
-    return [grid for grid in possible if min(grid) > 1]
+def grids_to_compare(backend: PredictableBackend, task: Task, ranks: int) -> list[Grid]:
+    """The grids that give every rank work; of a strategy with a choice those that are its own.
+
+    With one part of batch or network they would be data or model parallel under another name.
+    """
+    choice = len(backend.grids(ranks)) > 1
+    return [grid for grid in fitting(backend, task, ranks) if min(grid) > 1 or not choice]
 
 
-def why(chosen: str, offers: dict[str, Prediction], alone: Prediction) -> str:
+def why(chosen: str, offers: dict[str, Prediction], one: Prediction) -> str:
     """One sentence: what decides."""
     best = offers[chosen]
     others = {name: offer for name, offer in offers.items() if name != chosen}
-    if best.seconds > alone.seconds:
-        warning = f"; one rank alone would be faster ({seconds_in_words(alone.seconds)})"
+    if best.seconds > one.seconds:
+        warning = f"; one rank alone would be faster ({seconds_in_words(one.seconds)})"
     else:
         warning = ""
     if chosen == "none":

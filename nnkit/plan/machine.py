@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from nnkit.cost.model import Line, Machine, grids
+from nnkit.contracts import PredictableBackend, Task
+from nnkit.cost.grids import fitting
+from nnkit.cost.model import Line, Machine
 from nnkit.cost.step import Work
 from nnkit.plugins import Registry
 from nnkit.scaling import measure
@@ -42,20 +44,21 @@ class Described:
 
 def machine_of(
     described: Described,
-    sizes: Sequence[int],
-    batch: int,
+    task: Task,
     ranks: int,
+    backends: Sequence[PredictableBackend],
     backend: str,
     device: str,
     tell: Callable[[str], object],
 ) -> Machine:
     """The machine described; what was not said of it is measured here, and `tell` is told before.
 
-    With nothing said of the network all ranks are on this machine, and may have to share its cores.
+    Sums are timed in the grids of `backends`, the strategies to choose from. With nothing said of the network
+    all ranks are on this machine, and may have to share its cores.
     """
 
     def measured(number: int) -> Machine:
-        return _measured(sizes[1:-1], batch, number, backend, device, tell)
+        return _measured(task, number, backends, backend, device, tell)
 
     bandwidth, latency, rate = described.bandwidth, described.latency, described.flops
     if ranks == 1 or (bandwidth is None and latency is None):
@@ -78,18 +81,26 @@ def machine_of(
 
 
 def _measured(
-    hidden: Sequence[int], batch: int, ranks: int, backend: str, device: str, tell: Callable[[str], object]
+    task: Task,
+    ranks: int,
+    backends: Sequence[PredictableBackend],
+    backend: str,
+    device: str,
+    tell: Callable[[str], object],
 ) -> Machine:
     """This machine, with so many ranks or as many as are soon measured."""
     Registry.discover().gemm(backend)
     shared = cores()
     # Wide networks take long, and a step is linear in what is large: a narrower one tells as much.
-    narrow = [tuple(min(width, limit) for width in hidden) for limit in (64, 512, 1024)]
-    samples = min(batch, 800)
+    narrow = [tuple(min(width, limit) for width in task.sizes[1:-1]) for limit in (64, 512, 1024)]
+    samples = min(task.batch, 800)
     machines: dict[int, Machine] = {}
     # Computing is measured while nobody takes turns, meetings with all ranks.
     for number in sorted({min(ranks, shared, MOST_MEASURED), min(ranks, MOST_MEASURED)}):
-        cuts = grids(sizes_of(narrow[-1]), samples, number) or [(1, 1)]
+        part = Task(sizes_of(narrow[-1]), samples)
+        cuts = list(dict.fromkeys(grid for each in backends for grid in fitting(each, part, number))) or [
+            (1, 1)
+        ]
         orders = Orders(
             cases=(),
             lone=lone_cases(narrow, samples, [(1, 1), *cuts], 10) if number <= shared else (),

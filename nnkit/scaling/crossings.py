@@ -1,20 +1,22 @@
 """Where one strategy overtakes another: of the time a step, measured and predicted, and of the bytes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
 from nnkit.cost.model import Machine, predict
-from nnkit.cost.step import Grid, step_of
-from nnkit.scaling.orders import sizes_of
-from nnkit.scaling.rows import Row, grid_of
+from nnkit.plugins import Registry
+from nnkit.scaling.contender import Contender
+from nnkit.scaling.rows import Row
 
 WIDEST = 1_000_000
 """Where the search for a crossing of bytes ends."""
 
 
-def crossings(rows: Sequence[Row], batch: int, machines: dict[int, Machine]) -> list[dict[str, Any]]:
+def crossings(
+    rows: Sequence[Row], batch: int, machines: Mapping[int, Machine], registry: Registry
+) -> list[dict[str, Any]]:
     """For every number of ranks and pair of strategies: up to which hidden width the first is the cheaper.
 
     Of the time a step, measured (interpolated between the widths that were run, both on logarithmic scales)
@@ -27,29 +29,31 @@ def crossings(rows: Sequence[Row], batch: int, machines: dict[int, Machine]) -> 
             for comm in dict.fromkeys(each["comm"] for each in rows if each["ranks"] == ranks)
         }
         # On two ranks, say, hybrid is data under another name.
-        distinct: dict[Any, str] = {}
-        for comm in of:
-            distinct.setdefault(grid_of(comm, ranks) or comm, comm)
-        for first, second in combinations(distinct.values(), 2):
-            grids = grid_of(first, ranks), grid_of(second, ranks)
-            widths = sorted(of[first])
-            pair = {"ranks": ranks, "first": first, "second": second}
-            gaps = [
-                (width, math.log(of[first][width]["seconds"] / of[second][width]["seconds"]))
-                for width in widths
-            ]
-            found.append({**pair, "of": "time", "source": "measured", **_crossing(gaps)})
-            if grids[0] is None or grids[1] is None:
+        distinct: dict[Any, Contender] = {}
+        for comm, by_width in of.items():
+            each = Contender(registry.comm(comm), ranks)
+            distinct.setdefault(each.step((max(by_width),), batch) or comm, each)
+        for pair in combinations(distinct.values(), 2):
+            first, second = (of[each.name] for each in pair)
+            widths = sorted(first)
+            names = {"ranks": ranks, "first": pair[0].name, "second": pair[1].name}
+            gaps = [(width, math.log(first[width]["seconds"] / second[width]["seconds"])) for width in widths]
+            found.append({**names, "of": "time", "source": "measured", **_crossing(gaps)})
+            if None in (pair[0].grid, pair[1].grid):
                 continue
             fine = _between(widths[0], widths[-1])
-            gaps = [(width, math.log(_ratio(grids, batch, width, machine))) for width in fine]
-            found.append({**pair, "of": "time", "source": "predicted", **_crossing(gaps)})
-            found.append({**pair, "of": "bytes", "source": "exact", **_crossing_of_bytes(grids, batch)})
+            gaps = [(width, math.log(_ratio(pair, batch, width, machine))) for width in fine]
+            found.append({**names, "of": "time", "source": "predicted", **_crossing(gaps)})
+            found.append({**names, "of": "bytes", "source": "exact", **_crossing_of_bytes(pair, batch)})
     return found
 
 
-def _ratio(grids: Sequence[Grid | None], batch: int, width: int, machine: Machine) -> float:
-    first, second = (predict(sizes_of((width,)), batch, grid, machine).seconds for grid in grids if grid)
+def _ratio(pair: Sequence[Contender], batch: int, width: int, machine: Machine) -> float:
+    first, second = (
+        predict(step, each.grid, machine).seconds
+        for each in pair
+        if (step := each.step((width,), batch)) and each.grid
+    )
     return first / second
 
 
@@ -67,9 +71,9 @@ def _crossing(gaps: Sequence[tuple[int, float]]) -> dict[str, Any]:
     return {"hidden": None, "cheaper_below": gaps[0][1] < 0}
 
 
-def _crossing_of_bytes(grids: Sequence[Grid | None], batch: int) -> dict[str, Any]:
+def _crossing_of_bytes(pair: Sequence[Contender], batch: int) -> dict[str, Any]:
     def gap(width: int) -> int:
-        first, second = (step_of(sizes_of((width,)), batch, grid, 0).bytes for grid in grids if grid)
+        first, second = (step.bytes for each in pair if (step := each.step((width,), batch, 0)))
         return first - second
 
     def is_below(width: int) -> bool:

@@ -15,9 +15,10 @@ from typing import Any
 
 from nnkit.comm.launch import launch
 from nnkit.comm.world import THREAD_VARIABLES, share_of_this_machine
+from nnkit.contracts import Grid
 from nnkit.cost.fit import fit_line, fit_waiting, fit_work
 from nnkit.cost.model import NOTHING, Line, Machine
-from nnkit.cost.step import Grid, Work, step_of
+from nnkit.cost.step import ITEM, Work, alone
 from nnkit.errors import Ended
 from nnkit.scaling.orders import Case, Orders, sizes_of
 
@@ -98,7 +99,7 @@ def cores() -> int:
 
 def message_sizes(widest: Sequence[int], batch: int) -> tuple[int, ...]:
     """The sizes that sums are timed with: up to the gradient of the widest network."""
-    return tuple(sorted({*SUM_BYTES, step_of(sizes_of(widest), batch, (batch, 1)).bytes}))
+    return tuple(sorted({*SUM_BYTES, ITEM * alone(sizes_of(widest), batch).parameters}))
 
 
 def lone_cases(
@@ -115,7 +116,7 @@ def lone_cases(
     }
     # A line through one point is none.
     shapes |= {(each, tuple(max(1, width // 2) for width in widths)) for each, widths in tuple(shapes)}
-    ordered = sorted(shapes, key=lambda shape: step_of(sizes_of(shape[1]), shape[0]).work.flops)
+    ordered = sorted(shapes, key=lambda shape: alone(sizes_of(shape[1]), shape[0]).work.flops)
     count = min(most, len(ordered))
     chosen = {round(number * (len(ordered) - 1) / max(1, count - 1)) for number in range(count)}
     return tuple(Case("none", ordered[each][1], ordered[each][0]) for each in sorted(chosen))
@@ -149,7 +150,7 @@ def machine_of(found: Found, orders: Orders, shared: int, known: Mapping[int, Ma
 
 
 def _work(case: Case) -> Work:
-    return step_of(sizes_of(case.hidden), case.batch).work
+    return alone(sizes_of(case.hidden), case.batch).work
 
 
 def message_of(ranks: int, whole: Line) -> Line:

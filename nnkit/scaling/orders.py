@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from nnkit.cost.step import Grid
+from nnkit.contracts import Grid
 from nnkit.data.dataset import CLASSES
 
 PIXELS = 784

@@ -8,7 +8,6 @@ from nnkit.errors import OutputError, reason
 
 COLOURS = {"compute": "#4c72b0", "exposed": "#c44e52"}
 MARKERS = "os^Dv"
-STRATEGIES = {"none": "0.4", "data": "C0", "model": "C1", "hybrid": "C2"}
 
 
 def draw_scaling(path: Path, document: dict[str, Any]) -> None:
@@ -144,7 +143,7 @@ def _speeds(axes: Any, rows: Sequence[dict[str, Any]], cores: int) -> None:
                 [speedup for _, speedup in points],
                 style,
                 marker="o",
-                color=STRATEGIES.get(comm, "C4"),
+                color=_colour(comm, rows),
                 label=f"{comm}, n = {width}",
             )
     axes.set(title="Speed, one rank = 1", xlabel="ranks", xticks=ranks, ylim=(0, None))
@@ -169,4 +168,10 @@ def _width(row: dict[str, Any]) -> int:
 def _style(comm: str, ranks: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A colour for every strategy, a marker for every number of ranks."""
     number = sorted({row["ranks"] for row in rows}).index(ranks)
-    return {"color": STRATEGIES.get(comm, "C4"), "marker": MARKERS[number % len(MARKERS)], "alpha": 0.8}
+    return {"color": _colour(comm, rows), "marker": MARKERS[number % len(MARKERS)], "alpha": 0.8}
+
+
+def _colour(comm: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Grey for one rank alone, then one after the other as they come."""
+    several = [*dict.fromkeys(row["comm"] for row in rows if row["ranks"] > 1)]
+    return f"C{several.index(comm)}" if comm in several else "0.4"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import CommBackend, Strategy, Task, Transport
-from nnkit.cost.model import best_grid
+from nnkit.cost.grids import best_grid, predictable
 from nnkit.errors import CommonError, NnkitError, RankLostError, UsageError
 from nnkit.plugins import Registry
 from nnkit.train.slices import Rectangle, cover, places
@@ -144,13 +144,13 @@ class Ranks:
                 raise UsageError(f"{wrong} of a batch of {batch} not every sample is computed exactly once")
 
     def _with_grid(self) -> Task:
-        """The task with the grid that the cost model finds fastest, for a strategy that wants one."""
-        task = self.task
-        if task.grid is not None or self.size == 1 or not getattr(self.backend, "uses_grid", False):
+        """The task with the grid that the cost model finds fastest, for a strategy that has a choice."""
+        task, known = self.task, predictable(self.backend)
+        if task.grid is not None or known is None or len(known.grids(self.size)) < 2:
             return task
         # Where any grid leaves some rank without work the strategy may choose.
         with contextlib.suppress(UsageError):
-            return replace(task, grid=best_grid(task.sizes, task.batch, self.size))
+            return replace(task, grid=best_grid(known, task, self.size))
         return task
 
 

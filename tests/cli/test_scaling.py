@@ -12,17 +12,21 @@ import pytest
 from nnkit.cli.scaling import numbers_in
 from nnkit.comm.mpiexec import find_mpi
 from nnkit.comm.world import THREAD_VARIABLES
+from nnkit.contracts import Strategy, Task, Transport
 from nnkit.cost.model import Line, Machine, predict
 from nnkit.cost.step import Work
 from nnkit.errors import UsageError
+from nnkit.plugins import Entry, Registry
 from nnkit.scaling import measure
+from nnkit.scaling.contender import Contender
 from nnkit.scaling.crossings import crossings
 from nnkit.scaling.measure import lone_cases, message_of, one_thread_each
 from nnkit.scaling.orders import Case, Orders
 from nnkit.scaling.report import in_words
-from nnkit.scaling.rows import add_efficiency, grid_of, make_row
+from nnkit.scaling.rows import add_efficiency, make_row
 from nnkit.scaling.worker import middle_half
 from tests.support.commands import Command, arguments_of, is_refusal
+from tests.support.small_training import REGISTRY
 
 FAST = Machine(Work(flops=1e-11, parameters=1e-10), Line(1e-5, 1e-9), cores=2)
 ORDERS = Orders((), (), (), (), (), 1, "numpy", "cpu", "")
@@ -34,6 +38,22 @@ def has_mpi() -> bool:
     except UsageError:
         return False
     return True
+
+
+class Mine:
+    """A strategy of which nothing is known before it runs."""
+
+    name = "mine"
+
+    def strategy(self, transport: Transport, task: Task) -> Strategy:
+        raise NotImplementedError
+
+
+WITH_MINE = Registry([*REGISTRY.entries, Entry("mine", "comm", distribution="mine 1", backend=Mine())])
+
+
+def grid_of(comm: str, ranks: int) -> tuple[int, int] | None:
+    return Contender(WITH_MINE.comm(comm), ranks).grid
 
 
 def row_of(comm: str, ranks: int, hidden: int, seconds: float) -> dict[str, Any]:
@@ -50,7 +70,7 @@ def test_no_more_is_hidden_than_sums_take(under_way: float, hidden: float) -> No
         "bytes": [1],
         "sums": 2,
     }
-    found = make_row(Case("data", (100,), 800), 2, measured, FAST)
+    found = make_row(Contender(REGISTRY.comm("data"), 2), Case("data", (100,), 800), measured, FAST)
     assert found["hidden_seconds"] == pytest.approx(hidden)
     assert found["compute_seconds"] == 1.5
 
@@ -244,7 +264,7 @@ def test_crossings_are_interpolated_on_logarithmic_scales() -> None:
     """Data costs in proportion to n^2, model to n: they meet at n = 100 exactly."""
     rows = [row_of("data", 2, n, n * n / 100) for n in (10, 1000)]
     rows += [row_of("model", 2, n, float(n)) for n in (10, 1000)]
-    measured, predicted, bytes_ = crossings(rows, 800, {2: FAST})
+    measured, predicted, bytes_ = crossings(rows, 800, {2: FAST}, WITH_MINE)
     assert measured == {
         **{"ranks": 2, "first": "data", "second": "model", "of": "time", "source": "measured"},
         **{"hidden": 100, "cheaper_below": True},
@@ -254,21 +274,25 @@ def test_crossings_are_interpolated_on_logarithmic_scales() -> None:
     width = predicted["hidden"]
     assert width is not None
     for near, sign in ((width - width // 4, -1), (width + width // 4, 1)):
-        data, model = (predict((784, near, 10), 800, grid, FAST).seconds for grid in ((2, 1), (1, 2)))
-        assert math.copysign(1, data - model) == sign
+        seconds = []
+        for comm, grid in {"data": (2, 1), "model": (1, 2)}.items():
+            step = Contender(REGISTRY.comm(comm), 2).step((near,), 800)
+            assert step is not None
+            seconds.append(predict(step, grid, FAST).seconds)
+        assert math.copysign(1, seconds[0] - seconds[1]) == sign
 
 
 def test_strategies_that_do_not_cross_say_so() -> None:
     rows = [
         row_of(comm, 2, n, seconds) for comm, seconds in (("data", 2.0), ("mine", 1.0)) for n in (10, 100)
     ]
-    (measured,) = crossings(rows, 800, {2: FAST})
+    (measured,) = crossings(rows, 800, {2: FAST}, WITH_MINE)
     assert (measured["hidden"], measured["cheaper_below"]) == (None, False)
 
 
 def test_one_grid_under_two_names_is_no_pair() -> None:
     rows = [row_of(comm, 2, 10, 1.0) for comm in ("data", "hybrid")]
-    assert crossings(rows, 800, {2: FAST}) == []
+    assert crossings(rows, 800, {2: FAST}, WITH_MINE) == []
     rows = [row_of(comm, 2, 10, 1.0) for comm in ("data", "model", "hybrid")]
-    pairs = {(each["first"], each["second"]) for each in crossings(rows, 800, {2: FAST})}
+    pairs = {(each["first"], each["second"]) for each in crossings(rows, 800, {2: FAST}, WITH_MINE)}
     assert pairs == {("data", "model")}

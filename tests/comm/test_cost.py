@@ -7,16 +7,46 @@ import numpy as np
 import pytest
 
 from nnkit.comm.threads import run_ranks
+from nnkit.contracts import Grid, LayerWorkload, PredictableBackend, Task, Workload
+from nnkit.cost import grids as cost_grids
+from nnkit.cost import model
 from nnkit.cost.fit import fit_line, fit_waiting, fit_work
-from nnkit.cost.model import Line, Machine, best_grid, grids, predict
-from nnkit.cost.step import Meeting, Work, step_of
+from nnkit.cost.grids import ASSUMED, fitting, predictable, step_in
+from nnkit.cost.model import Line, Machine, Prediction
+from nnkit.cost.step import Meeting, Step, Work, alone
+from nnkit.cost.step import step_of as step_with
 from nnkit.cost.units import bytes_in_words, parse_bandwidth, parse_latency, parse_rate, seconds_in_words
 from nnkit.errors import UsageError
 from nnkit.train.config import TrainConfig
-from tests.support.small_training import PIXELS, make
+from tests.support.small_training import PIXELS, REGISTRY, make
 
 SECOND_A_FLOP = Machine(Work(flops=1.0), Line(0.0, 0.0))
 GRIDS = {"data": (4, 1), "model": (1, 4), "hybrid": (2, 2)}
+
+
+def known(comm: str) -> PredictableBackend:
+    found = predictable(REGISTRY.comm(comm))
+    assert found is not None
+    return found
+
+
+HYBRID = known("hybrid")
+
+
+def step_of(sizes: tuple[int, ...], batch: int, grid: Grid = (1, 1), rank: int | None = None) -> Step:
+    return step_in(HYBRID, Task(sizes, batch), grid, rank)
+
+
+def predict(sizes: tuple[int, ...], batch: int, grid: Grid, machine: Machine) -> Prediction:
+    return model.predict(step_of(sizes, batch, grid), grid, machine)
+
+
+def grids(sizes: tuple[int, ...], batch: int, ranks: int) -> list[Grid]:
+    return fitting(HYBRID, Task(sizes, batch), ranks)
+
+
+def best_grid(sizes: tuple[int, ...], batch: int, ranks: int, machine: Machine = ASSUMED) -> Grid:
+    return cost_grids.best_grid(HYBRID, Task(sizes, batch), ranks, machine)
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------
@@ -35,8 +65,25 @@ def test_bytes_are_those_that_training_sums_on_every_rank(comm: str, hidden: tup
 
     sizes = (PIXELS, *hidden, 10)
     for rank, found in enumerate(run_ranks(4, work)):
-        step = step_of(sizes, 21, GRIDS[comm], rank)
+        step = step_in(known(comm), Task(sizes, 21), GRIDS[comm], rank)
         assert found == (3, 3 * step.bytes, 3 * len(step.meetings))
+
+
+def test_what_a_strategy_takes_by_itself_comes_first() -> None:
+    assert {comm: known(comm).grids(4)[0] for comm in GRIDS} == GRIDS
+    assert [known("hybrid").grids(ranks)[0] for ranks in (2, 6, 8, 16)] == [(2, 1), (3, 2), (4, 2), (4, 4)]
+    assert set(known("hybrid").grids(12)) == {(12, 1), (6, 2), (4, 3), (3, 4), (2, 6), (1, 12)}
+    assert (known("none").grids(1), known("none").grids(2)) == ([(1, 1)], [])
+
+
+def test_sums_that_do_not_overlap_follow_the_last_product() -> None:
+    layers = (LayerWorkload(5, 7, gradient=3), LayerWorkload(2, 5, gradient=3))
+    beside = step_with(7, Workload(6, layers))
+    behind = step_with(7, Workload(6, layers, overlap=False))
+    assert [each.blocks for each in beside.meetings] == [False, True]
+    assert [each.blocks for each in behind.meetings] == [True, True]
+    assert behind.meetings == behind.events[-3:-1]
+    assert (beside.bytes, beside.work, beside.parameters) == (behind.bytes, behind.work, behind.parameters)
 
 
 def test_bytes_of_the_course_project() -> None:
@@ -47,6 +94,7 @@ def test_bytes_of_the_course_project() -> None:
 
 def test_one_rank_sums_nothing() -> None:
     assert step_of((784, 100, 50, 10), 800).meetings == ()
+    assert step_of((784, 100, 50, 10), 800) == alone((784, 100, 50, 10), 800)
 
 
 # -- work ----------------------------------------------------------------------------------------------------

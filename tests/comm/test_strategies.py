@@ -234,7 +234,7 @@ class Wrong(GridStrategy):
         if self.mistake == "twice":
             return slice(0, batch // 2)
         if self.mistake == "rest":
-            return slice(batch // 2 * self.reader, batch // 2 * (self.reader + 1))
+            return slice(batch // 2 * self.cell.reader, batch // 2 * (self.cell.reader + 1))
         return super().samples(batch)
 
     def rows(self, layer: int, out_features: int) -> slice:
