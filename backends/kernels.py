@@ -10,10 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from nnkit.contracts import Device, DeviceArray, Kernel
-
-C_NAMES = {"float32": "float", "float64": "double"}
-"""The element types that kernels are compiled for, and what C++ calls them."""
+from nnkit.contracts import C_NAMES, Device, DeviceArray, Kernel
 
 
 @dataclass(frozen=True)

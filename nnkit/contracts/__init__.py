@@ -32,10 +32,11 @@ from nnkit.contracts.devices import (
     Stream,
     SupportsDlpack,
 )
-from nnkit.contracts.gemm import DtypeName, FusedGemmBackend, GemmBackend
+from nnkit.contracts.gemm import C_NAMES, DtypeName, FusedGemmBackend, GemmBackend
 
 __all__ = [
     "ACTIVATIONS",
+    "C_NAMES",
     "Array",
     "CommBackend",
     "Device",

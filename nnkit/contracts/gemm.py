@@ -7,6 +7,9 @@ from nnkit.contracts.devices import ArrayT_contra
 DtypeName = str
 """A dtype by name: "float32" or "float64"."""
 
+C_NAMES = {"float32": "float", "float64": "double"}
+"""The element types that kernels are compiled for, and what C++ calls them."""
+
 
 class GemmBackend(Protocol[ArrayT_contra]):
     """A matrix product: C <- alpha op(A) op(B) + beta C, row-major, any M, N, K, zero included.

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from nnkit import reference
 from nnkit.contracts import Module, SupportsDlpack
 from nnkit.device.arrays import dlpack
-from nnkit.device.arrays.array import CpuArray
 from nnkit.device.arrays.inputs import array_type, host_values
+from nnkit.device.host.array import CpuArray
 from nnkit.device.host.streams import HostEvent, HostStream
 from nnkit.errors import DeviceError, UsageError
 

@@ -4,19 +4,15 @@ Each kernel stands in a file of cuda_src/ that bears its name and explains it. A
 operation first needs it, once for each element type and activation.
 """
 
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 
-from nnkit.contracts import ACTIVATIONS, Array, Device, Kernel
+from nnkit.contracts import ACTIVATIONS, C_NAMES, Array, Device, Kernel
 from nnkit.contracts.devices import ArrayT
-
-C_NAMES = {"float32": "float", "float64": "double"}
-"""The element types that kernels are compiled for, and what C++ calls them."""
+from nnkit.device.source.headers import own_folder
 
 LINE = 256
 """Threads of a block where the shape of an array does not matter."""
@@ -174,7 +170,7 @@ class KernelOperations(Generic[ArrayT]):
             if activation not in ACTIVATIONS:
                 raise ValueError(f"unknown activation {activation!r}")
             options.append(f"-DACTIVATION={activation.upper()}")
-        return self._device.compile(_folder() / f"{name}.cu", options=options)[name]
+        return self._device.compile(Path(own_folder(), f"{name}.cu"), options=options)[name]
 
     def _on_device(self, index: npt.NDArray[np.intp]) -> ArrayT:
         """A copy of a host index, in a buffer that the next call overwrites."""
@@ -190,11 +186,6 @@ class KernelOperations(Generic[ArrayT]):
         if buffer is None:
             buffer = self._buffers[key] = self._device.empty(shape, dtype)
         return buffer
-
-
-@cache
-def _folder() -> Path:
-    return Path(str(resources.files("nnkit_cuda_src")))
 
 
 def _require(fits: bool, *arrays: Array) -> None:

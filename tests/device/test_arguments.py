@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnkit.device.arrays.array import CpuArray
+from nnkit.device.host.array import CpuArray
 from nnkit.device.kernels.arguments import Packer
 from nnkit.device.kernels.parameters import Parameter, parameters
 from nnkit.device.virtual import VirtualDevice

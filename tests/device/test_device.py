@@ -9,7 +9,7 @@ import pytest
 
 import nnkit
 from nnkit.contracts import Device
-from nnkit.device.arrays.array import CpuArray
+from nnkit.device.host.array import CpuArray
 from nnkit.errors import CompileError, DeviceError, LaunchError, UsageError
 
 SAXPY = """

@@ -1,4 +1,4 @@
 """What the devices share whose work is done when a call returns, `cpu` and `virtual`.
 
-Imports no other room.
+Imports `arrays`.
 """

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from nnkit.contracts import DeviceArray
-from nnkit.device.arrays.array import CpuArray
+from nnkit.device.host.array import CpuArray
 from nnkit.device.kernels.parameters import Parameter
 from nnkit.errors import NnkitError
 

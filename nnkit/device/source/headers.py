@@ -41,7 +41,7 @@ def cuda_folders() -> tuple[str, ...]:
 
 @cache
 def own_folder() -> str:
-    """The folder of nnkit's own .cuh files."""
+    """The folder of nnkit's own kernels and headers."""
     return str(resources.files("nnkit_cuda_src"))
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from nnkit.device.arrays.array import HostMemory, row_range, viewed_shape, viewed_type
 from nnkit.device.bound import Bound
+from nnkit.device.host.array import HostMemory
 from nnkit.vm.run.memory_table import Allocation, MemoryTable
 
 if TYPE_CHECKING:
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 class VirtualArray(HostMemory, Bound):
     """`nnkit.contracts.DeviceArray` and `HostArray`: row-major, contiguous; a view keeps the memory alive."""
 
-    __slots__ = ("__weakref__", "_address", "_owner", "device", "dtype", "host")
+    __slots__ = ("__weakref__", "_address", "_owner", "device")
     instead = "array.download() is NumPy's, array.copy() one more on the device"
 
     def __init__(self, device: "VirtualDevice", host: npt.NDArray[Any], owner: "Owner | OfModule"):
+        super().__init__(host)
         self.device = device
-        self.host = host
-        self.dtype = host.dtype
-        """The type of an element."""
         self._owner = owner
         # Found when it is first asked for: NumPy takes its time to tell, and launches ask again and again.
         self._address = -1
@@ -37,20 +35,6 @@ class VirtualArray(HostMemory, Bound):
             self._address = self.host.ctypes.data if self.host.size else self._owner.allocation.start
         return self._address
 
-    def rows(self, start: int, stop: int) -> "VirtualArray":
-        """A view of rows start to stop, counted and clipped as in a slice."""
-        first, end = row_range(self, start, stop)
-        return VirtualArray(self.device, self.host[first:end], self._owner)
-
-    def reshape(self, shape: tuple[int, ...]) -> "VirtualArray":
-        """A view with another shape; raises UsageError if the numbers of elements differ."""
-        return VirtualArray(self.device, self.host.reshape(viewed_shape(self, shape)), self._owner)
-
-    def view(self, dtype: npt.DTypeLike) -> "VirtualArray":
-        """The same bytes as another type; raises UsageError where the last axis does not fit."""
-        shape, element = viewed_type(self, dtype)
-        return VirtualArray(self.device, self.host.view(element).reshape(shape), self._owner)
-
     def copy(self) -> "VirtualArray":
         """A new array with the same content."""
         twin = self.device.empty(self.shape, self.dtype)
@@ -61,6 +45,9 @@ class VirtualArray(HostMemory, Bound):
     def __array_interface__(self) -> dict[str, Any]:
         """NumPy sees the memory itself: `np.asarray(array)` is no copy."""
         return dict(self.host.__array_interface__)
+
+    def _on(self, host: npt.NDArray[Any]) -> "VirtualArray":
+        return VirtualArray(self.device, host, self._owner)
 
     def _check_open(self) -> None:
         self.device.check_open()

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from nnkit.contracts import Dimensions, Operations, Stream, SupportsDlpack
 from nnkit.device.arrays import dlpack, foreign
-from nnkit.device.arrays.array import CpuArray
 from nnkit.device.arrays.inputs import array_type, host_values, ptx_text
 from nnkit.device.bound import Bound
+from nnkit.device.host.array import CpuArray
 from nnkit.device.host.streams import HostEvent, HostStream
 from nnkit.device.kernels.arguments import Packer
 from nnkit.device.kernels.elements import ElementTypes
