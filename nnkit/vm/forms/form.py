@@ -83,6 +83,8 @@ soon as others have come, in a function.
 class Form:
     """A form of an instruction, by its name; `operands` is its signature."""
 
+    section: str
+    """Of the PTX ISA, one of `nnkit.vm.forms.sections`."""
     pattern: re.Pattern[str]
     operands: str
     since: int

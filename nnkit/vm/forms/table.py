@@ -38,6 +38,7 @@ _FOUND: dict[tuple[str, tuple[str, ...], int], Form | None] = {}
 
 
 def pure(
+    section: str,
     pattern: str,
     given: str,
     result: str = "t",
@@ -53,13 +54,17 @@ def pure(
 
     def register(compute: Compute) -> Compute:
         for opcode, full in _opcodes(pattern):
-            _add(opcode, Pure(full, words, since, "computed", meaning, result, tuple(given.split()), compute))
+            _add(
+                opcode,
+                Pure(section, full, words, since, "computed", meaning, result, tuple(given.split()), compute),
+            )
         return compute
 
     return register
 
 
 def effect(
+    section: str,
     operands: str,
     *patterns: str,
     lanes: Lanes = "",
@@ -76,13 +81,14 @@ def effect(
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
                 facts = (warp_level, warp_barrier, fence, carry, stops)
-                _add(opcode, Effect(full, operands, 0, lanes, meaning, emit, *facts))
+                _add(opcode, Effect(section, full, operands, 0, lanes, meaning, emit, *facts))
         return emit
 
     return register
 
 
 def memory_access(
+    section: str,
     access: AccessKind,
     operands: str,
     *patterns: str,
@@ -95,17 +101,21 @@ def memory_access(
     def register(describe: Describe) -> Describe:
         for pattern in patterns:
             for opcode, full in _opcodes(pattern):
-                _add(opcode, MemoryAccess(full, operands, 0, lanes, meaning, describe, access, space))
+                _add(
+                    opcode, MemoryAccess(section, full, operands, 0, lanes, meaning, describe, access, space)
+                )
         return describe
 
     return register
 
 
-def ending(operands: str, *patterns: str, way: Way, lanes: Lanes = "", aligned: bool = True) -> None:
+def ending(
+    section: str, operands: str, *patterns: str, way: Way, lanes: Lanes = "", aligned: bool = True
+) -> None:
     """Register what ends a block, with these operands."""
     for pattern in patterns:
         for opcode, full in _opcodes(pattern):
-            _add(opcode, Ending(full, operands, 0, lanes, "", way, aligned))
+            _add(opcode, Ending(section, full, operands, 0, lanes, "", way, aligned))
 
 
 def _add(opcode: str, form: Form) -> None:

@@ -13,6 +13,7 @@ f32 is computed in f32 where that suffices and in f64 where the argument must be
 import math
 
 from nnkit.ptx.ir import Instruction
+from nnkit.vm.forms.sections import FLOATING
 from nnkit.vm.forms.table import pure
 from nnkit.vm.instructions.floating import (
     base,
@@ -29,14 +30,14 @@ NEAREST = 4
 """AVX-512's code for the rounding mode that MXCSR holds: to nearest."""
 
 
-@pure(rf"div\.(approx|full){FTZ}\.f32", "t t", meaning="quotient")
+@pure(FLOATING, rf"div\.(approx|full){FTZ}\.f32", "t t", meaning="quotient")
 def _div(x: Lanes, item: Instruction, a: str, b: str) -> str:
     a, b = flushed(x, item, "float", a), flushed(x, item, "float", b)
     return finished(x, item, "float", x.binary("fdiv", "float", a, b))
 
 
-@pure(rf"rcp\.approx{FTZ}\.f32", "t")
-@pure(r"rcp\.approx\.ftz\.f64", "t")
+@pure(FLOATING, rf"rcp\.approx{FTZ}\.f32", "t")
+@pure(FLOATING, r"rcp\.approx\.ftz\.f64", "t")
 def _rcp(x: Lanes, item: Instruction, a: str) -> str:
     kind = base(item)
     return _ftz(x, item, x.binary("fdiv", kind, x.real(kind, 1.0), _ftz(x, item, a)))
@@ -47,12 +48,12 @@ def _ftz(x: Lanes, item: Instruction, value: str) -> str:
     return without_denormals(x, base(item), value) if "ftz" in item.modifiers else value
 
 
-@pure(rf"sqrt\.approx{FTZ}\.f32", "t")
+@pure(FLOATING, rf"sqrt\.approx{FTZ}\.f32", "t")
 def _sqrt(x: Lanes, item: Instruction, a: str) -> str:
     return finished(x, item, "float", x.call("sqrt", "float", flushed(x, item, "float", a)))
 
 
-@pure(rf"rsqrt\.approx{FTZ}\.(f32|f64)", "t")
+@pure(FLOATING, rf"rsqrt\.approx{FTZ}\.(f32|f64)", "t")
 def _rsqrt(x: Lanes, item: Instruction, a: str) -> str:
     kind = base(item)
     root = x.call("sqrt", kind, _ftz(x, item, a))
@@ -109,7 +110,7 @@ def exp2(x: Lanes, a: str) -> str:
     return value
 
 
-@pure(rf"ex2\.approx{FTZ}\.f32", "t")
+@pure(FLOATING, rf"ex2\.approx{FTZ}\.f32", "t")
 def _ex2(x: Lanes, item: Instruction, a: str) -> str:
     """A denormal argument gives 1 either way; with .ftz a result below the normal numbers is 0."""
     value = exp2(x, a)
@@ -123,7 +124,7 @@ def _ex2(x: Lanes, item: Instruction, a: str) -> str:
 _LOG2 = [2.0 / (k * math.log(2.0)) for k in range(15, 0, -2)]
 
 
-@pure(rf"lg2\.approx{FTZ}\.f32", "t")
+@pure(FLOATING, rf"lg2\.approx{FTZ}\.f32", "t")
 def _lg2(x: Lanes, item: Instruction, a: str) -> str:
     """In f64, where denormals are ordinary numbers."""
     a = flushed(x, item, "float", a)
@@ -155,7 +156,7 @@ _COS = [(-1) ** k / math.factorial(2 * k) for k in range(8, -1, -1)]
 _PI_2 = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)
 
 
-@pure(rf"sin|cos\.approx{FTZ}\.f32", "t")
+@pure(FLOATING, rf"sin|cos\.approx{FTZ}\.f32", "t")
 def _sin(x: Lanes, item: Instruction, a: str) -> str:
     """Reduced to [-pi/4, pi/4] in f64; beyond 2^50 the result is only some value in [-1, 1]."""
     a = flushed(x, item, "float", a)
@@ -190,7 +191,7 @@ def _sin(x: Lanes, item: Instruction, a: str) -> str:
     return finished(x, item, "float", x.select(finite, "float", result, quiet))
 
 
-@pure(r"tanh\.approx\.f32", "t")
+@pure(FLOATING, r"tanh\.approx\.f32", "t")
 def _tanh(x: Lanes, item: Instruction, a: str) -> str:
     """1 - 2 / (1 + e^2|a|), and a itself near 0 where that cancels."""
     size = x.call("fabs", "float", a)

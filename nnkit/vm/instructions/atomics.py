@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from nnkit.ptx.ir import Instruction
+from nnkit.vm.forms.sections import COMMUNICATION
 from nnkit.vm.forms.table import memory_access
 from nnkit.vm.memory.updates import Update
 
@@ -36,14 +37,20 @@ def _operation(item: Instruction) -> str:
     return f"{'u' if item.type[0] == 'u' else ''}{name}"
 
 
-@memory_access("update", "[] t", *_named("red", _ARITHMETIC), meaning="arithmetic")
-@memory_access("update", "[] t", *_named("red", [_BITWISE]))
+@memory_access(COMMUNICATION, "update", "[] t", *_named("red", _ARITHMETIC), meaning="arithmetic")
+@memory_access(COMMUNICATION, "update", "[] t", *_named("red", [_BITWISE]))
 def _reduce(item: Instruction) -> Update:
     return Update(_operation(item), item.operands[1:])
 
 
-@memory_access("update", ">t_ [] t", *_named("atom", _ARITHMETIC), lanes="varying", meaning="arithmetic")
-@memory_access("update", ">t_ [] t", *_named("atom", [_BITWISE, r"\.exch\.b(32|64)"]), lanes="varying")
-@memory_access("update", ">t_ [] t t", *_named("atom", [r"\.cas\.b(16|32|64)"]), lanes="varying")
+@memory_access(
+    COMMUNICATION, "update", ">t_ [] t", *_named("atom", _ARITHMETIC), lanes="varying", meaning="arithmetic"
+)
+@memory_access(
+    COMMUNICATION, "update", ">t_ [] t", *_named("atom", [_BITWISE, r"\.exch\.b(32|64)"]), lanes="varying"
+)
+@memory_access(
+    COMMUNICATION, "update", ">t_ [] t t", *_named("atom", [r"\.cas\.b(16|32|64)"]), lanes="varying"
+)
 def _fetch_and_update(item: Instruction) -> Update:
     return Update(_operation(item), item.operands[2:], into=item.operands[0])

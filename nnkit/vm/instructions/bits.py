@@ -1,27 +1,28 @@
 """Counting, finding and moving bits: fields, permutations of bytes, logic by a table."""
 
 from nnkit.ptx.ir import Instruction
+from nnkit.vm.forms.sections import INTEGER, LOGIC, MOVEMENT
 from nnkit.vm.forms.table import pure
 from nnkit.vm.instructions.integer import base, is_signed
 from nnkit.vm.text.builder import BITS, Lanes
 
 
-@pure(r"popc\.b(32|64)", "t", "u32", meaning="count")
+@pure(INTEGER, r"popc\.b(32|64)", "t", "u32", meaning="count")
 def _popc(x: Lanes, item: Instruction, a: str) -> str:
     return x.resize(base(item), x.call("ctpop", base(item), a), "i32")
 
 
-@pure(r"clz\.b(32|64)", "t", "u32", meaning="count")
+@pure(INTEGER, r"clz\.b(32|64)", "t", "u32", meaning="count")
 def _clz(x: Lanes, item: Instruction, a: str) -> str:
     return x.resize(base(item), x.call("ctlz", base(item), a, tail="i1 false"), "i32")
 
 
-@pure(r"brev\.b(32|64)", "t")
+@pure(INTEGER, r"brev\.b(32|64)", "t")
 def _brev(x: Lanes, item: Instruction, a: str) -> str:
     return x.call("bitreverse", base(item), a)
 
 
-@pure(r"bfind(\.shiftamt)?\.[us](32|64)", "t", "u32", meaning="count")
+@pure(INTEGER, r"bfind(\.shiftamt)?\.[us](32|64)", "t", "u32", meaning="count")
 def _bfind(x: Lanes, item: Instruction, a: str) -> str:
     """The highest bit that differs from the sign; all ones where there is none."""
     kind = base(item)
@@ -35,7 +36,7 @@ def _bfind(x: Lanes, item: Instruction, a: str) -> str:
     return x.select(none, "i32", x.constant("i32", -1), found)
 
 
-@pure(r"bfe\.[us](32|64)", "t u32 u32", operands=">t t u32<256 u32<256")
+@pure(INTEGER, r"bfe\.[us](32|64)", "t u32 u32", operands=">t t u32<256 u32<256")
 def _bfe(x: Lanes, item: Instruction, a: str, position: str, length: str) -> str:
     """`length` bits from `position`; beyond the top the sign (or 0) is repeated."""
     kind = base(item)
@@ -65,7 +66,7 @@ def _bfe(x: Lanes, item: Instruction, a: str, position: str, length: str) -> str
     return x.select(empty, kind, x.constant(kind, 0), result)
 
 
-@pure(r"bfi\.b(32|64)", "t t u32 u32", operands=">t t t u32<256 u32<256")
+@pure(INTEGER, r"bfi\.b(32|64)", "t t u32 u32", operands=">t t t u32<256 u32<256")
 def _bfi(x: Lanes, item: Instruction, field: str, into: str, position: str, length: str) -> str:
     """`length` bits of `field` put into `into` at `position`."""
     kind = base(item)
@@ -82,7 +83,7 @@ def _bfi(x: Lanes, item: Instruction, field: str, into: str, position: str, leng
     return x.binary("or", kind, kept, x.binary("and", kind, moved, mask))
 
 
-@pure(r"bmsk\.(clamp|wrap)\.b32", "u32 u32")
+@pure(INTEGER, r"bmsk\.(clamp|wrap)\.b32", "u32 u32")
 def _bmsk(x: Lanes, item: Instruction, position: str, length: str) -> str:
     if "wrap" in item.modifiers:
         position = x.binary("and", "i32", position, x.constant("i32", 31))
@@ -93,7 +94,7 @@ def _bmsk(x: Lanes, item: Instruction, position: str, length: str) -> str:
     return x.cast("trunc", "i64", x.binary("shl", "i64", ones, position), "i32")
 
 
-@pure(r"szext\.(clamp|wrap)\.[us]32", "t u32")
+@pure(INTEGER, r"szext\.(clamp|wrap)\.[us]32", "t u32")
 def _szext(x: Lanes, item: Instruction, a: str, count: str) -> str:
     if "wrap" in item.modifiers:
         count = x.binary("and", "i32", count, x.constant("i32", 31))
@@ -106,7 +107,7 @@ def _szext(x: Lanes, item: Instruction, a: str, count: str) -> str:
     return x.select(none, "i32", x.constant("i32", 0), x.cast("trunc", "i64", down, "i32"))
 
 
-@pure(r"lop3\.b32", "t t t u32", operands=">t t t t #b32")
+@pure(LOGIC, r"lop3\.b32", "t t t u32", operands=">t t t t #b32")
 def _lop3(x: Lanes, item: Instruction, a: str, b: str, c: str, table: str) -> str:
     """Any function of three bits: bit (a b c) of the table, which LLVM reduces where it is constant."""
     result = x.constant("i32", 0)
@@ -134,7 +135,7 @@ _PICKS = {
 }
 
 
-@pure(rf"prmt\.b32\.({'|'.join(_PICKS)})", "t t u32")
+@pure(MOVEMENT, rf"prmt\.b32\.({'|'.join(_PICKS)})", "t t u32")
 def _prmt_by_mode(x: Lanes, item: Instruction, a: str, b: str, selector: str) -> str:
     """The mode and the selector's two lowest bits stand for a selector of the general form."""
     by = x.binary("shl", "i32", x.binary("and", "i32", selector, x.constant("i32", 3)), x.constant("i32", 4))
@@ -143,7 +144,7 @@ def _prmt_by_mode(x: Lanes, item: Instruction, a: str, b: str, selector: str) ->
     return _prmt(x, item, a, b, x.cast("trunc", "i64", moved, "i32"))
 
 
-@pure(r"prmt\.b32", "t t u32")
+@pure(MOVEMENT, r"prmt\.b32", "t t u32")
 def _prmt(x: Lanes, item: Instruction, a: str, b: str, selector: str) -> str:
     """Four bytes picked from the eight of b:a; bit 3 of a pick repeats the byte's sign."""
     wide = x.binary(
@@ -167,7 +168,7 @@ def _prmt(x: Lanes, item: Instruction, a: str, b: str, selector: str) -> str:
     return result
 
 
-@pure(r"fns\.b32", "b32 b32 s32", "b32")
+@pure(INTEGER, r"fns\.b32", "b32 b32 s32", "b32")
 def _find_set(x: Lanes, item: Instruction, mask: str, start: str, nth: str) -> str:
     """Where the nth set bit from bit `start` on is, upwards or downwards; all ones for nowhere."""
     one, zero = x.constant("i32", 1), x.constant("i32", 0)

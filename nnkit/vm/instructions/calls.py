@@ -5,6 +5,7 @@ from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
+from nnkit.vm.forms.sections import COMMUNICATION, CONTROL, NONE, OTHER
 from nnkit.vm.forms.table import effect, ending, is_vote
 from nnkit.vm.instructions import warp
 from nnkit.vm.text.layout import Context, Fault, Worker
@@ -16,20 +17,27 @@ KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
 """What Python answers: the bytes of each result and of each argument."""
 
 for _who in ("u32<16", "u32<16 u32:32"):
-    ending(_who, r"bar(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned", way="barrier")
-    ending(_who, r"barrier(\.cta)?\.sync", way="barrier", aligned=False)
+    ending(COMMUNICATION, _who, r"bar(\.cta)?\.sync", r"barrier(\.cta)?\.sync\.aligned", way="barrier")
+    ending(COMMUNICATION, _who, r"barrier(\.cta)?\.sync", way="barrier", aligned=False)
     for _kind, _vote in (("u32", "popc"), ("pred", "(and|or)")):
         _operands, _what = f">{_kind} {_who} pred", rf"{_vote}\.{_kind}"
         _aligned = (rf"bar(\.cta)?\.red(\.aligned)?\.{_what}", rf"barrier(\.cta)?\.red\.aligned\.{_what}")
-        ending(_operands, *_aligned, way="barrier", lanes="uniform")
-        ending(_operands, rf"barrier(\.cta)?\.red\.{_what}", way="barrier", lanes="uniform", aligned=False)
-ending("", r"exit", way="exit")
-ending("", r"ret", way="return")
-ending("label", r"bra(\.uni)?", way="jump")
-ending("u32 label", r"brx\.idx(\.uni)?", way="switch")
+        ending(COMMUNICATION, _operands, *_aligned, way="barrier", lanes="uniform")
+        ending(
+            COMMUNICATION,
+            _operands,
+            rf"barrier(\.cta)?\.red\.{_what}",
+            way="barrier",
+            lanes="uniform",
+            aligned=False,
+        )
+ending(CONTROL, "", r"exit", way="exit")
+ending(CONTROL, "", r"ret", way="return")
+ending(CONTROL, "label", r"bra(\.uni)?", way="jump")
+ending(CONTROL, "u32 label", r"brx\.idx(\.uni)?", way="switch")
 # Where code is made a call is none any more: the function's body stands there. What it hands over is
 # compared with what the function has, where that is put in its place.
-ending(">any any any", r"call(\.uni)?", way="call", lanes="varying")
+ending(CONTROL, ">any any any", r"call(\.uni)?", way="call", lanes="varying")
 
 
 def refuse_unknown(item: Instruction, registers: dict[str, str]) -> None:
@@ -128,7 +136,7 @@ def collect(e: Emitter, item: Instruction) -> None:
         e.assign(target, Value(Shape("uniform"), "i1", scalar=e.one.compare("ne", "i32", yes, "0")))
 
 
-@effect("u32<16 u32:32", r"bar|barrier(\.cta)?\.arrive", r"barrier(\.cta)?\.arrive\.aligned")
+@effect(COMMUNICATION, "u32<16 u32:32", r"bar|barrier(\.cta)?\.arrive", r"barrier(\.cta)?\.arrive\.aligned")
 def _arrive(e: Emitter, item: Instruction) -> None:
     """An arrival that does not wait."""
     here = e.block.mask or ("true" if e.width == 1 else "-1")
@@ -145,28 +153,28 @@ def _whole(e: Emitter, here: str) -> str:
 _ORDER = r"(\.(sc|acq_rel|acquire|release))?"
 
 
-@effect("", r"membar\.cta", rf"fence{_ORDER}\.cta", fence="block")
-@effect("", r"membar\.(gl|sys)", rf"fence{_ORDER}\.(cluster|gpu|sys)", fence="device")
-@effect("", r"fence\.proxy\.\w+(\.\w+)*")
+@effect(COMMUNICATION, "", r"membar\.cta", rf"fence{_ORDER}\.cta", fence="block")
+@effect(COMMUNICATION, "", r"membar\.(gl|sys)", rf"fence{_ORDER}\.(cluster|gpu|sys)", fence="device")
+@effect(COMMUNICATION, "", r"fence\.proxy\.\w+(\.\w+)*")
 def _fence(e: Emitter, item: Instruction) -> None:
     e.text.line("fence seq_cst")
 
 
-@effect("", r"trap", stops=True)
-@effect("", r"brkpt")
+@effect(OTHER, "", r"trap", stops=True)
+@effect(OTHER, "", r"brkpt")
 def _trap(e: Emitter, item: Instruction) -> None:
     e.fault(Fault.TRAP, e.site(item, item.opcode), e.mask64())
     e.text.place(e.text.label("after"))
 
 
-@effect("#u32<16", r"pmevent")
-@effect("#u32", r"pmevent\.mask")
-@effect("u32", r"nanosleep\.u32")
+@effect(OTHER, "#u32<16", r"pmevent")
+@effect(OTHER, "#u32", r"pmevent\.mask")
+@effect(OTHER, "u32", r"nanosleep\.u32")
 def _nothing(e: Emitter, item: Instruction) -> None:
     """A pause or a profiler's mark changes no result."""
 
 
-@effect("any >any any", r"extcall", lanes="varying", stops=True)
+@effect(NONE, "any >any any", r"extcall", lanes="varying", stops=True)
 def _call(e: Emitter, item: Instruction) -> None:
     """Hand every lane's arguments to Python: `call(ctx, wk, site, mask, arguments)`; results replace them."""
     name, results, arguments = item.operands

@@ -11,6 +11,7 @@ from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.registers import CARRY, reads_carry, sources, writes_carry
+from nnkit.vm.forms.sections import EXTENDED
 from nnkit.vm.forms.table import effect
 from nnkit.vm.instructions.integer import base, is_signed
 from nnkit.vm.text.builder import Lanes
@@ -18,14 +19,16 @@ from nnkit.vm.text.builder import Lanes
 TYPE = r"\.[us](32|64)"
 
 
-@effect(">t t t", rf"add\.cc{TYPE}", lanes="joined", meaning="sum", carry="out")
-@effect(">t t t", rf"sub\.cc{TYPE}", lanes="joined", meaning="difference", carry="out")
-@effect(">t t t", rf"addc|subc{TYPE}", lanes="joined", carry="in")
-@effect(">t t t", rf"addc|subc\.cc{TYPE}", lanes="joined", carry="both")
-@effect(">t t t t", rf"mad\.lo\.cc{TYPE}", lanes="joined", meaning="product and sum", carry="out")
-@effect(">t t t t", rf"mad\.hi\.cc{TYPE}", lanes="joined", meaning="high product and sum", carry="out")
-@effect(">t t t t", rf"madc\.(lo|hi){TYPE}", lanes="joined", carry="in")
-@effect(">t t t t", rf"madc\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="both")
+@effect(EXTENDED, ">t t t", rf"add\.cc{TYPE}", lanes="joined", meaning="sum", carry="out")
+@effect(EXTENDED, ">t t t", rf"sub\.cc{TYPE}", lanes="joined", meaning="difference", carry="out")
+@effect(EXTENDED, ">t t t", rf"addc|subc{TYPE}", lanes="joined", carry="in")
+@effect(EXTENDED, ">t t t", rf"addc|subc\.cc{TYPE}", lanes="joined", carry="both")
+@effect(EXTENDED, ">t t t t", rf"mad\.lo\.cc{TYPE}", lanes="joined", meaning="product and sum", carry="out")
+@effect(
+    EXTENDED, ">t t t t", rf"mad\.hi\.cc{TYPE}", lanes="joined", meaning="high product and sum", carry="out"
+)
+@effect(EXTENDED, ">t t t t", rf"madc\.(lo|hi){TYPE}", lanes="joined", carry="in")
+@effect(EXTENDED, ">t t t t", rf"madc\.(lo|hi)\.cc{TYPE}", lanes="joined", carry="both")
 def _extended(e: Emitter, item: Instruction) -> None:
     """The result, and the carry flag where it is asked for."""
     target, *given = item.operands

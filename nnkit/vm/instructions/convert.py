@@ -1,6 +1,7 @@
 """Conversions: between integers, between floats, and across, with the rounding that the name asks for."""
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.sections import MOVEMENT
 from nnkit.vm.forms.table import pure
 from nnkit.vm.instructions.floating import MODES, define_switched, flushed, saturated
 from nnkit.vm.text.builder import BITS, LLVM_TYPES, Lanes
@@ -17,7 +18,7 @@ def _types(item: Instruction) -> tuple[str, str]:
     return kinds[0], kinds[-1]
 
 
-@pure(rf"cvt(\.sat)?\.{INTEGER}\.{INTEGER}", "t", "d", RELAXED, meaning="conversion")
+@pure(MOVEMENT, rf"cvt(\.sat)?\.{INTEGER}\.{INTEGER}", "t", "d", RELAXED, meaning="conversion")
 def _integer(x: Lanes, item: Instruction, a: str) -> str:
     to, source = _types(item)
     target, kind = LLVM_TYPES[to], LLVM_TYPES[source]
@@ -33,7 +34,9 @@ def _integer(x: Lanes, item: Instruction, a: str) -> str:
     return x.cast("trunc", "i128", a, target)
 
 
-@pure(rf"cvt\.r[nzmp](\.ftz)?(\.sat)?\.(f32|f64)\.{INTEGER}", "t", "d", ">~d ~t", meaning="conversion")
+@pure(
+    MOVEMENT, rf"cvt\.r[nzmp](\.ftz)?(\.sat)?\.(f32|f64)\.{INTEGER}", "t", "d", ">~d ~t", meaning="conversion"
+)
 def _from_integer(x: Lanes, item: Instruction, a: str) -> str:
     to, source = _types(item)
     kind, target = LLVM_TYPES[source], LLVM_TYPES[to]
@@ -57,7 +60,9 @@ def _rounded_cast(x: Lanes, operation: str, kind: str, a: str, target: str, how:
     return x.op(f"call {x.type(target)} {function}({x.type(kind)} {a})")
 
 
-@pure(rf"cvt\.r[nzmp]i(\.ftz)?(\.sat)?\.{INTEGER}\.(f32|f64)", "t", "d", RELAXED, meaning="conversion")
+@pure(
+    MOVEMENT, rf"cvt\.r[nzmp]i(\.ftz)?(\.sat)?\.{INTEGER}\.(f32|f64)", "t", "d", RELAXED, meaning="conversion"
+)
 def _to_integer(x: Lanes, item: Instruction, a: str) -> str:
     """Out of range gives the nearest end of the range; NaN gives 0, or the top bit where a type has 64."""
     to, source = _types(item)
@@ -75,9 +80,16 @@ def _to_integer(x: Lanes, item: Instruction, a: str) -> str:
     return x.select(is_nan, target, x.constant(target, 1 << (BITS[target] - 1)), found)
 
 
-@pure(r"cvt(\.r[nzmp]i)?(\.ftz)?(\.sat)?\.(f32\.f32|f64\.f64)", "t", "d", RELAXED, meaning="conversion")
-@pure(r"cvt(\.ftz)?(\.sat)?\.f64\.f32", "t", "d", RELAXED, meaning="conversion")
-@pure(r"cvt\.r[nzmp](\.ftz)?(\.sat)?\.f32\.f64", "t", "d", RELAXED, meaning="conversion")
+@pure(
+    MOVEMENT,
+    r"cvt(\.r[nzmp]i)?(\.ftz)?(\.sat)?\.(f32\.f32|f64\.f64)",
+    "t",
+    "d",
+    RELAXED,
+    meaning="conversion",
+)
+@pure(MOVEMENT, r"cvt(\.ftz)?(\.sat)?\.f64\.f32", "t", "d", RELAXED, meaning="conversion")
+@pure(MOVEMENT, r"cvt\.r[nzmp](\.ftz)?(\.sat)?\.f32\.f64", "t", "d", RELAXED, meaning="conversion")
 def _float(x: Lanes, item: Instruction, a: str) -> str:
     to, source = _types(item)
     kind, target = LLVM_TYPES[source], LLVM_TYPES[to]
@@ -97,8 +109,8 @@ def _narrowed(x: Lanes, item: Instruction, a: str) -> str:
     return _rounded_cast(x, "fptrunc", "double", a, "float", how)
 
 
-@pure(r"cvta\.(global|const|shared|local|param)\.u64", "t", operands=">t t@", meaning="address")
-@pure(r"cvta\.to\.(global|const|shared|local|param)\.u64", "t", meaning="address")
+@pure(MOVEMENT, r"cvta\.(global|const|shared|local|param)\.u64", "t", operands=">t t@", meaning="address")
+@pure(MOVEMENT, r"cvta\.to\.(global|const|shared|local|param)\.u64", "t", meaning="address")
 def _address(x: Lanes, item: Instruction, a: str) -> str:
     """Global memory is the host's, so generic addresses are the same; shared and local have their windows."""
     window = next((WINDOWS[m] for m in item.modifiers if m in WINDOWS), 0)
@@ -107,7 +119,7 @@ def _address(x: Lanes, item: Instruction, a: str) -> str:
     return x.binary("sub" if "to" in item.modifiers else "add", "i64", a, x.constant("i64", window))
 
 
-@pure(r"isspacep\.(global|const|shared|local|param)", "u64", "pred", meaning="test")
+@pure(MOVEMENT, r"isspacep\.(global|const|shared|local|param)", "u64", "pred", meaning="test")
 def _is_space(x: Lanes, item: Instruction, a: str) -> str:
     """By the window that the address lies in; global and const memory are one space here."""
     space = item.modifiers[0]

@@ -5,6 +5,7 @@ processor has it, else from a small function that switches the processor's round
 """
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.sections import FLOATING
 from nnkit.vm.forms.table import pure
 from nnkit.vm.text.builder import BITS, Lanes
 
@@ -65,12 +66,12 @@ def mode(item: Instruction) -> str:
     return next((m for m in item.modifiers if m in MODES), "rn")
 
 
-@pure(rf"add{ROUND}{FLOAT}", "t t", meaning="sum")
-@pure(rf"sub{ROUND}{FLOAT}", "t t", meaning="difference")
-@pure(rf"mul{ROUND}{FLOAT}", "t t", meaning="product")
-@pure(rf"div{ROUNDED}{UNCLAMPED}", "t t", meaning="quotient")
-@pure(rf"fma|mad{ROUNDED}{FLOAT}", "t t t", meaning="product and sum")
-@pure(rf"sqrt{ROUNDED}{UNCLAMPED}", "t")
+@pure(FLOATING, rf"add{ROUND}{FLOAT}", "t t", meaning="sum")
+@pure(FLOATING, rf"sub{ROUND}{FLOAT}", "t t", meaning="difference")
+@pure(FLOATING, rf"mul{ROUND}{FLOAT}", "t t", meaning="product")
+@pure(FLOATING, rf"div{ROUNDED}{UNCLAMPED}", "t t", meaning="quotient")
+@pure(FLOATING, rf"fma|mad{ROUNDED}{FLOAT}", "t t t", meaning="product and sum")
+@pure(FLOATING, rf"sqrt{ROUNDED}{UNCLAMPED}", "t")
 def _arithmetic(x: Lanes, item: Instruction, *given: str) -> str:
     kind = base(item)
     given = tuple(flushed(x, item, kind, value) for value in given)
@@ -78,7 +79,7 @@ def _arithmetic(x: Lanes, item: Instruction, *given: str) -> str:
     return finished(x, item, kind, rounded(x, name, kind, mode(item), *given))
 
 
-@pure(rf"rcp{ROUNDED}(\.ftz)?\.(f32|f64)", "t")
+@pure(FLOATING, rf"rcp{ROUNDED}(\.ftz)?\.(f32|f64)", "t")
 def _reciprocal(x: Lanes, item: Instruction, a: str) -> str:
     kind = base(item)
     a = flushed(x, item, kind, a)
@@ -173,24 +174,24 @@ def define_switched(x: Lanes, function: str, result: str, types: list[str], call
     )
 
 
-@pure(rf"abs{UNCLAMPED}", "t", meaning="magnitude")
+@pure(FLOATING, rf"abs{UNCLAMPED}", "t", meaning="magnitude")
 def _abs(x: Lanes, item: Instruction, a: str) -> str:
     return finished(x, item, base(item), x.call("fabs", base(item), a))
 
 
-@pure(rf"neg{UNCLAMPED}", "t", meaning="negation")
+@pure(FLOATING, rf"neg{UNCLAMPED}", "t", meaning="negation")
 def _neg(x: Lanes, item: Instruction, a: str) -> str:
     negative = x.op(f"fneg {x.type(base(item))} {a}")
     return finished(x, item, base(item), negative)
 
 
-@pure(r"copysign\.(f32|f64)", "t t")
+@pure(FLOATING, r"copysign\.(f32|f64)", "t t")
 def _copysign(x: Lanes, item: Instruction, sign: str, magnitude: str) -> str:
     return x.call("copysign", base(item), magnitude, sign)
 
 
-@pure(r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t", since=100, meaning="extreme")
-@pure(r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t", meaning="extreme")
+@pure(FLOATING, r"min|max(\.ftz)?(\.NaN)?(\.abs)?\.f32", "t t t", since=100, meaning="extreme")
+@pure(FLOATING, r"min|max((\.ftz)?(\.NaN)?(\.xorsign\.abs)?\.f32|\.f64)", "t t", meaning="extreme")
 def _min(x: Lanes, item: Instruction, *given: str) -> str:
     """The other operand where one is NaN (NaN with .NaN); -0 is smaller than +0."""
     kind = base(item)
@@ -231,7 +232,13 @@ def nan(x: Lanes, kind: str) -> str:
     return x.cast("bitcast", word, x.constant(word, pattern), kind)
 
 
-@pure(r"testp\.(finite|infinite|number|notanumber|normal|subnormal)\.(f32|f64)", "t", "pred", meaning="test")
+@pure(
+    FLOATING,
+    r"testp\.(finite|infinite|number|notanumber|normal|subnormal)\.(f32|f64)",
+    "t",
+    "pred",
+    meaning="test",
+)
 def _testp(x: Lanes, item: Instruction, a: str) -> str:
     classes = {
         "notanumber": 0x003,

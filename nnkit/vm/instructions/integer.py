@@ -4,6 +4,7 @@ Nothing here may be undefined in LLVM: shifts by the width and more, division by
 """
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.sections import INTEGER, LOGIC
 from nnkit.vm.forms.table import pure
 from nnkit.vm.text.builder import BITS, Lanes
 
@@ -21,23 +22,23 @@ def is_signed(item: Instruction) -> bool:
     return item.type[0] == "s"
 
 
-@pure(rf"add\.{INT}", "t t", meaning="sum")
-@pure(rf"sub\.{INT}", "t t", meaning="difference")
+@pure(INTEGER, rf"add\.{INT}", "t t", meaning="sum")
+@pure(INTEGER, rf"sub\.{INT}", "t t", meaning="difference")
 def _add(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.binary(item.opcode, base(item), a, b)
 
 
-@pure(r"add|sub\.sat\.s32", "t t", meaning="arithmetic")
+@pure(INTEGER, r"add|sub\.sat\.s32", "t t", meaning="arithmetic")
 def _add_saturated(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.call(f"s{item.opcode}.sat", "i32", a, b)
 
 
-@pure(rf"mul\.lo\.{INT}", "t t", meaning="product")
+@pure(INTEGER, rf"mul\.lo\.{INT}", "t t", meaning="product")
 def _mul(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.binary("mul", base(item), a, b)
 
 
-@pure(rf"mad\.lo\.{INT}", "t t t", meaning="product and sum")
+@pure(INTEGER, rf"mad\.lo\.{INT}", "t t t", meaning="product and sum")
 def _mad(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return x.binary("add", base(item), x.binary("mul", base(item), a, b), c)
 
@@ -49,26 +50,26 @@ def _product(x: Lanes, item: Instruction, a: str, b: str) -> tuple[str, str]:
     return x.binary("mul", wide, a, b), wide
 
 
-@pure(r"mul\.wide\.[us](16|32)", "t t", "w", meaning="wide product")
+@pure(INTEGER, r"mul\.wide\.[us](16|32)", "t t", "w", meaning="wide product")
 def _mul_wide(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return _product(x, item, a, b)[0]
 
 
-@pure(r"mad\.wide\.[us](16|32)", "t t w", "w", meaning="wide product and sum")
+@pure(INTEGER, r"mad\.wide\.[us](16|32)", "t t w", "w", meaning="wide product and sum")
 def _mad_wide(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     product, wide = _product(x, item, a, b)
     return x.binary("add", wide, product, c)
 
 
-@pure(rf"mul\.hi\.{INT}", "t t", meaning="high product")
+@pure(INTEGER, rf"mul\.hi\.{INT}", "t t", meaning="high product")
 def _mul_hi(x: Lanes, item: Instruction, a: str, b: str) -> str:
     product, wide = _product(x, item, a, b)
     high = x.binary("lshr", wide, product, x.constant(wide, BITS[wide] // 2))
     return x.cast("trunc", wide, high, base(item))
 
 
-@pure(rf"mad\.hi\.{INT}", "t t t", meaning="high product and sum")
-@pure(r"mad\.hi\.sat\.s32", "t t t", meaning="high product and sum")
+@pure(INTEGER, rf"mad\.hi\.{INT}", "t t t", meaning="high product and sum")
+@pure(INTEGER, r"mad\.hi\.sat\.s32", "t t t", meaning="high product and sum")
 def _mad_hi(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return _plus(x, item, _mul_hi(x, item, a, b), c)
 
@@ -84,7 +85,7 @@ def _low24(x: Lanes, item: Instruction, value: str) -> str:
     return x.binary("ashr" if is_signed(item) else "lshr", "i32", shifted, x.constant("i32", 8))
 
 
-@pure(r"mul24\.(lo|hi)\.[us]32", "t t", meaning="arithmetic")
+@pure(INTEGER, r"mul24\.(lo|hi)\.[us]32", "t t", meaning="arithmetic")
 def _mul24(x: Lanes, item: Instruction, a: str, b: str) -> str:
     a, b = _low24(x, item, a), _low24(x, item, b)
     if "lo" in item.modifiers:
@@ -94,21 +95,21 @@ def _mul24(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.cast("trunc", wide, high, "i32")
 
 
-@pure(r"mad24\.(lo|hi)\.[us]32", "t t t", meaning="arithmetic")
-@pure(r"mad24\.hi\.sat\.s32", "t t t", meaning="arithmetic")
+@pure(INTEGER, r"mad24\.(lo|hi)\.[us]32", "t t t", meaning="arithmetic")
+@pure(INTEGER, r"mad24\.hi\.sat\.s32", "t t t", meaning="arithmetic")
 def _mad24(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return _plus(x, item, _mul24(x, item, a, b), c)
 
 
-@pure(rf"sad\.{INT}", "t t t", meaning="arithmetic")
+@pure(INTEGER, rf"sad\.{INT}", "t t t", meaning="arithmetic")
 def _sad(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     kind, sign = base(item), "s" if is_signed(item) else "u"
     distance = x.binary("sub", kind, x.call(f"{sign}max", kind, a, b), x.call(f"{sign}min", kind, a, b))
     return x.binary("add", kind, distance, c)
 
 
-@pure(rf"div\.{INT}", "t t", meaning="quotient")
-@pure(rf"rem\.{INT}", "t t", meaning="remainder")
+@pure(INTEGER, rf"div\.{INT}", "t t", meaning="quotient")
+@pure(INTEGER, rf"rem\.{INT}", "t t", meaning="remainder")
 def _div(x: Lanes, item: Instruction, a: str, b: str) -> str:
     """Division by zero gives all ones and the remainder a; INT_MIN / -1 gives INT_MIN and 0."""
     kind = base(item)
@@ -139,38 +140,38 @@ def _quotient(x: Lanes, kind: str, signed: bool, a: str, b: str) -> str:
     return x.cast(back, "double", ratio, kind)
 
 
-@pure(r"abs\.s(16|32|64)", "t", meaning="magnitude")
+@pure(INTEGER, r"abs\.s(16|32|64)", "t", meaning="magnitude")
 def _abs(x: Lanes, item: Instruction, a: str) -> str:
     return x.call("abs", base(item), a, tail="i1 false")
 
 
-@pure(r"neg\.s(16|32|64)", "t", meaning="negation")
+@pure(INTEGER, r"neg\.s(16|32|64)", "t", meaning="negation")
 def _neg(x: Lanes, item: Instruction, a: str) -> str:
     return x.binary("sub", base(item), x.constant(base(item), 0), a)
 
 
-@pure(rf"min|max\.{INT}", "t t", meaning="extreme")
-@pure(r"min|max\.relu\.s32", "t t", meaning="extreme")
+@pure(INTEGER, rf"min|max\.{INT}", "t t", meaning="extreme")
+@pure(INTEGER, r"min|max\.relu\.s32", "t t", meaning="extreme")
 def _min(x: Lanes, item: Instruction, a: str, b: str) -> str:
     kind = base(item)
     found = x.call(f"{'s' if is_signed(item) else 'u'}{item.opcode}", kind, a, b)
     return x.call("smax", kind, found, x.constant(kind, 0)) if "relu" in item.modifiers else found
 
 
-@pure(r"and\.(pred|b(16|32|64))", "t t", meaning="and")
-@pure(r"or\.(pred|b(16|32|64))", "t t", meaning="or")
-@pure(r"xor\.(pred|b(16|32|64))", "t t", meaning="xor")
+@pure(LOGIC, r"and\.(pred|b(16|32|64))", "t t", meaning="and")
+@pure(LOGIC, r"or\.(pred|b(16|32|64))", "t t", meaning="or")
+@pure(LOGIC, r"xor\.(pred|b(16|32|64))", "t t", meaning="xor")
 def _logic(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return x.binary(item.opcode, _bit_base(item), a, b)
 
 
-@pure(r"not\.(pred|b(16|32|64))", "t", meaning="not")
+@pure(LOGIC, r"not\.(pred|b(16|32|64))", "t", meaning="not")
 def _not(x: Lanes, item: Instruction, a: str) -> str:
     kind = _bit_base(item)
     return x.binary("xor", kind, a, x.constant(kind, -1))
 
 
-@pure(rf"cnot\.{BIT}", "t")
+@pure(LOGIC, rf"cnot\.{BIT}", "t")
 def _cnot(x: Lanes, item: Instruction, a: str) -> str:
     kind = base(item)
     return x.cast("zext", "i1", x.compare("eq", kind, a, x.constant(kind, 0)), kind)
@@ -180,8 +181,8 @@ def _bit_base(item: Instruction) -> str:
     return "i1" if item.type == "pred" else base(item)
 
 
-@pure(r"shl\.b(16|32|64)", "t u32", meaning="left shift")
-@pure(r"shr\.[bus](16|32|64)", "t u32", meaning="right shift")
+@pure(LOGIC, r"shl\.b(16|32|64)", "t u32", meaning="left shift")
+@pure(LOGIC, r"shr\.[bus](16|32|64)", "t u32", meaning="right shift")
 def _shift(x: Lanes, item: Instruction, a: str, by: str) -> str:
     """Shifts by the width and more clear everything, or repeat the sign."""
     kind = base(item)
@@ -195,7 +196,7 @@ def _shift(x: Lanes, item: Instruction, a: str, by: str) -> str:
     return x.select(small, kind, shifted, x.constant(kind, 0))
 
 
-@pure(r"shf\.[lr]\.(wrap|clamp)\.b32", "t t u32")
+@pure(LOGIC, r"shf\.[lr]\.(wrap|clamp)\.b32", "t t u32")
 def _funnel(x: Lanes, item: Instruction, low: str, high: str, by: str) -> str:
     """The 64 bits high:low shifted; the left shift keeps the upper half, the right shift the lower."""
     left = "l" in item.modifiers

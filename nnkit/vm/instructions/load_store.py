@@ -2,6 +2,7 @@
 
 from nnkit.ptx.ir import Instruction, Operand, Vector
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.forms.sections import MOVEMENT
 from nnkit.vm.forms.table import effect, memory_access
 from nnkit.vm.memory.loads import Load
 from nnkit.vm.memory.stores import Store
@@ -17,6 +18,7 @@ _SHARED = r"(\.global|\.shared(::cta)?)?"
 
 
 @memory_access(
+    MOVEMENT,
     "load",
     ">~t* []",
     rf"ld(\.weak)?(\.global|\.shared(::cta)?|\.const|\.param(::entry|::func)?|\.local)?{_LOADED}{_HINT}{_SHAPE}",
@@ -25,7 +27,7 @@ _SHARED = r"(\.global|\.shared(::cta)?)?"
     rf"ld(\.mmio)?\.(relaxed|acquire){_SCOPE}{_SHARED}{_HINT}{_SHAPE}",
     lanes="loaded",
 )
-@memory_access("load", ">~t* []", rf"ldu(\.global)?{_SHAPE}", lanes="loaded", space="global")
+@memory_access(MOVEMENT, "load", ">~t* []", rf"ldu(\.global)?{_SHAPE}", lanes="loaded", space="global")
 def _load(item: Instruction) -> Load:
     modifiers = item.modifiers
     volatile = "volatile" in modifiers or "relaxed" in modifiers
@@ -33,6 +35,7 @@ def _load(item: Instruction) -> Load:
 
 
 @memory_access(
+    MOVEMENT,
     "store",
     "[] ~t*",
     rf"st(\.weak)?(\.global|\.shared(::cta)?|\.local|\.param(::func)?)?{_STORED}{_HINT}{_SHAPE}",
@@ -49,6 +52,7 @@ def _elements(operand: Operand | None) -> tuple[Operand | None, ...]:
 
 
 @effect(
+    MOVEMENT,
     "[]",
     r"prefetch(\.(global|local))?\.L[12]",
     r"prefetch\.global\.L2::evict_(last|normal)",

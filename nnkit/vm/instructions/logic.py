@@ -1,6 +1,7 @@
 """Comparisons, selections and moves."""
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.sections import COMPARISON, MOVEMENT
 from nnkit.vm.forms.table import pure
 from nnkit.vm.instructions.floating import flushed
 from nnkit.vm.text.builder import LLVM_TYPES, Lanes
@@ -46,19 +47,21 @@ def compared(x: Lanes, item: Instruction, type_: str, a: str, b: str) -> str:
     return x.compare(f"{'s' if type_[0] == 's' else 'u'}{name}", kind, a, b)
 
 
-@pure(comparisons("setp", ""), "t t", "pred", ">pred|_ t t", meaning="comparison")
+@pure(COMPARISON, comparisons("setp", ""), "t t", "pred", ">pred|_ t t", meaning="comparison")
 def _setp(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return compared(x, item, item.type, a, b)
 
 
-@pure(comparisons("setp", _COMBINED), "t t pred", "pred", ">pred|_ t t pred", meaning="comparison")
+@pure(
+    COMPARISON, comparisons("setp", _COMBINED), "t t pred", "pred", ">pred|_ t t pred", meaning="comparison"
+)
 def _setp_combined(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     operation = next(m for m in item.modifiers if m in ("and", "or", "xor"))
     return x.binary(operation, "i1", compared(x, item, item.type, a, b), p)
 
 
-@pure(comparisons("set", "", _TO), "t t", "d", meaning="comparison")
-@pure(comparisons("set", _COMBINED, _TO), "t t pred", "d", meaning="comparison")
+@pure(COMPARISON, comparisons("set", "", _TO), "t t", "d", meaning="comparison")
+@pure(COMPARISON, comparisons("set", _COMBINED, _TO), "t t pred", "d", meaning="comparison")
 def _set(x: Lanes, item: Instruction, a: str, b: str, p: str = "") -> str:
     found = compared(x, item, item.type, a, b)
     if p:
@@ -70,13 +73,13 @@ def _set(x: Lanes, item: Instruction, a: str, b: str, p: str = "") -> str:
     return x.cast("sext", "i1", found, "i32")
 
 
-@pure(r"selp\.([bus](16|32|64)|f32|f64)", "t t pred", meaning="choice")
+@pure(COMPARISON, r"selp\.([bus](16|32|64)|f32|f64)", "t t pred", meaning="choice")
 def _selp(x: Lanes, item: Instruction, a: str, b: str, p: str) -> str:
     return x.select(p, LLVM_TYPES[item.type], a, b)
 
 
-@pure(rf"slct{ANY}\.s32", "d d t", "d")
-@pure(rf"slct(\.ftz)?{ANY}\.f32", "d d t", "d")
+@pure(COMPARISON, rf"slct{ANY}\.s32", "d d t", "d")
+@pure(COMPARISON, rf"slct(\.ftz)?{ANY}\.f32", "d d t", "d")
 def _slct(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     """a where c >= 0, which NaN is not."""
     kind = LLVM_TYPES[item.type]
@@ -89,6 +92,6 @@ def _slct(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return x.select(positive, to, a, b)
 
 
-@pure(r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t", operands=">t{ t{@%", meaning="copy")
+@pure(MOVEMENT, r"mov\.(pred|[bus](16|32|64)|f32|f64|b128)", "t", operands=">t{ t{@%", meaning="copy")
 def _mov(x: Lanes, item: Instruction, a: str) -> str:
     return a

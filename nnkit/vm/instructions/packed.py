@@ -1,6 +1,7 @@
 """Instructions on the halves or the bytes of a 32-bit word, each for itself."""
 
 from nnkit.ptx.ir import SIZES, Instruction
+from nnkit.vm.forms.sections import INTEGER, VIDEO
 from nnkit.vm.forms.table import pure
 from nnkit.vm.text.builder import Lanes
 
@@ -25,8 +26,8 @@ def _signs(item: Instruction) -> list[bool]:
     return [m[0] == "s" for m in item.modifiers if m in SIZES]
 
 
-@pure(r"add\.[us]16x2", "t t", meaning="arithmetic")
-@pure(r"min|max(\.relu)?\.[us]16x2(\.relu)?", "t t", meaning="arithmetic")
+@pure(INTEGER, r"add\.[us]16x2", "t t", meaning="arithmetic")
+@pure(INTEGER, r"min|max(\.relu)?\.[us]16x2(\.relu)?", "t t", meaning="arithmetic")
 def _halves(x: Lanes, item: Instruction, a: str, b: str) -> str:
     (signed,) = _signs(item)
     parts = []
@@ -40,12 +41,12 @@ def _halves(x: Lanes, item: Instruction, a: str, b: str) -> str:
     return _packed(x, parts, 16)
 
 
-@pure(r"dp4a\.[us]32\.[us]32", "b32 b32 t", "t")
+@pure(INTEGER, r"dp4a\.[us]32\.[us]32", "b32 b32 t", "t")
 def _dot_bytes(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     return _dot(x, item, [(a, n, 8) for n in range(4)], b, range(4), c)
 
 
-@pure(r"dp2a\.(lo|hi)\.[us]32\.[us]32", "b32 b32 t", "t")
+@pure(INTEGER, r"dp2a\.(lo|hi)\.[us]32\.[us]32", "b32 b32 t", "t")
 def _dot_halves(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     first = 2 if "hi" in item.modifiers else 0
     return _dot(x, item, [(a, n, 16) for n in range(2)], b, range(first, first + 2), c)
@@ -62,7 +63,7 @@ def _dot(
     return total
 
 
-@pure(r"vabsdiff2|vabsdiff4\.[us]32\.[us]32\.[us]32(\.add)?", "b32 b32 b32", "b32")
+@pure(VIDEO, r"vabsdiff2|vabsdiff4\.[us]32\.[us]32\.[us]32(\.add)?", "b32 b32 b32", "b32")
 def _distances(x: Lanes, item: Instruction, a: str, b: str, c: str) -> str:
     """|a - b| of every part; or, with .add, c and the sum of them."""
     _, a_signed, b_signed = _signs(item)

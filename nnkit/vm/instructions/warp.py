@@ -10,6 +10,7 @@ from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
+from nnkit.vm.forms.sections import COMMUNICATION, MOVEMENT
 from nnkit.vm.forms.table import effect
 from nnkit.vm.instructions import absent
 from nnkit.vm.instructions.warp_wait import wait
@@ -136,6 +137,7 @@ def _lane_numbers(e: Emitter) -> str:
 
 
 @effect(
+    MOVEMENT,
     ">b32| b32 b32 b32 b32",
     r"shfl\.sync\.(up|down|bfly|idx)\.b32",
     lanes="varying",
@@ -144,6 +146,7 @@ def _lane_numbers(e: Emitter) -> str:
 )
 # Without .sync: for targets before compute capability 7.0.
 @effect(
+    MOVEMENT,
     ">b32| b32 b32 b32",
     r"shfl\.(up|down|bfly|idx)\.b32",
     lanes="varying",
@@ -215,10 +218,10 @@ def _ballot(e: Emitter, predicate: Operand) -> str:
     return e.one.binary("and", "i32", bits, _active(e))
 
 
-@effect(">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred", lanes="members", warp_level=True)
-@effect(">b32 pred b32", r"vote\.sync\.ballot\.b32", lanes="members", warp_level=True)
-@effect(">pred pred", r"vote\.(all|any|uni)\.pred", lanes="uniform", warp_level=True)
-@effect(">b32 pred", r"vote\.ballot\.b32", lanes="uniform", warp_level=True)
+@effect(COMMUNICATION, ">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred", lanes="members", warp_level=True)
+@effect(COMMUNICATION, ">b32 pred b32", r"vote\.sync\.ballot\.b32", lanes="members", warp_level=True)
+@effect(COMMUNICATION, ">pred pred", r"vote\.(all|any|uni)\.pred", lanes="uniform", warp_level=True)
+@effect(COMMUNICATION, ">b32 pred", r"vote\.ballot\.b32", lanes="uniform", warp_level=True)
 def _vote(e: Emitter, item: Instruction) -> None:
     target, predicate, *members = item.operands
     mask, masks = _members(e, item, members[0] if members else None)
@@ -264,14 +267,14 @@ def _single(e: Emitter, item: Instruction, masks: str) -> str:
     return mask
 
 
-@effect(">b32", r"activemask\.b32", lanes="uniform", warp_level=True)
+@effect(COMMUNICATION, ">b32", r"activemask\.b32", lanes="uniform", warp_level=True)
 def _activemask(e: Emitter, item: Instruction) -> None:
     e.assign(
         item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0"))
     )
 
 
-@effect(">b32|_ b32", r"elect\.sync", lanes="varying", warp_level=True)
+@effect(COMMUNICATION, ">b32|_ b32", r"elect\.sync", lanes="varying", warp_level=True)
 def _elect(e: Emitter, item: Instruction) -> None:
     """The lowest member is elected."""
     target, members = item.operands
@@ -284,8 +287,8 @@ def _elect(e: Emitter, item: Instruction) -> None:
     e.assign(target.second, Value(VARYING, "i1", vector=chosen))
 
 
-@effect(">b32| t b32", r"match\.all\.sync\.b(32|64)", lanes="varying", warp_level=True)
-@effect(">b32 t b32", r"match\.any\.sync\.b(32|64)", lanes="varying", warp_level=True)
+@effect(COMMUNICATION, ">b32| t b32", r"match\.all\.sync\.b(32|64)", lanes="varying", warp_level=True)
+@effect(COMMUNICATION, ">b32 t b32", r"match\.any\.sync\.b(32|64)", lanes="varying", warp_level=True)
 def _match(e: Emitter, item: Instruction) -> None:
     """any: the members that hold this lane's value; all: every member if all hold the same, else none."""
     target, source, members = item.operands
@@ -320,8 +323,8 @@ _NEUTRAL = {
 }
 
 
-@effect(">t t b32", r"redux\.sync\.(add|min|max)\.[us]32", lanes="varying", warp_level=True)
-@effect(">t t b32", r"redux\.sync\.(and|or|xor)\.b32", lanes="varying", warp_level=True)
+@effect(COMMUNICATION, ">t t b32", r"redux\.sync\.(add|min|max)\.[us]32", lanes="varying", warp_level=True)
+@effect(COMMUNICATION, ">t t b32", r"redux\.sync\.(and|or|xor)\.b32", lanes="varying", warp_level=True)
 def _redux(e: Emitter, item: Instruction) -> None:
     """One reduction over the members; one a lane where lanes may name different members."""
     target, source, members = item.operands
@@ -350,7 +353,7 @@ def _reduced(e: Emitter, operation: str, value: str, mask: str) -> str:
     return e.text.op(f"call i32 {name}({e.all.type('i32')} {given})")
 
 
-@effect("b32", r"bar|barrier\.warp\.sync", warp_level=True, warp_barrier=True)
+@effect(COMMUNICATION, "b32", r"bar|barrier\.warp\.sync", warp_level=True, warp_barrier=True)
 def _warp_sync(e: Emitter, item: Instruction) -> None:
     """Lanes run in step: who is here waits for those members alone that went another way."""
     _members(e, item, item.operands[0])
