@@ -44,6 +44,16 @@ def halves() -> Iterator[Case]:
         yield Case(f"{name}.s32.relu", "s32", ("s32", "s32"), lambda x, y, way=way: max(way(x, y), 0))
 
 
+def packed(kind: str, a: int, b: int) -> int:
+    least, most = (-(1 << 15), (1 << 15) - 1) if kind == "s" else (0, (1 << 16) - 1)
+    return together([max(least, min(value, most)) for value in (b, a)], 16)
+
+
+def packs() -> Iterator[Case]:
+    for kind in "us":
+        yield Case(f"cvt.pack.sat.{kind}16.s32", "b32", ("s32", "s32"), partial(packed, kind))
+
+
 def dot(a_kind: str, b_kind: str, half: str, a: int, b: int, c: int) -> int:
     some = parts(b, 8, b_kind)[2:] if half == "hi" else parts(b, 8, b_kind)[:2]
     return c + sum(x * y for x, y in zip(parts(a, 16, a_kind), some, strict=True))
@@ -74,7 +84,9 @@ def distances() -> Iterator[Case]:
         yield Case(name, "b32", ("b32", "b32", "b32"), partial(distance, 32 // count, kinds, adds))
 
 
-@pytest.mark.parametrize("family", [halves, dot_products, distances], ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    "family", [halves, packs, dot_products, distances], ids=lambda family: family.__name__
+)
 def test_against_python(family: Callable[[], Iterator[Case]]) -> None:
     check(family(), operands, EVERY_WAY)
 

@@ -1,7 +1,7 @@
 """Instructions on the halves or the bytes of a 32-bit word, each for itself."""
 
 from nnkit.ptx.ir import SIZES, Instruction
-from nnkit.vm.forms.sections import INTEGER, VIDEO
+from nnkit.vm.forms.sections import INTEGER, MOVEMENT, VIDEO
 from nnkit.vm.forms.table import pure
 from nnkit.vm.text.builder import Lanes
 
@@ -39,6 +39,18 @@ def _halves(x: Lanes, item: Instruction, a: str, b: str) -> str:
         part = x.call(f"s{item.opcode}", "i32", first, second)
         parts.append(x.call("smax", "i32", part, x.constant("i32", 0)) if "relu" in item.modifiers else part)
     return _packed(x, parts, 16)
+
+
+@pure(MOVEMENT, r"cvt\.pack\.sat\.[us]16\.s32", "s32 s32", "b32")
+def _pack(x: Lanes, item: Instruction, a: str, b: str) -> str:
+    """Each number becomes the nearest one that 16 bits can hold; the second is the lower half."""
+    signed, _ = _signs(item)
+    least, most = (-(1 << 15), (1 << 15) - 1) if signed else (0, (1 << 16) - 1)
+    halves = []
+    for value in (b, a):
+        above = x.call("smax", "i32", value, x.constant("i32", least))
+        halves.append(x.call("smin", "i32", above, x.constant("i32", most)))
+    return _packed(x, halves, 16)
 
 
 @pure(INTEGER, r"dp4a\.[us]32\.[us]32", "b32 b32 t", "t")
