@@ -4,7 +4,7 @@ The gradients are divided by the size of the whole batch and summed over ranks, 
 a layer begins as soon as its gradient exists, while the products of the layer below are computed.
 """
 
-from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
+from nnkit.contracts import CommBackend, Communicator, Grid, Strategy, Task, Workload
 from nnkit.hookspecs import hookimpl
 
 from .grid import GridStrategy, workload
@@ -15,7 +15,7 @@ class DataParallel:
 
     name = "data"
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
         """Each rank computes its part of every batch."""
         if task.grid is not None:
             raise ValueError("--grid is for --comm hybrid: leave it out with --comm data")

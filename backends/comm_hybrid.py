@@ -4,7 +4,7 @@ Each group of ranks that computes the same samples holds one network together; r
 hold the same part of it sum their gradients.
 """
 
-from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
+from nnkit.contracts import CommBackend, Communicator, Grid, Strategy, Task, Workload
 from nnkit.hookspecs import hookimpl
 
 from .grid import GridStrategy, workload
@@ -15,7 +15,7 @@ class HybridParallel:
 
     name = "hybrid"
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
         """A grid as asked for, or as near to a square as can be."""
         return GridStrategy(transport, task, *(task.grid or self.grids(transport.size)[0]))
 

@@ -4,7 +4,7 @@ One sum of (batch x classes) numbers a step completes the logits of a network wi
 way back needs none.
 """
 
-from nnkit.contracts import CommBackend, Grid, Strategy, Task, Transport, Workload
+from nnkit.contracts import CommBackend, Communicator, Grid, Strategy, Task, Workload
 from nnkit.hookspecs import hookimpl
 
 from .grid import GridStrategy, workload
@@ -15,7 +15,7 @@ class ModelParallel:
 
     name = "model"
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
         """Each rank holds its part of every pair of layers."""
         if task.grid is not None:
             raise ValueError("--grid is for --comm hybrid: leave it out with --comm model")

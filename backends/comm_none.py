@@ -1,6 +1,6 @@
 """The communication backend `none`: one rank holds the whole network and computes every sample."""
 
-from nnkit.contracts import Array, CommBackend, Grid, Strategy, Task, Transport, Workload
+from nnkit.contracts import Array, CommBackend, Communicator, Grid, Strategy, Task, Workload
 from nnkit.hookspecs import hookimpl
 
 from .grid import workload
@@ -49,7 +49,7 @@ class NoCommunication:
 
     name = "none"
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
         """The undivided network; more than one rank would only repeat the same work."""
         if transport.size != 1:
             raise ValueError(f"--comm none is for one rank, not {transport.size}: give --comm data or model")

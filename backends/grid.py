@@ -12,7 +12,7 @@ A last layer without a partner is small (ten classes) and whole on every rank.
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nnkit.contracts import Array, Grid, LayerWorkload, Sum, Task, Transport, Workload, part
+from nnkit.contracts import Array, Communicator, Grid, LayerWorkload, Sum, Task, Workload, part
 
 WHOLE = slice(None)
 
@@ -83,7 +83,7 @@ def _length(whole: int, taken: slice) -> int:
 class GridStrategy:
     """The strategy of one rank of the grid."""
 
-    def __init__(self, transport: Transport, task: Task, over_batch: int, over_network: int):
+    def __init__(self, transport: Communicator, task: Task, over_batch: int, over_network: int):
         if over_batch < 1 or over_network < 1 or over_batch * over_network != transport.size:
             wanted = over_batch * over_network
             there, cure = (

@@ -14,7 +14,7 @@ The map of the house, from the street door down; each storey imports only what l
     device/       arrays, kernels and operations: cpu, virtual (CUDA kernels on the CPU), cuda; NVRTC
     data/         IDX files, MNIST (shipped), splits
     hookspecs.py  the two hooks a backend answers to
-    contracts/    what a backend author sees: Array, Device, GemmBackend, CommBackend, Transport
+    contracts/    what a plugin sees: Array, Device, GemmBackend, CommBackend, Communicator, Transport
     reference.py  every operation as a NumPy function; in float64 it is the oracle of the tests
     vm/           the PTX machine: kernels as vectors of lanes, compiled by LLVM, every access checked
     ptx/          PTX text to records: parsing, inlining, control flow

@@ -11,7 +11,7 @@ from nnkit.errors import Ended, NnkitError, RankLostError
 from nnkit.version import __version__
 
 if TYPE_CHECKING:
-    from nnkit.contracts import Transport
+    from nnkit.contracts import Communicator, Transport
 
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ def in_turn() -> Iterator[None]:
         raise Ended(error.exit_status) from None
 
 
-def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], Result]) -> Result:
+def prepare(transport: "Communicator", facts: dict[str, Any], action: Callable[[], Result]) -> Result:
     """Do what may fail on some ranks alone, before they work together; all end alike, one of them says why.
 
     `facts` must be equal on all ranks, and may grow until the action is done.
@@ -100,7 +100,7 @@ def prepare(transport: "Transport", facts: dict[str, Any], action: Callable[[], 
     return cast(Result, result)
 
 
-def _end(transport: "Transport", message: str) -> None:
+def _end(transport: "Communicator", message: str) -> None:
     """All ranks end with status 2; the first one says why."""
     if transport.rank == 0:
         say(f"nnkit: {message}")

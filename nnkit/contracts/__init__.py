@@ -11,10 +11,7 @@ from nnkit.contracts.comm import (
     LayerWorkload,
     PredictableBackend,
     Strategy,
-    Sum,
     Task,
-    Traffic,
-    Transport,
     Workload,
     part,
 )
@@ -33,12 +30,14 @@ from nnkit.contracts.devices import (
     SupportsDlpack,
 )
 from nnkit.contracts.gemm import C_NAMES, DtypeName, FusedGemmBackend, GemmBackend
+from nnkit.contracts.transport import Communicator, GroupControl, Sum, Traffic, Transport
 
 __all__ = [
     "ACTIVATIONS",
     "C_NAMES",
     "Array",
     "CommBackend",
+    "Communicator",
     "Device",
     "DeviceArray",
     "Dimensions",
@@ -47,6 +46,7 @@ __all__ = [
     "FusedGemmBackend",
     "GemmBackend",
     "Grid",
+    "GroupControl",
     "HostArray",
     "Kernel",
     "LayerWorkload",

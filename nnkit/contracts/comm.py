@@ -1,108 +1,16 @@
-"""Ranks: what moves bytes between them, and what decides which."""
+"""Strategies: what a rank computes of a batch, what it holds of the network, and what is summed when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from nnkit.contracts.devices import Array
+from nnkit.contracts.transport import Communicator
 
 
 def part(length: int, number: int, parts: int) -> slice:
     """Part `number` of a range of that length: they differ by one at most, and may be empty."""
     return slice(length * number // parts, length * (number + 1) // parts)
-
-
-@dataclass
-class Traffic:
-    """What a rank's sums have cost so far."""
-
-    sums: int = 0
-    bytes: int = 0
-    """The size of what was summed, once a sum: not what an algorithm makes of it on the wire."""
-    exposed: float = 0.0
-    """Seconds in which this rank did nothing else."""
-    hidden: float = 0.0
-    """Seconds in which sums were under way while this rank computed."""
-    under_way: int = 0
-    """Sums that have begun and are not complete."""
-    left: float = 0.0
-    """When this rank last came back from a call of a sum, by time.perf_counter()."""
-
-
-class Sum(Protocol):
-    """A sum over ranks that has begun."""
-
-    def progress(self) -> bool:
-        """Let it go on as far as it can without waiting; whether it is complete."""
-
-    def wait(self) -> None:
-        """Return when it is complete. Raises RankLostError if it cannot be."""
-
-
-class Transport(Protocol):
-    """Moves bytes between ranks. All ranks make the same calls in the same order.
-
-    Every method that meets other ranks raises `nnkit.errors.RankLostError` where one of them is gone.
-    """
-
-    @property
-    def name(self) -> str:
-        """How bytes move: "single", "threads", "mpi"."""
-
-    @property
-    def rank(self) -> int:
-        """This rank's number, from 0."""
-
-    @property
-    def size(self) -> int:
-        """How many ranks there are."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What the sums have cost; the transports that are split off share it."""
-
-    def start_sum(self, array: Array) -> Sum:
-        """Begin to replace the array by its sum over ranks; it must not be touched until that is complete."""
-
-    def sum(self, array: Array) -> None:
-        """Replace the array by its sum over ranks: where nothing could be done meanwhile the faster way."""
-
-    def exchange(self, item: Any) -> list[Any]:
-        """Every rank's item (anything that can be pickled), in the order of the ranks."""
-
-    def gather(self, item: Any) -> list[Any]:
-        """On rank 0 every rank's item, in the order of the ranks; on the others nothing."""
-
-    def broadcast(self, item: Any, root: int = 0) -> Any:
-        """The item of rank `root`."""
-
-    def shift(self, item: Any) -> Any:
-        """Give the item to the next rank, get that of the rank before; the last one's goes to rank 0."""
-
-    def split(self, group: int) -> "Transport":
-        """The ranks that give the same number, in their present order, as a transport of their own."""
-
-    def revoke(self) -> None:
-        """Whoever waits in a call of this transport, or of one split off, gets a RankLostError.
-
-        After that it is good for `agree` and `recover` alone.
-        """
-
-    def agree(self, flag: bool) -> bool:
-        """Whether all ranks are there and say yes. All get the same answer, even if one dies meanwhile."""
-
-    def recover(self) -> "Transport":
-        """After `agree` has said no: a transport of those that are left, in their present order."""
-
-    @property
-    def current(self) -> "Transport":
-        """Itself, or what its recoveries have made of it."""
-
-    def leave(self, status: int) -> None:
-        """All ranks have done their work. Ends the process where a regular end would wait for lost ranks."""
-
-    def abort(self, status: int) -> None:
-        """End all ranks, now, with that exit status."""
 
 
 Grid = tuple[int, int]
@@ -122,7 +30,7 @@ class Task:
 
 
 class Strategy(Protocol):
-    """How one network and its batches are split over the ranks of one transport."""
+    """How one network and its batches are split over the ranks of one communicator."""
 
     @property
     def describes(self) -> str:
@@ -171,8 +79,8 @@ class CommBackend(Protocol):
     def name(self) -> str:
         """What `--comm` calls it."""
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
-        """Split the task over the transport's ranks. Raises ValueError, in one line, where it cannot."""
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
+        """Split the task over the ranks. Raises ValueError, in one line, where it cannot."""
 
 
 @dataclass(frozen=True)

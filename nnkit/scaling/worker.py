@@ -19,7 +19,7 @@ from nnkit.comm.ending import say, together
 from nnkit.comm.joining import open_transport, prepare
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
-from nnkit.contracts import Task, Transport
+from nnkit.contracts import Communicator, Task, Transport
 from nnkit.data import Dataset, Samples
 from nnkit.data.dataset import CLASSES
 from nnkit.device import open_device_for
@@ -124,7 +124,7 @@ class Worker:
                     found[str(ranks)] = [(size, self._sum(members, size)) for size in self.orders.sum_bytes]
         return found
 
-    def _sum(self, members: Transport, size: int) -> float:
+    def _sum(self, members: Communicator, size: int) -> float:
         """Seconds of a sum of that many bytes, written just before, as a gradient is."""
         array = self.device.zeros((size // 4,), np.float32)
         fresh = np.zeros(size // 4, np.float32)

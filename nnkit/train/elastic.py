@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from nnkit.contracts import Transport
+from nnkit.contracts import Communicator
 from nnkit.errors import UnrecoverableError
 from nnkit.nn.initialise import Parameters
 from nnkit.train.position import Position
@@ -44,7 +44,7 @@ class Copies:
         self._confirmed: Version | None = None
         self._pending: Version | None = None
 
-    def refresh(self, position: Position, own: list[Slice], transport: Transport) -> None:
+    def refresh(self, position: Position, own: list[Slice], transport: Communicator) -> None:
         """Exchange copies with the neighbours. The slices must not change later."""
         self._pending = None
         neighbours = transport.shift(own)
@@ -71,7 +71,7 @@ class Copies:
 
 
 def rebuild(
-    sizes: Sequence[int], versions: Sequence[Version], transport: Transport, dtype: npt.DTypeLike
+    sizes: Sequence[int], versions: Sequence[Version], transport: Communicator, dtype: npt.DTypeLike
 ) -> tuple[Parameters, Position]:
     """The newest version of the whole network that the ranks have between them.
 

@@ -12,7 +12,7 @@ import pytest
 from nnkit.cli.scaling import numbers_in
 from nnkit.comm.mpiexec import find_mpi
 from nnkit.comm.world import THREAD_VARIABLES
-from nnkit.contracts import Strategy, Task, Transport
+from nnkit.contracts import Communicator, Strategy, Task
 from nnkit.cost.model import Line, Machine, predict
 from nnkit.cost.step import Work
 from nnkit.errors import UsageError
@@ -45,7 +45,7 @@ class Mine:
 
     name = "mine"
 
-    def strategy(self, transport: Transport, task: Task) -> Strategy:
+    def strategy(self, transport: Communicator, task: Task) -> Strategy:
         raise NotImplementedError
 
 

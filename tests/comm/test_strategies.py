@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nnkit_backends.grid import GridStrategy
 
 from nnkit.comm.threads import ThreadsTransport, run_ranks
-from nnkit.contracts import Strategy, Task, Transport
+from nnkit.contracts import Communicator, Strategy, Task, Transport
 from nnkit.errors import RanksDisagreeError, UsageError
 from nnkit.train import evaluation
 from nnkit.train.config import TrainConfig
@@ -225,7 +225,7 @@ def test_parts_make_the_whole(sizes: list[int], over_batch: int, over_network: i
 class Wrong(GridStrategy):
     """Two ranks, and something that their author has overlooked."""
 
-    def __init__(self, transport: Transport, task: Task, mistake: str):
+    def __init__(self, transport: Communicator, task: Task, mistake: str):
         super().__init__(transport, task, transport.size, 1)
         self.mistake = mistake
 
@@ -254,7 +254,7 @@ def test_a_strategy_that_leaves_something_out_is_refused(mistake: str, words: st
     class Backend:
         name = "mine"
 
-        def strategy(self, transport: Transport, task: Task) -> Strategy:
+        def strategy(self, transport: Communicator, task: Task) -> Strategy:
             return Wrong(transport, task, mistake)
 
     def part(transport: Transport) -> None:

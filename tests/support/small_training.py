@@ -64,7 +64,8 @@ class Killed(BaseException):
 class Disturbed:
     """A transport that calls `before` with the name of every call, its own and those of its sums."""
 
-    def __init__(self, inner: Transport, before: Callable[[str], None]):
+    def __init__(self, inner: Any, before: Callable[[str], None]):
+        """`inner` is a transport, or a communicator that was split off one."""
         self._inner, self._before = inner, before
         self.name, self.rank, self.size, self.traffic = inner.name, inner.rank, inner.size, inner.traffic
 
