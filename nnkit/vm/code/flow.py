@@ -1,6 +1,6 @@
 """How lanes move between a region's blocks, and how they leave it.
 
-Each block that lanes can wait for has a mask of those that do. At a block's end the lanes are handed to their
+Each block that lanes can wait for has a mask of those that do. At a block's end the lanes are masks to their
 targets' masks, and whichever waiting block comes first in the region's order runs next.
 """
 
@@ -9,19 +9,21 @@ from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.frames import alive_mask, current, store_resume, store_word, suspend
+from nnkit.vm.emit.frames import store_resume, store_word, suspend, this_strand
+from nnkit.vm.emit.masks import (
+    active_lanes,
+    every_lane,
+    living_lanes,
+    no_lane,
+    set_living,
+    set_waiting,
+    waiting_lanes,
+)
 from nnkit.vm.instructions import calls, warp_wait
 from nnkit.vm.text.layout import ENDED, Context, Fault, Worker
 
 LONG = 8
 """Blocks to look through for lanes above which that is done in code that all blocks share."""
-
-
-def mask_literal(width: int, full: int) -> str:
-    """A mask as LLVM writes it."""
-    if width == 1:
-        return "true" if full else "false"
-    return str(full - (1 << width) if full >> (width - 1) else full)
 
 
 def leave(e: Emitter, region: Region, block: Block) -> None:
@@ -33,15 +35,11 @@ def leave(e: Emitter, region: Region, block: Block) -> None:
     elif block.ending == "exit":
         _exit(e, region)
     elif block.ending == "jump":
-        _go(e, region, [(block.targets[0], _current(e))])
+        _go(e, region, [(block.targets[0], active_lanes(e))])
     elif block.ending == "branch":
         _branch(e, region, block)
     else:
         _switch(e, region, block)
-
-
-def _current(e: Emitter) -> str:
-    return e.block.mask or mask_literal(e.width, (1 << e.width) - 1)
 
 
 def _exit(e: Emitter, region: Region) -> None:
@@ -54,14 +52,14 @@ def _exit(e: Emitter, region: Region) -> None:
 
 def _leave_to_others(e: Emitter, region: Region) -> None:
     """The current lanes no longer belong to the strand; those that wait elsewhere go on."""
-    kept = e.one.binary("xor", f"i{e.width}", _current(e), mask_literal(e.width, (1 << e.width) - 1))
-    e.text.line(f"store i{e.width} {e.one.binary('and', f'i{e.width}', alive_mask(e), kept)}, ptr %alive")
+    kept = e.one.binary("xor", f"i{e.width}", active_lanes(e), every_lane(e.width))
+    set_living(e, e.one.binary("and", f"i{e.width}", living_lanes(e), kept))
     _search(e, region, region.pending[e.block.code.number], -1)
 
 
 def _end(e: Emitter) -> None:
     """Nobody is left in this strand."""
-    store_resume(e, current(e), ENDED)
+    store_resume(e, this_strand(e), ENDED)
     e.text.jump("next.vector")
 
 
@@ -74,7 +72,7 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
     if region.pending[block.number]:
         together = text.label("together")
         apart = text.label("apart")
-        same = e.one.compare("eq", f"i{e.width}", _current(e), alive_mask(e))
+        same = e.one.compare("eq", f"i{e.width}", active_lanes(e), living_lanes(e))
         text.likely(same, together, apart)
         text.place(apart)
         if e.kernel.analysis.may_part(region, block.number):
@@ -83,8 +81,8 @@ def _barrier(e: Emitter, region: Region, block: Block) -> None:
         else:
             e.fault(Fault.DIVERGENT_BARRIER, e.site(block.last, "barrier"), e.mask64())
         text.place(together)
-    strand = current(e)
-    suspend(e, region, block.targets[0], strand, alive_mask(e))
+    strand = this_strand(e)
+    suspend(e, region, block.targets[0], strand, living_lanes(e))
     store_word(e, Worker.BARRIER, strand, word)
     # A loop around a barrier never jumps backwards inside a region.
     _burn(e, e.kernel.analysis.size(region))
@@ -95,7 +93,7 @@ def go_on_in(e: Emitter, region: Region, entry: int) -> None:
     """Hand the whole strand to another region, without waiting."""
     if region.pending[entry]:
         raise PtxError("a region was split where lanes wait")
-    suspend(e, region, entry, current(e), alive_mask(e))
+    suspend(e, region, entry, this_strand(e), living_lanes(e))
     e.text.jump("next.vector")
 
 
@@ -106,7 +104,7 @@ def _branch(e: Emitter, region: Region, block: Block) -> None:
     taken, other = block.targets
     value = e.read(guard.register.name)
     if taken == other:
-        _go(e, region, [(taken, _current(e))])
+        _go(e, region, [(taken, active_lanes(e))])
         return
     if value.shape.kind == "uniform":
         yes, no = e.text.label("yes"), e.text.label("no")
@@ -114,10 +112,10 @@ def _branch(e: Emitter, region: Region, block: Block) -> None:
         e.text.branch(value.scalar, then, otherwise)
         for label, target in ((yes, taken), (no, other)):
             e.text.place(label)
-            _go(e, region, [(target, _current(e))])
+            _go(e, region, [(target, active_lanes(e))])
         return
     kind = f"i{e.width}"
-    here = _current(e)
+    here = active_lanes(e)
     true = e.one.binary("and", kind, e.as_mask(e.vector(value)), here)
     false = e.one.binary("xor", kind, true, here)
     masks = [(taken, false if guard.negated else true), (other, true if guard.negated else false)]
@@ -137,14 +135,14 @@ def _switch(e: Emitter, region: Region, block: Block) -> None:
         e.fault(Fault.TRAP, e.site(block.last, "a jump outside its table"), e.mask64())
         for target, label in labels.items():
             e.text.place(label)
-            _go(e, region, [(target, _current(e))])
+            _go(e, region, [(target, active_lanes(e))])
         return
-    vector, here = e.vector(index), _current(e)
+    vector, here = e.vector(index), active_lanes(e)
     kind = f"i{e.width}"
     size = e.all.constant("i32", len(block.targets))
     outside = e.one.binary("and", kind, e.as_mask(e.all.compare("uge", "i32", vector, size)), here)
     lost, fine = e.text.label("nowhere"), e.text.label("inside")
-    e.text.likely(e.one.compare("eq", kind, outside, mask_literal(e.width, 0)), fine, lost)
+    e.text.likely(e.one.compare("eq", kind, outside, no_lane(e.width)), fine, lost)
     e.text.place(lost)
     mask = e.one.resize(kind, outside, "i64")
     e.fault(Fault.TRAP, e.site(block.last, "a jump outside its table"), mask)
@@ -160,8 +158,8 @@ def _go(e: Emitter, region: Region, masks: list[tuple[int, str]]) -> None:
     """Hand lanes to their targets and run whichever waiting block comes first in the order."""
     for target, mask in masks:
         if target in region.masked:
-            old = e.text.op(f"load i{e.width}, ptr %mask{target}")
-            e.text.line(f"store i{e.width} {e.one.binary('or', f'i{e.width}', old, mask)}, ptr %mask{target}")
+            old = waiting_lanes(e, target)
+            set_waiting(e, target, e.one.binary("or", f"i{e.width}", old, mask))
             if region.may_wait >> region.place[target] & 1:
                 warp_wait.stand(e, mask)
     places = {region.place[target] for target, _ in masks}
@@ -199,10 +197,10 @@ def _search(e: Emitter, region: Region, waiting: int, last: int) -> None:
 
 def _has_lanes(e: Emitter, target: int, among: str = "") -> str:
     """Whether lanes wait for a block."""
-    mask = e.text.op(f"load i{e.width}, ptr %mask{target}")
+    mask = waiting_lanes(e, target)
     if among:
         mask = e.one.binary("and", f"i{e.width}", mask, among)
-    return e.one.compare("ne", f"i{e.width}", mask, mask_literal(e.width, 0))
+    return e.one.compare("ne", f"i{e.width}", mask, no_lane(e.width))
 
 
 def emit_searches(e: Emitter, region: Region) -> None:

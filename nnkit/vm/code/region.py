@@ -1,14 +1,21 @@
 """A region's function: the loop over vectors, the blocks in order, and how lanes move between them."""
 
-import re
-
 from nnkit.ptx.ir import Instruction, PtxError
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
-from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave, mask_literal
+from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
-from nnkit.vm.emit.frames import alive_mask, current, restore
+from nnkit.vm.emit.frames import restore, this_strand
+from nnkit.vm.emit.masks import (
+    every_lane,
+    living_lanes,
+    no_lane,
+    set_living,
+    set_waiting,
+    waiting_in_memory,
+    waiting_lanes,
+)
 from nnkit.vm.forms.form import Effect, MemoryAccess, Pure
 from nnkit.vm.forms.registers import destinations, sources
 from nnkit.vm.forms.table import form_of
@@ -18,39 +25,19 @@ from nnkit.vm.memory.lowering import lower
 from nnkit.vm.text.builder import BITS, ident
 from nnkit.vm.text.layout import Worker
 
-_MASK = re.compile(r"\b(load|store) (i\d+.*, ptr %mask\d+)$")
-
 
 def emit_region(e: Emitter, region: Region) -> str:
     """The definition of `@regionN(ctx, wk, first, last)`: 0 if all is well, 1 if a fault ended it."""
     e.begin_function(region)
-    text = e.text
-    blocks = [e.kernel.analysis.blocks[number] for number in region.order]
     _start(e, region)
-    for block in blocks:
-        _emit_block(e, region, block)
+    for number in region.order:
+        _emit_block(e, region, e.kernel.analysis.blocks[number])
     emit_searches(e, region)
     emit_returns(e, region)
     _finish(e)
-    slots = _slots(e, region)
-    # Where all blocks lead to shared searches, and these to all blocks, LLVM would merge every mask at each
-    # block: they stay in memory.
-    lines = (
-        [_MASK.sub(r"\1 volatile \2", line) for line in text.lines]
-        if any(e.function.searches.values())
-        else text.lines
-    )
-    return "\n".join(
-        [
-            f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{",
-            "entry:",
-            *slots,
-            *e.function.entry,
-            "br label %vectors",
-            *lines,
-            "}",
-        ]
-    )
+    head = f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{"
+    entry = ["entry:", *_slots(e, region), *e.function.entry, "br label %vectors"]
+    return waiting_in_memory(e, [head, *entry, *e.text.lines, "}"])
 
 
 def _slots(e: Emitter, region: Region) -> list[str]:
@@ -81,11 +68,10 @@ def _start(e: Emitter, region: Region) -> None:
     """The head of the loop over vectors: who is alive, and the registers that were saved."""
     text = e.text
     text.place("vectors")
-    strand = current(e)
+    strand = this_strand(e)
     vector = strands.begin(e, strand)
-    full = (1 << e.width) - 1
     if e.kernel.analysis.full:
-        text.line(f"store i{e.width} {mask_literal(e.width, full)}, ptr %alive")
+        set_living(e, every_lane(e.width))
     else:
         table = e.worker_field(Worker.ALIVE, "ptr")
         place = text.op(f"getelementptr i64, ptr {table}, i64 {strand}")
@@ -93,9 +79,9 @@ def _start(e: Emitter, region: Region) -> None:
             alive = _initially_alive(e, vector)
         else:
             alive = e.one.resize("i64", text.op(f"load i64, ptr {place}"), f"i{e.width}")
-        text.line(f"store i{e.width} {alive}, ptr %alive")
+        set_living(e, alive)
     for number in sorted(region.masked):
-        text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+        set_waiting(e, number, no_lane(e.width))
     absent.begin(e)
     warp_wait.begin(e)
     live = e.kernel.analysis.live[region.entry]
@@ -112,7 +98,7 @@ def _start(e: Emitter, region: Region) -> None:
         _initialise(e, name)
     if region.entry in region.masked:
         # All lanes come in here, also where others may wait elsewhere on later turns of a loop.
-        text.line(f"store i{e.width} {alive_mask(e)}, ptr %mask{region.entry}")
+        set_waiting(e, region.entry, living_lanes(e))
     text.jump(f"block{region.entry}")
 
 
@@ -133,9 +119,9 @@ def _initially_alive(e: Emitter, vector: str) -> str:
     threads, width = e.kernel.launch.threads, e.width
     tail = threads % width
     if not tail:
-        return mask_literal(width, (1 << width) - 1)
+        return every_lane(width)
     last = e.one.compare("eq", "i64", vector, str(e.kernel.launch.vectors - 1))
-    return e.one.select(last, f"i{width}", str((1 << tail) - 1), mask_literal(width, (1 << width) - 1))
+    return e.one.select(last, f"i{width}", str((1 << tail) - 1), every_lane(width))
 
 
 def _initialise(e: Emitter, name: str) -> None:
@@ -162,7 +148,7 @@ def _finish(e: Emitter) -> None:
     """The ways out: next vector, all done, fault."""
     text = e.text
     text.place("next.vector")
-    following = text.op(f"add i64 {current(e)}, 1")
+    following = text.op(f"add i64 {this_strand(e)}, 1")
     text.line(f"store i64 {following}, ptr {e.kernel.strand}")
     more = text.op(f"icmp slt i64 {following}, %last")
     text.branch(more, "vectors", "finished")
@@ -181,12 +167,12 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
     number = block.number
     text.place(f"block{number}")
     if region.pending[number]:
-        mask = text.op(f"load i{e.width}, ptr %mask{number}")
+        mask = waiting_lanes(e, number)
     else:
-        mask = "" if e.kernel.analysis.full else alive_mask(e)
+        mask = "" if e.kernel.analysis.full else living_lanes(e)
     e.begin_block(block, mask)
     if number in region.masked:
-        text.line(f"store i{e.width} {mask_literal(e.width, 0)}, ptr %mask{number}")
+        set_waiting(e, number, no_lane(e.width))
     warp_wait.enter(e)
     if e.kernel.analysis.leaves(region, number):
         go_on_in(e, region, block.number)

@@ -56,7 +56,7 @@ def _save(e: Emitter, names: set[str], strand: str) -> None:
             e.text.line(f"store {kind} {value}, ptr {place}")
 
 
-def current(e: Emitter) -> str:
+def this_strand(e: Emitter) -> str:
     """The number of the strand that runs."""
     return e.text.op(f"load i64, ptr {e.kernel.strand}")
 
@@ -90,8 +90,3 @@ def store_word(e: Emitter, table: Worker, strand: str, value: str) -> None:
     """Write a strand's word of 64 bits in one of the worker's tables."""
     place = e.text.op(f"getelementptr i64, ptr {e.worker_field(table, 'ptr')}, i64 {strand}")
     e.text.line(f"store i64 {value}, ptr {place}")
-
-
-def alive_mask(e: Emitter) -> str:
-    """The strand's lanes that have not left the kernel."""
-    return e.text.op(f"load i{e.width}, ptr %alive")

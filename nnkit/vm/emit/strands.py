@@ -16,7 +16,7 @@ error, and so is leaving the kernel past a barrier at which others of the warp w
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.frames import current, store_word, suspend
+from nnkit.vm.emit.frames import store_word, suspend, this_strand
 from nnkit.vm.text.layout import Fault, Worker
 
 SITE, LANES, SOURCE = "%parted.site", "%parted.lanes", "%parted.source"
@@ -44,7 +44,7 @@ def part(e: Emitter, region: Region, block: Block, word: str) -> None:
     """The current lanes wait in a strand of their own; the caller goes on with the others."""
     assert block.last is not None
     text = e.text
-    spare = text.op(f"call i64 @spare(ptr %wk, i64 {current(e)})")
+    spare = text.op(f"call i64 @spare(ptr %wk, i64 {this_strand(e)})")
     suspend(e, region, block.targets[0], spare, e.block.mask)
     store_word(e, Worker.BARRIER, spare, word)
     source = e.kernel.analysis.sources[block.number]
@@ -83,5 +83,5 @@ def _judge(e: Emitter, allowed: int | None) -> None:
 
 def elsewhere(e: Emitter) -> str:
     """The lanes of the vector that wait in other strands, as 32 bits."""
-    lanes = e.text.op(f"call i64 @elsewhere(ptr %wk, i64 {current(e)})")
+    lanes = e.text.op(f"call i64 @elsewhere(ptr %wk, i64 {this_strand(e)})")
     return e.one.resize("i64", lanes, "i32")

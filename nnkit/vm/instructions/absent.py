@@ -10,6 +10,7 @@ lanes, pay nothing.
 from nnkit.ptx.ir import Immediate, Instruction, Negated, Operand, Pair, Register
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import active_lanes
 from nnkit.vm.forms import table
 from nnkit.vm.forms.registers import destinations, names_in, sources
 from nnkit.vm.memory.access import access_of
@@ -83,7 +84,7 @@ def check(e: Emitter, item: Instruction, names: list[str]) -> None:
     bad = masks[0]
     for mask in masks[1:]:
         bad = e.one.binary("or", "i32", bad, mask)
-    bad = e.one.binary("and", "i32", bad, e.block.mask or ALL)
+    bad = e.one.binary("and", "i32", bad, active_lanes(e))
     known, unknown = e.text.label("known"), e.text.label("unknown")
     e.text.likely(e.one.compare("eq", "i32", bad, "0"), known, unknown)
     e.text.place(unknown)
@@ -105,7 +106,7 @@ def shuffled(e: Emitter, item: Instruction, lanes: str, mask: str, masks: str) -
         return
     target = written[0]
     before = _get(e, given[0]) if e.kernel.suspects.intersection(given) else "0"
-    text, active = e.text, e.block.mask or ALL
+    text, active = e.text, active_lanes(e)
     if masks:
         _set(e, target, _fetched(e, item, lanes, masks, before))
         return
@@ -129,7 +130,7 @@ def shuffled(e: Emitter, item: Instruction, lanes: str, mask: str, masks: str) -
 
 def _fetched(e: Emitter, item: Instruction, lanes: str, masks: str, before: str) -> str:
     """The lanes whose value is undefined behind a shuffle; who read from nobody is noted for the report."""
-    x, active = e.all, e.block.mask or ALL
+    x, active = e.all, active_lanes(e)
     here = x.binary("and", "i32", masks, e.splat("i32", active))
     present = x.binary("and", "i32", x.binary("lshr", "i32", here, lanes), x.constant("i32", 1))
     absent = e.as_mask(x.compare("eq", "i32", present, x.constant("i32", 0)))
@@ -213,7 +214,7 @@ def _get(e: Emitter, name: str) -> str:
 def _set(e: Emitter, name: str, mask: str) -> None:
     """For the active lanes; others that wait elsewhere keep what they have."""
     if e.function.region.pending[e.block.code.number]:
-        here = e.block.mask or ALL
+        here = active_lanes(e)
         kept = e.one.binary("and", "i32", _get(e, name), e.one.binary("xor", "i32", here, ALL))
         mask = e.one.binary("or", "i32", kept, e.one.binary("and", "i32", mask, here))
     e.text.line(f"store i32 {mask}, ptr {e.slot('u', name)}")

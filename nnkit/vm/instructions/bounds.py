@@ -8,6 +8,7 @@ from nnkit.ptx.ir import SIZES, Instruction
 from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.shapes import INTEGERS, VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import every_lane
 from nnkit.vm.emit.values import Value
 
 _BELOW = {"lt", "lo"}
@@ -29,7 +30,7 @@ def compare_lanes(e: Emitter, item: Instruction, values: list[Value]) -> Value |
     negated = name in _OPPOSITE
     mask = _first_lanes(e, a, b, _OPPOSITE.get(name, name), is_signed)
     if negated:
-        mask = e.one.binary("xor", f"i{e.width}", mask, "true" if e.width == 1 else "-1")
+        mask = e.one.binary("xor", f"i{e.width}", mask, every_lane(e.width))
     lanes = e.text.op(f"bitcast i{e.width} {mask} to {e.all.type('i1')}")
     return Value(VARYING, "i1", vector=lanes)
 

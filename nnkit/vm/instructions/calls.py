@@ -4,6 +4,7 @@ from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, PtxError, Regis
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import active_lanes, every_lane
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, CONTROL, NONE, OTHER
 from nnkit.vm.forms.table import effect, ending, is_vote
@@ -103,7 +104,7 @@ def arrive(e: Emitter, block: Block) -> None:
     number, _ = _barrier_operands(item)
     predicate = item.operands[-1]
     value = e.operand(predicate, "pred")
-    here = e.block.mask or ("true" if e.width == 1 else "-1")
+    here = active_lanes(e)
     yes = e.one.binary("and", f"i{e.width}", e.as_mask(e.vector(value)), here)
     word = e.one.binary("or", "i64", _count(e, yes), e.one.binary("shl", "i64", _count(e, here), "32"))
     place = _vote_place(e, item, number, Worker.VOTES)
@@ -139,7 +140,7 @@ def collect(e: Emitter, item: Instruction) -> None:
 @effect(COMMUNICATION, "u32<16 u32:32", r"bar|barrier(\.cta)?\.arrive", r"barrier(\.cta)?\.arrive\.aligned")
 def _arrive(e: Emitter, item: Instruction) -> None:
     """An arrival that does not wait."""
-    here = e.block.mask or ("true" if e.width == 1 else "-1")
+    here = active_lanes(e)
     place = _vote_place(e, item, item.operands[0], Worker.ARRIVED)
     old = e.text.op(f"load i64, ptr {place}")
     # Whole warps count, as for those that wait.
@@ -147,7 +148,7 @@ def _arrive(e: Emitter, item: Instruction) -> None:
 
 
 def _whole(e: Emitter, here: str) -> str:
-    return str(e.width) if here in ("true", "-1") else _count(e, here)
+    return str(e.width) if here == every_lane(e.width) else _count(e, here)
 
 
 _ORDER = r"(\.(sc|acq_rel|acquire|release))?"

@@ -9,6 +9,7 @@ from nnkit.ptx.ir import Instruction, Operand, Pair, PtxError, Register
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import active_lanes, living_lanes, waiting_lanes
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, MOVEMENT
 from nnkit.vm.forms.table import effect
@@ -20,17 +21,13 @@ WIDTH = 32
 DIFFERENT_MASKS = "with different masks in one warp"
 
 
-def _active(e: Emitter) -> str:
-    return e.block.mask or "-1"
-
-
 def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[str, str]:
     """The member mask that all lanes name, or "", and the vector of masks if lanes may name different ones.
 
     Faults where a member that lives is not here.
     """
     if operand is None:
-        return _active(e), ""
+        return active_lanes(e), ""
     value = e.operand(operand, "u32")
     if value.shape.kind == "uniform":
         if value.shape.constant != -1:
@@ -52,7 +49,7 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
 
 def _check_own(e: Emitter, item: Instruction, outside: str) -> None:
     """Faults where a lane is outside of the mask that it names itself."""
-    bad = e.one.binary("and", "i32", outside, _active(e))
+    bad = e.one.binary("and", "i32", outside, active_lanes(e))
     inside, strange = e.text.label("inside"), e.text.label("strange")
     e.text.likely(e.one.compare("eq", "i32", bad, "0"), inside, strange)
     e.text.place(strange)
@@ -68,7 +65,7 @@ def _bits(e: Emitter) -> str:
 def _present(e: Emitter, mask: str, vector: str) -> str:
     """Every lane's members that are here, as a vector."""
     given = vector or e.splat("i32", mask)
-    return e.all.binary("and", "i32", given, e.splat("i32", _active(e)))
+    return e.all.binary("and", "i32", given, e.splat("i32", active_lanes(e)))
 
 
 def _first(e: Emitter) -> str:
@@ -96,12 +93,12 @@ def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> No
 
 def missing_lanes(e: Emitter) -> str:
     """The lanes that are not here and have something left to do."""
-    alive = e.text.op("load i32, ptr %alive")
-    missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", _active(e), "-1"))
+    alive = living_lanes(e)
+    missing = e.one.binary("and", "i32", alive, e.one.binary("xor", "i32", active_lanes(e), "-1"))
     for number in sorted(e.function.region.waiting(e.block.code.number)):
         # Lanes that have nothing left to do count as gone.
         if e.kernel.analysis.is_way_out(number):
-            leaving = e.text.op(f"load i32, ptr %mask{number}")
+            leaving = waiting_lanes(e, number)
             missing = e.one.binary("and", "i32", missing, e.one.binary("xor", "i32", leaving, "-1"))
     # Who has parted waits at a barrier.
     return e.one.binary("or", "i32", missing, strands.elsewhere(e)) if e.kernel.analysis.parts else missing
@@ -215,7 +212,7 @@ def _ballot(e: Emitter, predicate: Operand) -> str:
     """The active lanes for which a predicate holds, as 32 bits."""
     value = e.operand(predicate, "pred")
     bits = e.as_mask(e.vector(value))
-    return e.one.binary("and", "i32", bits, _active(e))
+    return e.one.binary("and", "i32", bits, active_lanes(e))
 
 
 @effect(COMMUNICATION, ">pred pred b32", r"vote\.sync\.(all|any|uni)\.pred", lanes="members", warp_level=True)
@@ -233,7 +230,7 @@ def _vote(e: Emitter, item: Instruction) -> None:
         votes = e.all.binary("and", "i32", e.splat("i32", _ballot(e, predicate)), here)
         kind, lanes, zero = VARYING, e.all, e.all.constant("i32", 0)
     else:
-        here = e.one.binary("and", "i32", _active(e), mask)
+        here = e.one.binary("and", "i32", active_lanes(e), mask)
         votes = e.one.binary("and", "i32", _ballot(e, predicate), here)
         kind, lanes, zero = Shape("uniform"), e.one, "0"
     if "ballot" in item.modifiers:
@@ -270,7 +267,8 @@ def _single(e: Emitter, item: Instruction, masks: str) -> str:
 @effect(COMMUNICATION, ">b32", r"activemask\.b32", lanes="uniform", warp_level=True)
 def _activemask(e: Emitter, item: Instruction) -> None:
     e.assign(
-        item.operands[0], Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", _active(e), "0"))
+        item.operands[0],
+        Value(Shape("uniform"), "i32", scalar=e.one.binary("or", "i32", active_lanes(e), "0")),
     )
 
 
@@ -334,7 +332,7 @@ def _redux(e: Emitter, item: Instruction) -> None:
         operation = f"{item.type[0]}{operation}"
     value = e.vector(e.operand(source, item.type))
     if not masks:
-        here = e.one.binary("and", "i32", mask, _active(e))
+        here = e.one.binary("and", "i32", mask, active_lanes(e))
         result = e.splat("i32", _reduced(e, operation, value, here))
     else:
         every, result = _present(e, mask, masks), e.all.constant("i32", 0)

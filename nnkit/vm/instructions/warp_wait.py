@@ -8,6 +8,7 @@ that opens is released there too, and does not wait again when its turn comes.
 
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import active_lanes, set_waiting
 from nnkit.vm.text.layout import Fault
 
 RELEASED = "%released"
@@ -48,14 +49,14 @@ def enter(e: Emitter) -> None:
     """The current block's lanes no longer wait for it."""
     if e.kernel.analysis.may_wait(e.function.region, e.block.code.number):
         standing = e.text.op(f"load i32, ptr {STANDING}")
-        others = e.one.binary("xor", "i32", e.block.mask or "-1", "-1")
+        others = e.one.binary("xor", "i32", active_lanes(e), "-1")
         e.text.line(f"store i32 {e.one.binary('and', 'i32', standing, others)}, ptr {STANDING}")
 
 
 def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
     """At the start of the barrier's block: go on if no member runs elsewhere, else let such a block run."""
     region, text, one, number = e.function.region, e.text, e.one, e.block.code.number
-    here = e.block.mask or "-1"
+    here = active_lanes(e)
     opened = released(e)
     # Who has been released is on the way, though it stands there still.
     standing = text.op(f"load i32, ptr {STANDING}")
@@ -68,7 +69,7 @@ def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
     passing, stopping = text.label("pass"), text.label("wait")
     text.likely(one.binary("or", "i1", is_open, none), passing, stopping)
     text.place(stopping)
-    text.line(f"store i32 {here}, ptr %mask{number}")
+    set_waiting(e, number, here)
     stand(e, here)
     text.line(f"store i32 {here}, ptr {STOPPED}")
     text.line(f"store i64 {e.site(item, item.name)}, ptr {SITE}")
@@ -78,7 +79,7 @@ def wait(e: Emitter, item: Instruction, members: str, missing: str) -> None:
     e.block.mask = one.select(is_open, "i32", first, here)
     gone = one.binary("xor", "i32", e.block.mask, "-1")
     kept = one.binary("and", "i32", here, gone)
-    text.line(f"store i32 {kept}, ptr %mask{number}")
+    set_waiting(e, number, kept)
     stand(e, kept)
     # Who has passed starts anew; who waits at another barrier of the same members may pass it.
     met = one.select(is_open, "i32", "0", one.binary("and", "i32", missing, waiting))

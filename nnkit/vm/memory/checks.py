@@ -26,6 +26,7 @@ from dataclasses import replace
 
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import every_lane
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access, Group, group_of, site_of
 from nnkit.vm.text.builder import BITS, is_literal
@@ -127,8 +128,7 @@ def _for_all(e: Emitter, condition: str) -> str:
         condition = e.all.binary(
             "or", "i1", condition, e.all.binary("xor", "i1", e.lanes(), e.all.constant("i1", 1))
         )
-    full = "true" if e.width == 1 else "-1"
-    return e.one.compare("eq", f"i{e.width}", e.as_mask(condition), full)
+    return e.one.compare("eq", f"i{e.width}", e.as_mask(condition), every_lane(e.width))
 
 
 def _check(e: Emitter, group: Group, space: str, base: Value) -> None:

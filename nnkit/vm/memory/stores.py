@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nnkit.ptx.ir import Operand
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import every_lane
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access, Group, streams
 from nnkit.vm.memory.addresses import pointer, pointers
@@ -65,7 +66,7 @@ def _store_contiguous(
         _masked_store(e, access, group, kind, values[0])
         return
     if e.block.mask:
-        conditions.append(e.one.compare("eq", f"i{e.width}", e.block.mask, "true" if e.width == 1 else "-1"))
+        conditions.append(e.one.compare("eq", f"i{e.width}", e.block.mask, every_lane(e.width)))
     if not conditions:
         _store_line(e, access, group, kind, values)
         return
