@@ -5,14 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from nnkit.plugins import Registry
     from nnkit.verify.gemm_bench import Competitor
-
-LARGEST = 100_000_000
-"""Elements of one matrix: several copies of all of them must fit into memory."""
 
 
 def gemm_bench(
@@ -27,19 +23,11 @@ def gemm_bench(
     json: options.Json = False,
 ) -> None:
     """Time two backends in turns, check what they computed, and give both speeds and their ratio."""
-    for option, value in (("--m", m), ("--n", n), ("--k", k), ("--repeat", repeat)):
-        if value < 1:
-            raise UsageError(f"{option} {value}: give 1 or more")
-    if max(m * n, m * k, n * k) > LARGEST:
-        raise UsageError(
-            f"--m {m} --n {n} --k {k}: a matrix has more than {LARGEST} elements: give smaller sizes"
-        )
-    if dtype not in ("float32", "float64"):
-        raise UsageError(f"--dtype {dtype}: give float32 or float64")
-
     from nnkit.plugins import Registry
     from nnkit.verify.gemm_bench import bench_gemm
+    from nnkit.verify.sizes import check_options
 
+    check_options(m, n, k, dtype, 1, repeat=repeat)
     registry = Registry.discover()
     first, second = _open(registry, backend, device, dtype), _open(registry, against, "auto", dtype)
     one, other = bench_gemm((first, second), m, n, k, dtype, repeat)

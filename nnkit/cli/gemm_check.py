@@ -6,10 +6,6 @@ from typing import Annotated
 import typer
 
 from nnkit.cli import options
-from nnkit.errors import UsageError
-
-LARGEST = 100_000_000
-"""Elements of one matrix: float64 copies of all of them must fit into memory."""
 
 
 def gemm_check(
@@ -23,22 +19,13 @@ def gemm_check(
     json: options.Json = False,
 ) -> int:
     """Compare a backend with the float64 product, at this size and at edges, under a rounding bound."""
-    for option, value in (("--m", m), ("--n", n), ("--k", k), ("--seed", seed)):
-        if value < 0:
-            raise UsageError(f"{option} {value}: give 0 or more")
-    if max(m * n, m * k, n * k) > LARGEST:
-        raise UsageError(
-            f"--m {m} --n {n} --k {k}: a matrix has more than {LARGEST} elements: give smaller sizes"
-        )
-    if dtype not in ("float32", "float64"):
-        raise UsageError(f"--dtype {dtype}: give float32 or float64")
-
     from nnkit.device import open_device_for
     from nnkit.plugins import Registry, check_serves
     from nnkit.verify.findings import find, name_of
     from nnkit.verify.gemm_check import check_gemm
-    from nnkit.verify.sizes import EDGES
+    from nnkit.verify.sizes import EDGES, check_options
 
+    check_options(m, n, k, dtype, 0, seed=seed)
     chosen = Registry.discover().gemm(backend)
     opened, _ = open_device_for(chosen.devices, device)
     check_serves(chosen, opened.name, dtype)

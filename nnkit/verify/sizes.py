@@ -5,8 +5,14 @@ that is dropped, a stride that is another's: such a mistake shows next to a mult
 first one, and perhaps nowhere else. So each length goes through all of these, alone and with the others.
 """
 
+from nnkit.contracts import C_NAMES
+from nnkit.errors import UsageError
+
 Size = tuple[int, int, int]
 """M, N and K: C is (M, N), and each sum has K terms."""
+
+LARGEST = 100_000_000
+"""Elements of one matrix: several copies of all of them must fit into memory, one in float64."""
 
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 96, 127, 128, 129)
 """Around the powers of two that tiles and vectors are made of, odd multiples of them, and primes."""
@@ -15,6 +21,19 @@ EVEN = 32
 """What the other two lengths are while one is tried alone: no edge for most kernels."""
 
 EMPTY: tuple[Size, ...] = ((0, 5, 7), (5, 0, 7), (5, 7, 0))
+
+
+def check_options(m: int, n: int, k: int, dtype: str, least: int, **others: int) -> None:
+    """Raises UsageError, which names the option, for a size or another number below `least` and the like."""
+    for option, value in {"m": m, "n": n, "k": k, **others}.items():
+        if value < least:
+            raise UsageError(f"--{option} {value}: give {least} or more")
+    if max(m * n, m * k, n * k) > LARGEST:
+        raise UsageError(
+            f"--m {m} --n {n} --k {k}: a matrix has more than {LARGEST} elements: give smaller sizes"
+        )
+    if dtype not in C_NAMES:
+        raise UsageError(f"--dtype {dtype}: give {' or '.join(C_NAMES)}")
 
 
 def _edges() -> tuple[Size, ...]:
