@@ -123,9 +123,9 @@ def test_memory_is_used_again(fake_cuda: CudaDevice, fake_driver: FakeDriver) ->
         fake_cuda.zeros((rows, 784), np.float32)
     assert fake_driver.count("cuMemAlloc") == 1
     assert fake_driver.count("cuMemFree") == 0
-    assert fake_cuda.pool.cached_bytes >= 1000 * 784 * 4
-    fake_cuda.pool.trim()
-    assert fake_cuda.pool.cached_bytes == 0
+    assert fake_cuda.gpu.pool.cached_bytes >= 1000 * 784 * 4
+    fake_cuda.gpu.pool.trim()
+    assert fake_cuda.gpu.pool.cached_bytes == 0
     assert fake_driver.count("cuMemFree") == 1
 
 

@@ -1,20 +1,19 @@
 """An array in the memory of a GPU."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnkit.contracts import Device
 from nnkit.device.arrays import dlpack
 from nnkit.device.arrays.array import Lookable, row_range, viewed_shape, viewed_type
 from nnkit.device.arrays.inputs import values_for
 from nnkit.device.bound import Bound
+from nnkit.device.cuda.gpu import Gpu
 from nnkit.device.cuda.memory import Block, bytes_of
 from nnkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from nnkit.device.cuda import CudaDevice
 
 
 class Foreign:
@@ -33,18 +32,20 @@ class CudaArray(Lookable, Bound):
     JAX); they and nnkit work in the default stream, so each sees what the other did.
     """
 
-    __slots__ = ("_address", "_block", "device", "dtype", "shape")
+    __slots__ = ("_address", "_block", "_gpu", "device", "dtype", "shape")
     instead = "array.download() is NumPy's, array.copy() one more on the device"
 
     def __init__(
         self,
-        device: "CudaDevice",
-        block: "Block | Foreign",
+        device: "Device[CudaArray]",
+        gpu: Gpu,
+        block: Block | Foreign,
         address: int,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
     ):
         self.device = device
+        self._gpu = gpu
         self._block = block
         self._address = address
         self.shape = shape
@@ -58,8 +59,8 @@ class CudaArray(Lookable, Bound):
     @property
     def address(self) -> int:
         """The device address of the first element; raises DeviceError once the device is closed."""
-        if self.device.context.unusable:
-            self.device.context.activate()
+        if self._gpu.context.unusable:
+            self._gpu.context.activate()
         return self._address
 
     @property
@@ -72,21 +73,25 @@ class CudaArray(Lookable, Bound):
         first, end = row_range(self, start, stop)
         rest = self.shape[1:]
         offset = first * math.prod(rest) * self.dtype.itemsize
-        return CudaArray(self.device, self._block, self._address + offset, (end - first, *rest), self.dtype)
+        return self._at(self._address + offset, (end - first, *rest), self.dtype)
 
     def reshape(self, shape: tuple[int, ...]) -> "CudaArray":
         """A view with another shape; raises UsageError if the numbers of elements differ."""
-        return CudaArray(self.device, self._block, self._address, viewed_shape(self, shape), self.dtype)
+        return self._at(self._address, viewed_shape(self, shape), self.dtype)
 
     def view(self, dtype: npt.DTypeLike) -> "CudaArray":
         """The same bytes as another type; raises UsageError where the last axis does not fit."""
-        return CudaArray(self.device, self._block, self._address, *viewed_type(self, dtype))
+        return self._at(self._address, *viewed_type(self, dtype))
+
+    def _at(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> "CudaArray":
+        """An array in the same memory, which it keeps alive."""
+        return CudaArray(self.device, self._gpu, self._block, address, shape, dtype)
 
     def copy(self) -> "CudaArray":
         """A new array with the same content, copied on the GPU."""
         twin = self.device.empty(self.shape, self.dtype)
         if self.nbytes:
-            context = self.device.context
+            context = self._gpu.context
             context.call(
                 *("cuMemcpyDtoDAsync", twin.address, self.address, self.nbytes, context.stream),
                 doing="copying on the GPU",
@@ -98,7 +103,7 @@ class CudaArray(Lookable, Bound):
         host = np.empty(self.shape, self.dtype)
         address = self.address
         if self.nbytes:
-            self.device.staging.download(address, bytes_of(host))
+            self._gpu.staging.download(address, bytes_of(host))
         return host
 
     def write(self, host: npt.ArrayLike) -> None:
@@ -106,7 +111,7 @@ class CudaArray(Lookable, Bound):
         values = values_for(self, host)
         address = self.address
         if self.nbytes:
-            self.device.staging.upload(bytes_of(np.ascontiguousarray(values)), address)
+            self._gpu.staging.upload(bytes_of(np.ascontiguousarray(values)), address)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """Raises UsageError: NumPy sees host memory alone, and a copy is worth a word."""
@@ -121,13 +126,13 @@ class CudaArray(Lookable, Bound):
             "descr": self.dtype.descr,
             "data": (self.address if self.nbytes else 0, False),
             "strides": None,
-            "stream": int(self.device.context.stream),
+            "stream": int(self._gpu.context.stream),
             "version": 3,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's name of this GPU."""
-        return dlpack.CUDA, self.device.ordinal
+        return dlpack.CUDA, self._gpu.ordinal
 
     def __dlpack__(
         self,
@@ -150,4 +155,4 @@ class CudaArray(Lookable, Bound):
         return dlpack.capsule(lent, lent.address, self.shape, self.dtype, place, max_version)
 
     def __repr__(self) -> str:
-        return f"CudaArray(shape={self.shape}, dtype={self.dtype}, device={self.device.label})"
+        return f"CudaArray(shape={self.shape}, dtype={self.dtype}, device={self._gpu.label})"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -13,38 +12,15 @@ from nnkit.contracts import Operations, SupportsDlpack
 from nnkit.device.arrays import dlpack, foreign
 from nnkit.device.arrays.inputs import array_type, host_values, ptx_text
 from nnkit.device.bound import Bound
-from nnkit.device.cuda import driver as cuda_driver
 from nnkit.device.cuda.array import CudaArray, Foreign
-from nnkit.device.cuda.driver import Context
+from nnkit.device.cuda.gpu import Gpu, GpuProperties
 from nnkit.device.cuda.launch import CudaModule, native_arch
-from nnkit.device.cuda.memory import Pool, Staging
 from nnkit.device.cuda.stream import CudaEvent, CudaStream
 from nnkit.device.names.kernels import variables
-from nnkit.errors import DeviceError, UsageError
+from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin
-
-
-@dataclass(frozen=True)
-class GpuProperties:
-    """What the driver says about a GPU."""
-
-    description: str
-    """The product's name."""
-    capability: tuple[int, int]
-    """The compute capability, such as (9, 0)."""
-    multiprocessors: int
-    clock_mhz: float
-    """The highest clock of the multiprocessors."""
-    memory_bytes: int
-    memory_clock_mhz: float
-    memory_bus_bits: int
-    l2_bytes: int
-    shared_bytes: int
-    """The most shared memory that a block can ask for."""
-    driver: str
-    """The CUDA version that the driver supports."""
 
 
 class CudaDevice(Bound):
@@ -58,21 +34,20 @@ class CudaDevice(Bound):
     name = "cuda"
 
     def __init__(self, ordinal: int | None = None, turn: int = 0):
-        driver = cuda_driver.load()
-        count = cuda_driver.check(driver.cuDeviceGetCount(), "counting GPUs")
-        if ordinal is None:
-            ordinal = turn % max(count, 1)
-        if not 0 <= ordinal < count:
-            there = ", ".join(f"cuda:{number}" for number in range(count)) or "none"
-            raise DeviceError(f"no device cuda:{ordinal}: there is no GPU of that number; there are: {there}")
-        self.ordinal = ordinal
-        self.label = f"cuda:{ordinal}"
-        self.context = Context(driver, ordinal, self.label)
-        self.properties = _properties(self.context)
-        self.pool = Pool(self.context)
-        self.staging = Staging(self.context)
+        self.gpu = Gpu.open(ordinal, turn)
+        self.context = self.gpu.context
         self._modules: dict[tuple[bytes, str, Origin | None], CudaModule] = {}
         self._with_variables: list[CudaModule] = []
+
+    @property
+    def label(self) -> str:
+        """Such as "cuda:0"."""
+        return self.gpu.label
+
+    @property
+    def properties(self) -> GpuProperties:
+        """What the driver says about the GPU."""
+        return self.gpu.properties
 
     @property
     def description(self) -> str:
@@ -95,8 +70,8 @@ class CudaDevice(Bound):
         """An array of unspecified content; raises DeviceError when the GPU has no room."""
         self.context.activate()
         shape, element = array_type(shape, dtype)
-        block = self.pool.take(math.prod(shape) * element.itemsize)
-        return CudaArray(self, block, block.address, shape, element)
+        block = self.gpu.pool.take(math.prod(shape) * element.itemsize)
+        return CudaArray(self, self.gpu, block, block.address, shape, element)
 
     def zeros(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> CudaArray:
         """An array of zeros."""
@@ -124,12 +99,12 @@ class CudaDevice(Bound):
         kind, ordinal = dlpack.device_of(lender)
         if kind in dlpack.HOST:
             return self.upload(dlpack.host_array(lender))
-        if (kind, ordinal) != (dlpack.CUDA, self.ordinal):
+        if (kind, ordinal) != (dlpack.CUDA, self.gpu.ordinal):
             raise UsageError(
                 f"{type(lender).__name__} does not lie in the memory of {self.label}: copy it there"
             )
         tensor = dlpack.Tensor(lender, int(self.context.stream))
-        array = CudaArray(self, Foreign(tensor), tensor.address, tensor.shape, tensor.dtype)
+        array = CudaArray(self, self.gpu, Foreign(tensor), tensor.address, tensor.shape, tensor.dtype)
         return array.copy() if tensor.read_only else array
 
     def borrow(self, argument: object) -> CudaArray | None:
@@ -149,11 +124,11 @@ class CudaDevice(Bound):
             ordinal = context.driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
             context.activate()
             code, place = context.driver.cuPointerGetAttribute(ordinal, memory.address)
-            if code or place != self.ordinal:
+            if code or place != self.gpu.ordinal:
                 raise UsageError(f"which does not lie in the memory of {self.label}: copy it there")
         if memory.stream not in (0, int(context.stream)):
             context.call("cuStreamSynchronize", memory.stream, doing="waiting for another library's stream")
-        return CudaArray(self, Foreign(argument), memory.address, memory.shape, memory.dtype)
+        return CudaArray(self, self.gpu, Foreign(argument), memory.address, memory.shape, memory.dtype)
 
     def compile(
         self,
@@ -177,7 +152,7 @@ class CudaDevice(Bound):
 
     def stream(self) -> CudaStream:
         """A new stream, ordered with the default one."""
-        return CudaStream(self.context, self.pool)
+        return CudaStream(self.context, self.gpu.pool)
 
     def event(self) -> CudaEvent:
         """A new event, not yet recorded."""
@@ -201,9 +176,7 @@ class CudaDevice(Bound):
             module.close()
         self._modules.clear()
         self._with_variables.clear()
-        self.staging.close()
-        self.pool.close()
-        self.context.close()
+        self.gpu.close()
 
     def _module(self, image: bytes, ptx: str, origin: "Origin | None" = None) -> CudaModule:
         """A module of that image: with variables of its own if it has any, else loaded once.
@@ -213,7 +186,7 @@ class CudaDevice(Bound):
         # Two sources may give the same code, and yet declare other types.
         module = self._modules.get((image, ptx, origin))
         if module is None:
-            module = CudaModule(self, image, ptx, origin)
+            module = CudaModule(self, self.gpu, image, ptx, origin)
             if variables(module.interface):
                 self._with_variables.append(module)
             else:
@@ -228,26 +201,3 @@ class CudaDevice(Bound):
 
     def __repr__(self) -> str:
         return f"CudaDevice({self.label}, {self.description})"
-
-
-def _properties(context: Context) -> GpuProperties:
-    doing = "asking about the GPU"
-
-    def ask(name: str) -> int:
-        attribute = getattr(context.driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
-        return int(context.call("cuDeviceGetAttribute", attribute, context.device, doing=doing))
-
-    name = context.call("cuDeviceGetName", 256, context.device, doing=doing)
-    version = context.call("cuDriverGetVersion", doing=doing)
-    return GpuProperties(
-        description=name.split(b"\0", 1)[0].decode(errors="replace").strip(),
-        capability=(ask("COMPUTE_CAPABILITY_MAJOR"), ask("COMPUTE_CAPABILITY_MINOR")),
-        multiprocessors=ask("MULTIPROCESSOR_COUNT"),
-        clock_mhz=ask("CLOCK_RATE") / 1000,
-        memory_bytes=int(context.call("cuDeviceTotalMem", context.device, doing=doing)),
-        memory_clock_mhz=ask("MEMORY_CLOCK_RATE") / 1000,
-        memory_bus_bits=ask("GLOBAL_MEMORY_BUS_WIDTH"),
-        l2_bytes=ask("L2_CACHE_SIZE"),
-        shared_bytes=ask("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
-        driver=cuda_driver.dotted(version),
-    )

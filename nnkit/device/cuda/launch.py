@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nnkit.contracts import Dimensions, Stream
+from nnkit.contracts import Device, Dimensions, Stream
 from nnkit.device.bound import Bound
 from nnkit.device.cuda.array import CudaArray, Foreign
+from nnkit.device.cuda.driver import Context
+from nnkit.device.cuda.gpu import Gpu
 from nnkit.device.cuda.stream import CudaStream
 from nnkit.device.kernels.arguments import Packer
+from nnkit.device.kernels.converters import Borrower
 from nnkit.device.kernels.elements import ElementTypes
 from nnkit.device.kernels.extents import Extent, Limits, check_extents
 from nnkit.device.kernels.parameters import parameters, required_blocks
@@ -25,7 +28,6 @@ from nnkit.ptx.parse import parse
 
 if TYPE_CHECKING:
     from nnkit.device.compile import Origin
-    from nnkit.device.cuda import CudaDevice
 
 LOG_BYTES = 16 * 1024
 """How much the driver's assembler may say about PTX that it refuses."""
@@ -60,14 +62,21 @@ class KernelAttributes:
     """The most threads of a block, as registers and __launch_bounds__ allow."""
 
 
+class LaunchingDevice(Device[CudaArray], Borrower[CudaArray], Protocol):
+    """What modules and kernels ask of their device: arrays are its own, or are borrowed by it."""
+
+
 class CudaModule(Bound):
     """`nnkit.contracts.Module`: an image (a cubin, or PTX that the driver assembles) in the GPU's context.
 
     Raises CompileError with the assembler's log for an image that the driver refuses.
     """
 
-    def __init__(self, device: "CudaDevice", image: bytes, ptx: str, origin: "Origin | None" = None):
-        self.device = device
+    def __init__(
+        self, device: LaunchingDevice, gpu: Gpu, image: bytes, ptx: str, origin: "Origin | None" = None
+    ):
+        self._device = device
+        self._gpu = gpu
         self._origin = origin
         self._ptx = ptx
         self.interface = Interface(ptx)
@@ -80,7 +89,7 @@ class CudaModule(Bound):
             origin.templates if origin else (),
         )
         self._more: list[CudaModule] = []
-        self._handle = _load(device, image)
+        self._handle = _load(gpu.context, image)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -106,25 +115,25 @@ class CudaModule(Bound):
 
         def make(variable: Variable, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> CudaArray:
             doing = f"looking up variable {variable.name}"
-            call = self.device.context.call
+            call = self._gpu.context.call
             address, size = call("cuModuleGetGlobal", self._handle, variable.name.encode(), doing=doing)
             if size != variable.size:
                 raise DeviceError(f"{doing}: the driver says that it has {size} bytes, not {variable.size}")
-            return CudaArray(self.device, Foreign(self), int(address), shape, dtype)
+            return CudaArray(self._device, self._gpu, Foreign(self), int(address), shape, dtype)
 
         return Variables(self._table, make)
 
     def _make(self, name: str) -> "CudaKernel":
-        function = self.device.context.call(
+        function = self._gpu.context.call(
             "cuModuleGetFunction", self._handle, name.encode(), doing=f"looking up kernel {name}"
         )
         declared, source = self._parameters[name], self._origin.declared if self._origin else None
         elements = ElementTypes(name, declared, self._ptx, source)
         packer: Packer[CudaArray] = Packer(demangle(name), declared, elements)
-        return CudaKernel(self.device, name, function, packer, self._required.get(name))
+        return CudaKernel(self._device, self._gpu, name, function, packer, self._required.get(name))
 
     def __repr__(self) -> str:
-        return described(self, self.device.label, self._kernels.templates)
+        return described(self, self._gpu.label, self._kernels.templates)
 
     def _instantiate(self, expression: str) -> "tuple[str, Callable[[str], CudaKernel]]":
         """More kernels of the same source, in an image of their own."""
@@ -137,7 +146,9 @@ class CudaModule(Bound):
                 f"kernel {expression!r} would not see the module's variables ({', '.join(own[:3])}), because"
                 " it is compiled only now: instantiate it in the source, with `template __global__ void ...;`"
             )
-        more = CudaModule(self.device, compiled.cubin or compiled.ptx.encode(), compiled.ptx, self._origin)
+        more = CudaModule(
+            self._device, self._gpu, compiled.cubin or compiled.ptx.encode(), compiled.ptx, self._origin
+        )
         self._more.append(more)
         return name, more.__getitem__
 
@@ -145,11 +156,10 @@ class CudaModule(Bound):
         """Unload it; errors are ignored."""
         for more in self._more:
             more.close()
-        self.device.context.driver.cuModuleUnload(self._handle)
+        self._gpu.context.driver.cuModuleUnload(self._handle)
 
 
-def _load(device: "CudaDevice", image: bytes) -> Any:
-    context = device.context
+def _load(context: Context, image: bytes) -> Any:
     option = context.driver.CUjit_option
     log = bytearray(LOG_BYTES)
     # The driver reads PTX up to a zero byte.
@@ -172,7 +182,8 @@ class CudaKernel(Bound):
 
     def __init__(
         self,
-        device: "CudaDevice",
+        device: LaunchingDevice,
+        gpu: Gpu,
         name: str,
         function: Any,
         packer: Packer[CudaArray],
@@ -180,15 +191,15 @@ class CudaKernel(Bound):
     ) -> None:
         self.name = name
         self._device = device
-        self._context = device.context
+        self._context = gpu.context
         self._function = function
-        self._launch = device.context.driver.cuLaunchKernel
+        self._launch = gpu.context.driver.cuLaunchKernel
         self._packer = packer
         self.attributes = self._read_attributes()
         static = self.attributes.shared_bytes
         self._limits = Limits(
             threads=self.attributes.max_threads,
-            shared_bytes=device.properties.shared_bytes - static,
+            shared_bytes=gpu.properties.shared_bytes - static,
             required=required,
         )
         self._shared_bytes = UNASKED_SHARED_BYTES - static
