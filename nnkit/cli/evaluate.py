@@ -23,13 +23,13 @@ def evaluate(
     from nnkit.cli.network import open_network
     from nnkit.data import load_dataset
     from nnkit.train.checkpoints import load_checkpoint
-    from nnkit.train.evaluation import Data, Evaluator
+    from nnkit.train.evaluation import DeviceSamples, Evaluator
 
     saved = load_checkpoint(checkpoint)
     dataset = load_dataset(data)
     samples = dataset.test if split == "test" else dataset.train
     network = open_network(saved, samples.images.shape[1], backend, device)
-    result = Evaluator(network).evaluate(Data(samples, network.device))
+    result = Evaluator(network).evaluate(DeviceSamples(samples, network.device))
     if json:
         options.print_json(
             {

@@ -30,12 +30,12 @@ def predict(
     """Print the probability of each digit for one image."""
     from nnkit.cli.network import open_network
     from nnkit.train.checkpoints import load_checkpoint
-    from nnkit.train.evaluation import Data, Evaluator
+    from nnkit.train.evaluation import DeviceSamples, Evaluator
 
     saved = load_checkpoint(checkpoint)
     sample, label = _sample(source, data)
     network = open_network(saved, sample.images.shape[1], backend, device)
-    row = Evaluator(network).probabilities(Data(sample, network.device))[0]
+    row = Evaluator(network).probabilities(DeviceSamples(sample, network.device))[0]
     digit = int(row.argmax())
     if json:
         probabilities = [float(p) for p in row]

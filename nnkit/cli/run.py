@@ -32,7 +32,7 @@ from nnkit.train.evaluation import Evaluation
 from nnkit.train.metrics import MetricsFile
 from nnkit.train.plot import check_plot, draw
 from nnkit.train.ranks import Ranks
-from nnkit.train.trainer import Habits, Interrupted, Trainer
+from nnkit.train.trainer import Interrupted, Intervals, Trainer
 
 STOPPING = (signal.SIGINT, signal.SIGUSR1)
 """The signals that end a run after the step it is in: Ctrl-C, and what mpirun passes on to its ranks."""
@@ -105,8 +105,8 @@ class Run:
         ranks = Ranks(self.transport, self.comm, task, spread.elastic)
         resumed = (saved.parameters, saved.position) if saved else None
         self.fingerprint = dataset.fingerprint
-        habits = Habits(spread.refresh, spread.paranoid)
-        self.trainer = Trainer(config, dataset, self.device, self.gemm, ranks, resumed, habits)
+        intervals = Intervals(spread.refresh, spread.paranoid)
+        self.trainer = Trainer(config, dataset, self.device, self.gemm, ranks, resumed, intervals)
 
     # -- the run --------------------------------------------------------------------------------------------
 

@@ -87,11 +87,11 @@ class Network:
             self._views[batch] = self._shortened(batch)
         return self._views[batch]
 
-    def forward(self, flow: Buffers) -> Array:
+    def forward(self, buffers: Buffers) -> Array:
         """The logits (B, classes) of the images in the buffers; they stay in the last output."""
-        inputs = flow.images
+        inputs = buffers.images
         last = len(self.layers) - 1
-        for index, (layer, output) in enumerate(zip(self.layers, flow.outputs, strict=True)):
+        for index, (layer, output) in enumerate(zip(self.layers, buffers.outputs, strict=True)):
             activation = self.activation if index < last else None
             if activation and self._fused and not self.strategy.sums_forward(index):
                 self._fused.gemm_bias_activation(
@@ -104,21 +104,21 @@ class Network:
             inputs = output
         return inputs
 
-    def backward(self, flow: Buffers, divisor: int) -> None:
+    def backward(self, buffers: Buffers, divisor: int) -> None:
         """Turn the logits of `forward` into losses and every layer's gradients.
 
         `divisor` is the size of the whole batch over all ranks. Weight decay is the optimiser's.
         """
-        delta = flow.outputs[-1]
-        self.operations.softmax_cross_entropy(delta, flow.labels, flow.losses, divisor)
+        delta = buffers.outputs[-1]
+        self.operations.softmax_cross_entropy(delta, buffers.labels, buffers.losses, divisor)
         for index in reversed(range(len(self.layers))):
             layer = self.layers[index]
-            inputs = flow.outputs[index - 1] if index else flow.images
+            inputs = buffers.outputs[index - 1] if index else buffers.images
             self.gemm.gemm(delta, inputs, layer.weight_gradient, trans_a=True)
             self.operations.column_sum(delta, layer.bias_gradient)
             self.strategy.gradient_ready(index, layer.gradient)
             if index:
-                below = flow.deltas[index - 1]
+                below = buffers.deltas[index - 1]
                 self.gemm.gemm(delta, layer.weight, below)
                 self.strategy.after_backward(index, below)
                 self.operations.activation_backward(below, inputs, self.activation)

@@ -1,1 +1,1 @@
-"""Training: configuration, step and loop, several ranks and their loss, checkpoints, metrics and plots."""
+"""Training: configuration, step and loop, ranks and recovery from lost ones, checkpoints, metrics, plots."""

@@ -32,7 +32,7 @@ class Checkpoint:
     config: TrainConfig
     position: Position
     fingerprint: str
-    """The data set's."""
+    """Of the data set, see `nnkit.data.Dataset`."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ class Checkpoint:
         return (self.parameters[0][0].shape[1], *(len(bias) for _, bias in self.parameters))
 
     def save(self, directory: Path) -> None:
-        """Replace the checkpoint in `directory`, which is made if need be. Raises CheckpointError."""
+        """Replace the checkpoint in `directory`, which is created if needed. Raises CheckpointError."""
         tensors: dict[str, np.ndarray[Any, Any]] = {}
         for layer, (weight, bias) in enumerate(self.parameters):
             tensors[f"layers.{layer}.weight"] = weight
@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a directory, or in a file. Raises CheckpointError if it is none, or damaged."""
+    """The checkpoint in a directory, or in a file. Raises CheckpointError if it is missing or damaged."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"there is no checkpoint at {file}: nnkit train --checkpoint {path} makes one")
@@ -90,7 +90,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _parameters(tensors: dict[str, Any], hidden: tuple[int, ...]) -> Parameters:
-    """Weights and biases in order, their shapes checked against the configuration and each other."""
+    """Weights and biases, input side first. Raises KeyError or ValueError if they do not fit together."""
     layers = len(hidden) + 1
     pairs = [(tensors.pop(f"layers.{i}.weight"), tensors.pop(f"layers.{i}.bias")) for i in range(layers)]
     if tensors:

@@ -1,4 +1,4 @@
-"""What shapes a training run, checked before any work is done."""
+"""The options that decide what a training run computes, checked before any work is done."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -9,12 +9,12 @@ from nnkit.contracts import ACTIVATIONS
 from nnkit.errors import UsageError, unknown_name
 
 MAX_NEURONS = 1_000_000
-"""Of one layer; the weights to MNIST's pixels alone are 3 GB then."""
+"""In one layer. Already this many have 3 GB of float32 weights to the 784 pixels."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of `nnkit train` that decide the result; UsageError for a value without sense."""
+    """The options of `nnkit train` that decide the result. Raises UsageError for a value out of range."""
 
     hidden: tuple[int, ...] = (100,)
     epochs: int = 20
@@ -65,7 +65,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "TrainConfig":
-        """The configuration in such a document; raises TypeError or UsageError if it is none."""
+        """The configuration in such a document; raises TypeError or UsageError for any other document."""
         known = {field.name for field in fields(cls)}
         if set(document) != known:
             raise TypeError(f"fields {sorted(set(document) ^ known)} are missing or unknown")
@@ -73,7 +73,7 @@ class TrainConfig:
         default = cls()
         for name, value in values.items():
             kind = type(getattr(default, name))
-            # A library user may have given 0 where the field is a float.
+            # An int is good for a float: a caller from Python may have given 0 for 0.0.
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 raise TypeError(f"{name} is {value!r}")
         if not all(type(width) is int for width in values["hidden"]):
@@ -82,7 +82,7 @@ class TrainConfig:
 
 
 SHAPING = ("hidden", "batch", "lr", "l2", "activation", "seed", "validation_fraction")
-"""The fields that a resumed run must share with the checkpoint, or it would be another run."""
+"""The fields that a resumed run must not change."""
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def parse_hidden(text: str) -> tuple[int, ...]:
 
 
 def _of_type(name: str, value: Any, default: Any) -> None:
-    """Raises UsageError unless a value is of the default's type; NumPy's numbers are numbers, too."""
+    """Raise UsageError unless a value has the default's type. NumPy's numbers are accepted as well."""
     if isinstance(default, tuple):
         right = isinstance(value, tuple | list) and all(_is_number(width, Integral) for width in value)
         expected = "a tuple of whole numbers"

@@ -1,4 +1,8 @@
-"""What a rank keeps of its neighbour, so that the network survives the loss of ranks."""
+"""Copies of a neighbour's part of the network in memory, so that training survives the loss of ranks.
+
+This is known as diskless or buddy checkpointing (Plank, Li and Puening, Diskless Checkpointing, IEEE
+Transactions on Parallel and Distributed Systems 9, 1998).
+"""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,76 +16,76 @@ from nnkit.contracts import Communicator
 from nnkit.errors import UnrecoverableError
 from nnkit.nn.initialise import Parameters
 from nnkit.train.position import Position
-from nnkit.train.slices import Rectangle, Slice, assemble, cover
+from nnkit.train.shards import Rectangle, Shard, assemble, cover
 
 
 @dataclass
-class Version:
-    """Parts of the network as they were at some position, this rank's and copies of others'."""
+class Snapshot:
+    """Parts of the network as they were at one position: this rank's own, and copies of others'."""
 
     position: Position
-    parts: list[list[Slice]]
+    parts: list[list[Shard]]
 
     @property
     def key(self) -> tuple[int, int]:
-        """Orders versions in time."""
+        """(epoch, step): a later snapshot has a larger key."""
         return self.position.epoch, self.position.step
 
     @property
     def places(self) -> list[tuple[Rectangle, ...]]:
-        """Where the parts belong."""
+        """For each part its rectangle in the weight matrix of every layer."""
         return [tuple(each.place for each in part) for part in self.parts]
 
 
 class Copies:
-    """The versions that this rank can bring to a recovery, besides what it is working on.
+    """The snapshots that this rank can offer in a recovery, besides its present parameters.
 
-    A rank gives its part to the next one. The last version that all have exchanged stays until a newer one is
-    confirmed: a rank may be lost while the newer one is on its way.
+    Each rank gives a copy of its part to the next rank. A rank may be lost during such an exchange; so the
+    last complete snapshot is kept until all ranks have the newer one.
     """
 
     def __init__(self) -> None:
-        self._confirmed: Version | None = None
-        self._pending: Version | None = None
+        self._confirmed: Snapshot | None = None
+        self._pending: Snapshot | None = None
 
-    def refresh(self, position: Position, own: list[Slice], transport: Communicator) -> None:
-        """Exchange copies with the neighbours. The slices must not change later."""
+    def refresh(self, position: Position, own: list[Shard], transport: Communicator) -> None:
+        """Exchange copies with the neighbours. The shards are kept, not copied: do not change them later."""
         self._pending = None
         neighbours = transport.shift(own)
-        self._pending = Version(deepcopy(position), [own, neighbours])
+        self._pending = Snapshot(deepcopy(position), [own, neighbours])
 
     def confirm(self) -> None:
-        """All ranks have what they began to exchange: the older version is not needed any more."""
+        """All ranks have completed the exchange: drop the older snapshot."""
         if self._pending is not None:
             self._confirmed, self._pending = self._pending, None
 
-    def keep(self, version: Version) -> None:
-        """Forget the rest."""
-        self._confirmed, self._pending = version, None
+    def keep(self, snapshot: Snapshot) -> None:
+        """Keep this snapshot alone."""
+        self._confirmed, self._pending = snapshot, None
 
     def move(self, position: Position) -> None:
-        """What is confirmed belongs to this position too: only the bookkeeping has gone on since."""
+        """Set the confirmed snapshot's position: the counters have changed since, the parameters have not."""
         if self._confirmed is not None:
             self._confirmed.position = deepcopy(position)
 
     @property
-    def versions(self) -> list[Version]:
-        """All that there are."""
-        return [version for version in (self._confirmed, self._pending) if version is not None]
+    def snapshots(self) -> list[Snapshot]:
+        """The complete snapshot and the one under way, where there are such."""
+        return [snapshot for snapshot in (self._confirmed, self._pending) if snapshot is not None]
 
 
 def rebuild(
-    sizes: Sequence[int], versions: Sequence[Version], transport: Communicator, dtype: npt.DTypeLike
+    sizes: Sequence[int], snapshots: Sequence[Snapshot], transport: Communicator, dtype: npt.DTypeLike
 ) -> tuple[Parameters, Position]:
-    """The newest version of the whole network that the ranks have between them.
+    """The newest network that the ranks can assemble from their snapshots, and its position.
 
-    Raises UnrecoverableError, on all ranks, if they have none.
+    Raises UnrecoverableError, on all ranks, if parts are missing in every snapshot.
     """
-    said: list[list[tuple[tuple[int, int], list[tuple[Rectangle, ...]]]]] = transport.exchange(
-        [(version.key, version.places) for version in versions]
+    offers: list[list[tuple[tuple[int, int], list[tuple[Rectangle, ...]]]]] = transport.exchange(
+        [(snapshot.key, snapshot.places) for snapshot in snapshots]
     )
     owners: dict[tuple[int, int], dict[tuple[Rectangle, ...], int]] = {}
-    for rank, held in enumerate(said):
+    for rank, held in enumerate(offers):
         for key, places in held:
             for place in places:
                 owners.setdefault(key, {}).setdefault(place, rank)
@@ -95,10 +99,10 @@ def rebuild(
     if whole in held_of:
         held_of = {whole: held_of[whole]}
     mine = {
-        place: (part, version.position)
-        for version in versions
-        if version.key == key
-        for place, part in zip(version.places, version.parts, strict=True)
+        place: (part, snapshot.position)
+        for snapshot in snapshots
+        if snapshot.key == key
+        for place, part in zip(snapshot.places, snapshot.parts, strict=True)
     }
     parts: list[Any] = []
     position: Position | None = None
@@ -106,5 +110,5 @@ def rebuild(
         part, position = transport.broadcast(mine.get(place) if rank == transport.rank else None, rank)
         parts.append(part)
     assert position is not None
-    # Ranks that are threads of one process have been given the same object.
+    # Where ranks are threads of one process, broadcast has given all of them the same object.
     return assemble(sizes, parts, dtype), deepcopy(position)

@@ -1,4 +1,4 @@
-"""Writing a file so that whoever reads it finds the old content or the new, never a part of either."""
+"""Atomic writing: whoever reads the file finds the old content or the new, never a part of either."""
 
 import contextlib
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path`, sync, rename, sync the directory. Raises OSError.
+    """Write to a temporary file beside `path`, sync, rename, sync the directory. Raises OSError.
 
-    Killed at any moment, or on a full disk, what `path` held before is still there.
+    If the process is killed or the disk is full, `path` still has its old content.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -25,9 +25,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OSError unless a file can be written at `path`; leaves what is there, or that nothing is."""
+    """Raise OSError unless a file can be written at `path`. Changes nothing there."""
     existed = path.exists()
-    # Else a pipe that nobody reads would be waited for.
+    # O_NONBLOCK: opening a pipe that nobody reads would wait for ever.
     os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666))
     if not existed:
         path.unlink()

@@ -26,7 +26,7 @@ class MetricsFile:
             raise self._error(error) from None
 
     def write(self, records: Sequence[dict[str, Any]]) -> None:
-        """Add those of all records of the run that the file does not hold yet; a second call adds nothing."""
+        """Append those records that the file does not hold yet; `records` are all of the run so far."""
         try:
             if self._stream is None:
                 self._stream = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  it outlives this call
@@ -38,9 +38,9 @@ class MetricsFile:
             raise self._error(error) from None
 
     def close(self) -> None:
-        """Give the file back; a second call does nothing."""
+        """Close the file; a second call does nothing."""
         if self._stream is not None:
-            # Every line was flushed; what is left after a full disk was reported then.
+            # Every line was flushed, and a full disk reported then.
             with contextlib.suppress(OSError):
                 self._stream.close()
             self._stream = None

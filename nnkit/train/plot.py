@@ -25,7 +25,7 @@ def check_plot(path: Path) -> None:
 def draw(
     path: Path, history: list[dict[str, Any]], confusion: npt.NDArray[np.int64], test_accuracy: float
 ) -> None:
-    """Write the picture. Raises OutputError."""
+    """Write the picture. `history` holds the records of the epochs. Raises OutputError."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -51,7 +51,7 @@ def draw(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
 
-    # Coloured by the mistakes alone: the diagonal would drown them.
+    # Colour shows the mistakes alone: the diagonal is so much larger that they would all look alike.
     mistakes = confusion.astype(float)
     np.fill_diagonal(mistakes, 0)
     matrix.imshow(mistakes, cmap="Oranges")

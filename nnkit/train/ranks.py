@@ -1,4 +1,4 @@
-"""This rank among the others: its transport, the strategy made for it, and calls that need everybody."""
+"""This rank among the others: its transport, its strategy, and collective calls."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from nnkit.contracts import CommBackend, Strategy, Task, Transport
 from nnkit.cost.grids import best_grid, predictable
 from nnkit.errors import CommonError, NnkitError, RankLostError, UsageError
 from nnkit.plugins import Registry
-from nnkit.train.slices import Rectangle, cover, places
+from nnkit.train.shards import Rectangle, cover, places
 
 Result = TypeVar("Result")
 Number = TypeVar("Number", np.float64, np.int64)
@@ -28,9 +28,9 @@ class Ranks:
         self.task = task
         self.elastic = elastic
         self.lost = 0
-        """How many ranks are gone since the start."""
+        """How many ranks have been lost since the start."""
         self.transport = transport
-        self.place()
+        self.partition()
 
     @classmethod
     def alone(cls, sizes: Sequence[int], batch: int) -> "Ranks":
@@ -39,7 +39,7 @@ class Ranks:
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """How many ranks there are now."""
         return self.transport.size
 
     @property
@@ -48,11 +48,11 @@ class Ranks:
         return self.transport.rank == 0
 
     def total(self, value: float) -> float:
-        """The sum of what those ranks say that are the first to compute their samples."""
+        """The sum of a number over ranks. Ranks that compute the same samples count once."""
         return float(self.sum(np.array(value)))
 
     def sum(self, own: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """The same of arrays."""
+        """The same for an array, element by element."""
         if self.size == 1:
             return own
         said = self.transport.exchange(own if self.strategy.first_reader else np.zeros_like(own))
@@ -60,11 +60,11 @@ class Ranks:
         return total
 
     def all(self, flag: bool) -> bool:
-        """Whether every rank says yes."""
+        """Whether the flag is true on every rank."""
         return flag if self.size == 1 else all(self.transport.exchange(flag))
 
     def first_does(self, action: Callable[[], None]) -> None:
-        """Something that needs one rank, with one outcome: where it fails all of them raise a CommonError."""
+        """Do something on the first rank alone. If that fails, all ranks raise a CommonError."""
         if self.size == 1:
             action()
             return
@@ -79,10 +79,11 @@ class Ranks:
             raise CommonError(str(problem), problem.exit_status)
 
     def attempt(self, action: Callable[[], Result], recover: Callable[[], None]) -> Result:
-        """Do something together, all or nobody: who comes back from it knows that all have done it.
+        """Run a collective action until it succeeds on all ranks; returns its result.
 
-        If a rank is lost on the way, `recover` is called and the action repeated. What follows an attempt may
-        change this rank's state, but must not need the others.
+        If a rank is lost meanwhile, `recover` is called on the others and the action repeated. When a rank
+        returns from here, the action is complete on all ranks. So the caller may now change its own state,
+        as long as that needs no other rank.
         """
         if not self.elastic or self.size == 1:
             return action()
@@ -91,51 +92,55 @@ class Ranks:
         return outcome()
 
     def agreed(self, action: Callable[[], Result]) -> Callable[[], Result] | None:
-        """Do something together; what returns its result, or raises its CommonError; None after a loss."""
+        """Run a collective action once, and agree on its outcome.
+
+        Returns a function that returns the action's result or raises its CommonError; None, on all ranks, if
+        a rank was lost.
+        """
         outcome: Callable[[], Result] | None = None
         try:
             outcome = partial(_returned, action())
         except CommonError as error:
-            # Some may not have met it, as they miss a rank's part: all or nobody goes on with that too.
+            # Others may have noticed a lost rank before this error. Then all repeat, and nobody raises it.
             outcome = partial(_raised, error)
         except RankLostError:
-            # The others may wait for this rank's part of the action: none will come.
+            # The others may still wait for this rank, which does not complete the action: release them.
             self.transport.revoke()
         return outcome if self.transport.agree(outcome is not None) else None
 
     def shrink(self) -> None:
-        """Go on with those that are left; `place` must follow."""
+        """Continue with the ranks that are left; call `partition` next."""
         before = self.size
         self.transport = self.transport.recover()
-        # What was under way with the lost ones never ends.
+        # Sums under way with the lost ranks never complete.
         self.transport.traffic.under_way = 0
         self.lost += before - self.size
-        # The grid that was asked for was for more ranks.
+        # The user's grid was for the former number of ranks.
         self.task = replace(self.task, grid=None)
 
-    def place(self) -> None:
-        """Split the network and the batch over the ranks that there are."""
+    def partition(self) -> None:
+        """Split the network and the batch over the ranks. Raises UsageError if the strategy cannot."""
         try:
             self.strategy: Strategy = self.backend.strategy(self.transport, self._with_grid())
         except ValueError as error:
             raise UsageError(str(error)) from None
         self.places = places(self.strategy, self.task.sizes)
-        said = self.transport.exchange((self.places, *map(self._samples, self._batches)))
-        self._check([held for held, *_ in said], [each for _, *each in said])
-        # Whether each rank has all that the others have: the same answer everywhere.
-        self.is_split = not all(cover(self.task.sizes, [held]) for held, *_ in said)
+        every = self.transport.exchange((self.places, *map(self._samples, self._batches)))
+        self._check([held for held, *_ in every], [samples for _, *samples in every])
+        # False where each rank has the whole network; all ranks compute the same answer.
+        self.is_split = not all(cover(self.task.sizes, [held]) for held, *_ in every)
 
     @property
     def _batches(self) -> tuple[int, ...]:
-        """A whole batch, and the shortest that there can be."""
+        """The batch sizes that a strategy is checked with: the full one, and the shortest possible."""
         return self.task.batch, 1
 
     def _samples(self, batch: int) -> range:
-        """What of a batch counts as this rank's."""
+        """Which of a batch's samples are counted on this rank."""
         return range(batch)[self.strategy.samples(batch)] if self.strategy.first_reader else range(0)
 
     def _check(self, held: Sequence[Sequence[Rectangle]], samples: Sequence[Sequence[range]]) -> None:
-        """Raise UsageError unless the ranks have the whole network between them, and each sample once."""
+        """Raise UsageError unless the ranks hold the whole network together, and count each sample once."""
         wrong = f"--comm {self.backend.name}: its strategy is wrong:"
         if not cover(self.task.sizes, held):
             raise UsageError(f"{wrong} the parts of the network that ranks hold do not make the whole")

@@ -15,8 +15,8 @@ from nnkit.errors import RanksDisagreeError, UsageError
 from nnkit.train import evaluation
 from nnkit.train.config import TrainConfig
 from nnkit.train.ranks import Ranks
-from nnkit.train.slices import assemble, cover, cut, places
-from nnkit.train.trainer import Habits, Trainer
+from nnkit.train.shards import assemble, cover, cut, places
+from nnkit.train.trainer import Intervals, Trainer
 from tests.support.small_training import REGISTRY, alone, bits, make
 
 ROUNDING = 5e-6
@@ -175,7 +175,7 @@ def test_replicas_that_differ_are_found() -> None:
     config = TrainConfig((8,), epochs=1, batch=64, lr=0.5)
 
     def work(transport: ThreadsTransport) -> Any:
-        trainer = make(transport, "data", config, habits=Habits(paranoid=1))
+        trainer = make(transport, "data", config, intervals=Intervals(paranoid=1))
         trainer.check_replicas()
         if transport.rank == 2:
             bias: Any = trainer.network.layers[1].bias

@@ -52,17 +52,17 @@ def draw_batch(sizes: Sequence[int], batch: int, seed: int, dtype: str) -> tuple
 
 
 def fill(network: Network, images: Floats, labels: Labels) -> Buffers:
-    flow = network.buffers(len(labels))
-    flow.images.write(images)
-    flow.labels.write(labels)
-    return flow
+    buffers = network.buffers(len(labels))
+    buffers.images.write(images)
+    buffers.labels.write(labels)
+    return buffers
 
 
 def backpropagate(network: Network, images: Floats, labels: Labels) -> Buffers:
-    flow = fill(network, images, labels)
-    network.forward(flow)
-    network.backward(flow, len(labels))
-    return flow
+    buffers = fill(network, images, labels)
+    network.forward(buffers)
+    network.backward(buffers, len(labels))
+    return buffers
 
 
 ACTIVATE: dict[str, Callable[[Floats], Floats]] = {
@@ -106,8 +106,8 @@ def test_gradients_are_the_derivatives(activation: str, sizes: tuple[int, ...], 
     assert clear_of_kinks(full, activation, images, 100 * h)
     # A larger set of buffers: the batch is a ragged one.
     network = make(full, activation, max_batch=batch + 2)
-    flow = backpropagate(network, images, labels)
-    assert abs(flow.losses.download().mean() - mean_loss(full, activation, images, labels)) < 1e-14
+    buffers = backpropagate(network, images, labels)
+    assert abs(buffers.losses.download().mean() - mean_loss(full, activation, images, labels)) < 1e-14
     for pair, layer in zip(full, network.layers, strict=True):
         for parameter, gradient in zip(pair, (layer.weight_gradient, layer.bias_gradient), strict=True):
             computed = gradient.download()

@@ -14,7 +14,7 @@ from nnkit.plugins import Registry
 from nnkit.train.config import TrainConfig
 from nnkit.train.position import Position
 from nnkit.train.ranks import Ranks
-from nnkit.train.trainer import Habits, Trainer
+from nnkit.train.trainer import Intervals, Trainer
 
 REGISTRY = Registry.discover()
 PIXELS = 25
@@ -37,14 +37,14 @@ def make(
     grid: tuple[int, int] | None = None,
     elastic: bool = False,
     resumed: tuple[Parameters, Position] | None = None,
-    habits: Habits = Habits(),  # noqa: B008  it is frozen
+    intervals: Intervals = Intervals(),  # noqa: B008  it is frozen
     device: str = "cpu",
     backend: str = "numpy",
 ) -> Trainer:
     """One rank's trainer."""
     task = Task(config.sizes(PIXELS, 10), config.batch, grid)
     ranks = Ranks(transport, REGISTRY.comm(comm), task, elastic)
-    return Trainer(config, DATASET, open_device(device), REGISTRY.gemm(backend), ranks, resumed, habits)
+    return Trainer(config, DATASET, open_device(device), REGISTRY.gemm(backend), ranks, resumed, intervals)
 
 
 def alone(config: TrainConfig, resumed: tuple[Parameters, Position] | None = None) -> Trainer:

@@ -10,7 +10,7 @@ from nnkit.comm.threads import ThreadsTransport, run_ranks
 from nnkit.data import Dataset
 from nnkit.errors import CheckpointError, CommonError, DivergedError, RankLostError, UnrecoverableError
 from nnkit.train.config import TrainConfig
-from nnkit.train.trainer import Habits, Trainer
+from nnkit.train.trainer import Intervals, Trainer
 from tests.support import small_training
 from tests.support.small_training import Disturbed, Killed, alone, bits, draw_samples, killing, make
 
@@ -37,7 +37,7 @@ def train(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits: Habits) -> list[bytes]:
+def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], intervals: Intervals) -> list[bytes]:
     """The parameters of runs without losses: to each place with the old number of ranks, on with the new."""
     resumed = None
     for epoch, step, fewer in [*restarts, (CONFIG.epochs, 0, 0)]:
@@ -46,7 +46,9 @@ def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits:
         def part(
             transport: Any, resumed: Any = resumed, epoch: int = epoch, step: int = step, grid: Any = grid
         ) -> Any:
-            trainer = make(transport, comm, CONFIG, grid=grid, elastic=True, resumed=resumed, habits=habits)
+            trainer = make(
+                transport, comm, CONFIG, grid=grid, elastic=True, resumed=resumed, intervals=intervals
+            )
             while (trainer.position.epoch, trainer.position.step) < (epoch, step):
                 if (trainer.position.epoch < epoch and trainer.position.step < trainer.steps) or (
                     trainer.position.step < step
@@ -67,11 +69,17 @@ def replayed(comm: str, size: int, restarts: list[tuple[int, int, int]], habits:
     return bits(resumed[0])
 
 
-def disturb(comm: str, size: int, at: dict[int, int], habits: Habits = Habits(), names: Any = ()) -> Any:  # noqa: B008
+def disturb(
+    comm: str,
+    size: int,
+    at: dict[int, int],
+    intervals: Intervals = Intervals(),  # noqa: B008  it is frozen
+    names: Any = (),
+) -> Any:
     return run_ranks(
         size,
         lambda transport: train(
-            make(transport, comm, CONFIG, grid=GRIDS.get((comm, size)), elastic=True, habits=habits)
+            make(transport, comm, CONFIG, grid=GRIDS.get((comm, size)), elastic=True, intervals=intervals)
         ),
         killing(at, names),
     )
@@ -83,16 +91,16 @@ def test_a_rank_lost_at_any_call(comm: str, refresh: int) -> None:
     """One of four, rank 0 among them, at calls all over the run."""
     generator = np.random.default_rng(refresh)
     expected = train(alone(CONFIG))
-    habits = Habits(refresh=refresh)
+    intervals = Intervals(refresh=refresh)
     for attempt in range(12):
         victim, moment = attempt % 4, int(generator.integers(0, 95))
-        found = disturb(comm, 4, {victim: moment}, habits)
+        found = disturb(comm, 4, {victim: moment}, intervals)
         alive = [each for each in found if isinstance(each, dict)]
         assert isinstance(found[victim], Killed)
         assert len(alive) == 3, [each for each in found if not isinstance(each, dict)]
         first = alive[0]
         assert {each["ranks"].lost for each in alive} == {1}
-        assert bits(first["parameters"]) == replayed(comm, 4, first["places"], habits)
+        assert bits(first["parameters"]) == replayed(comm, 4, first["places"], intervals)
         for mine, theirs in zip(first["parameters"], expected["parameters"], strict=True):
             for one, other in zip(mine, theirs, strict=True):
                 np.testing.assert_allclose(one, other, atol=2e-6)
@@ -107,7 +115,7 @@ def test_two_at_once_and_one_after_the_other() -> None:
         found = disturb("hybrid", 6, moments)
         alive = [each for each in found if isinstance(each, dict)]
         assert len(alive) == 4, [each for each in found if not isinstance(each, dict)]
-        assert bits(alive[0]["parameters"]) == replayed("hybrid", 6, alive[0]["places"], Habits())
+        assert bits(alive[0]["parameters"]) == replayed("hybrid", 6, alive[0]["places"], Intervals())
 
 
 def test_neighbours_lost_together_cannot_be_recovered() -> None:
@@ -130,7 +138,7 @@ def test_a_rank_lost_in_every_kind_of_call(name: str, moment: int) -> None:
     assert isinstance(found[1], Killed)
     alive = [each for each in found if isinstance(each, dict)]
     assert len(alive) == 2, [each for each in found if not isinstance(each, dict)]
-    assert bits(alive[0]["parameters"]) == replayed("model", 3, alive[0]["places"], Habits())
+    assert bits(alive[0]["parameters"]) == replayed("model", 3, alive[0]["places"], Intervals())
 
 
 @pytest.mark.parametrize("name", ["recover", "exchange", "broadcast", "agree"])
@@ -164,7 +172,7 @@ def test_another_one_lost_in_the_recovery(name: str) -> None:
     assert isinstance(found[second], Killed)
     alive = [each for each in found if isinstance(each, dict)]
     assert len(alive) == 4, [each for each in found if not isinstance(each, dict)]
-    assert bits(alive[0]["parameters"]) == replayed("hybrid", size, alive[0]["places"], Habits())
+    assert bits(alive[0]["parameters"]) == replayed("hybrid", size, alive[0]["places"], Intervals())
 
 
 def test_copies_of_an_earlier_split_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +220,7 @@ def test_a_common_error_of_some_waits_for_those_that_miss_a_rank() -> None:
     found = run_ranks(3, part)
     assert isinstance(found[2], Killed)
     assert all(isinstance(each, dict) for each in found[:2]), found
-    assert bits(found[0]["parameters"]) == replayed("data", 3, found[0]["places"], Habits())  # type: ignore[index]
+    assert bits(found[0]["parameters"]) == replayed("data", 3, found[0]["places"], Intervals())  # type: ignore[index]
 
 
 def test_what_the_first_rank_fails_at_all_know() -> None:
@@ -232,4 +240,4 @@ def test_down_to_one() -> None:
         found = disturb(comm, 3, {0: 50, 2: 90})
         assert isinstance(found[1], dict), found
         assert found[1]["ranks"].size == 1
-        assert bits(found[1]["parameters"]) == replayed(comm, 3, found[1]["places"], Habits())
+        assert bits(found[1]["parameters"]) == replayed(comm, 3, found[1]["places"], Intervals())

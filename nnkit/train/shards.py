@@ -1,4 +1,4 @@
-"""The parts of a network that ranks hold: cutting them out, putting them together, comparing them."""
+"""The shards of a network that ranks hold: cutting them out, assembling them, comparing them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from nnkit.contracts import Strategy
 from nnkit.nn.initialise import Parameters
 
 Rectangle = tuple[int, int, int, int]
-"""First and last + 1 row, first and last + 1 column of a weight matrix."""
+"""Part of a weight matrix: first row, last row + 1, first column, last column + 1."""
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A rank's part of one layer: weight (rows, columns) and bias (rows)."""
+class Shard:
+    """A rank's part of one layer: weight (rows, columns) and bias (rows,)."""
 
     place: Rectangle
     weight: npt.NDArray[Any]
@@ -26,7 +26,7 @@ class Slice:
 
 
 def places(strategy: Strategy, sizes: Sequence[int]) -> list[Rectangle]:
-    """What this rank holds of every layer."""
+    """The rectangle of every layer's weight matrix that this rank holds."""
     found = []
     for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
         rows = strategy.rows(layer, outputs).indices(outputs)
@@ -35,15 +35,16 @@ def places(strategy: Strategy, sizes: Sequence[int]) -> list[Rectangle]:
     return found
 
 
-def cut(places: Sequence[Rectangle], own: Parameters) -> list[Slice]:
-    """A rank's parameters with their places."""
-    return [Slice(place, *pair) for place, pair in zip(places, own, strict=True)]
+def cut(places: Sequence[Rectangle], own: Parameters) -> list[Shard]:
+    """A rank's parameters as shards, one for each layer."""
+    return [Shard(place, *pair) for place, pair in zip(places, own, strict=True)]
 
 
 def cover(sizes: Sequence[int], held: Iterable[Sequence[Rectangle]]) -> bool:
-    """Whether those who hold these places have the whole network between them.
+    """Whether ranks that hold these rectangles have the whole network together.
 
-    Somebody has all of a layer, or places are equal or disjoint, so that areas tell.
+    Strategies cut a layer so that two ranks' rectangles are either equal or disjoint, unless one rank has all
+    of it. So the areas of the distinct ones add up to that of the layer exactly if nothing is missing.
     """
     every = list(held)
     for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
@@ -56,8 +57,8 @@ def cover(sizes: Sequence[int], held: Iterable[Sequence[Rectangle]]) -> bool:
     return True
 
 
-def assemble(sizes: Sequence[int], parts: Iterable[Sequence[Slice]], dtype: npt.DTypeLike) -> Parameters:
-    """The whole network; the parts must cover it."""
+def assemble(sizes: Sequence[int], parts: Iterable[Sequence[Shard]], dtype: npt.DTypeLike) -> Parameters:
+    """The whole network in `dtype`. The shards must cover it, see `cover`."""
     whole = [
         (np.empty((outputs, inputs), dtype), np.empty(outputs, dtype)) for inputs, outputs in pairwise(sizes)
     ]
@@ -70,11 +71,11 @@ def assemble(sizes: Sequence[int], parts: Iterable[Sequence[Slice]], dtype: npt.
 
 
 Digests = dict[tuple[int, str, tuple[int, ...]], str]
-"""A hash of everything a rank holds, by layer, "weight" or "bias", and place."""
+"""Hashes of a rank's parameters: (layer, "weight" or "bias", rows and columns) -> hash."""
 
 
 def digests(places: Sequence[Rectangle], own: Parameters) -> Digests:
-    """What this rank holds, ready to be compared with others'."""
+    """The hashes of this rank's parameters, to be compared with other ranks'."""
     found: Digests = {}
     for layer, ((r0, r1, c0, c1), (weight, bias)) in enumerate(zip(places, own, strict=True)):
         found[layer, "weight", (r0, r1, c0, c1)] = _digest(weight)
@@ -87,7 +88,7 @@ def _digest(array: npt.NDArray[Any]) -> str:
 
 
 def difference(found: Sequence[Digests]) -> str:
-    """What ranks share and disagree about, in words; "" if they agree on everything."""
+    """The first parameters that two ranks hold and that differ, in words; "" if all agree."""
     first: dict[tuple[int, str, tuple[int, ...]], tuple[int, str]] = {}
     for rank, held in enumerate(found):
         for key, digest in held.items():
