@@ -13,7 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
-from typing import Any
+from typing import TypedDict
 
 import shared
 
@@ -28,11 +28,29 @@ RUNS = {
 COMMON = ["--ranks", "2", "--hidden", "1000", "--batch", "800", "--lr", "0.5", "--epochs", "3"]
 
 
-def run(options: list[str]) -> dict[str, Any]:
+class Cost(TypedDict):
+    """What is read of the cost that a run reports."""
+
+    seconds: float
+    steps: int
+    copy_seconds: float
+    copies: int
+
+
+class Row(TypedDict):
+    """One way to train: seconds of a step and of a copy, and over those of the way that loses no rank."""
+
+    name: str
+    step_seconds: float
+    copy_seconds: float
+    ratio: float
+
+
+def run(options: list[str]) -> Cost:
     """The cost of one run, as its first rank has counted it."""
     command = [sys.executable, "-m", "nnkit", "train", *COMMON, *options, "--json", "--quiet"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    cost: dict[str, Any] = json.loads(done.stdout)["cost"]
+    cost: Cost = json.loads(done.stdout)["cost"]
     return cost
 
 
@@ -43,18 +61,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     shared.drop_pin(options.keep_pin)
-    costs: dict[str, list[dict[str, Any]]] = {name: [] for name in RUNS}
+    costs: dict[str, list[Cost]] = {name: [] for name in RUNS}
     for _ in range(options.rounds):
         for name, arguments in RUNS.items():
             costs[name].append(run(arguments))
-    report = []
+    steps = {
+        name: statistics.median(cost["seconds"] / cost["steps"] for cost in found)
+        for name, found in costs.items()
+    }
+    report: list[Row] = []
     for name, found in costs.items():
-        step = statistics.median(cost["seconds"] / cost["steps"] for cost in found)
         copy = statistics.median(cost["copy_seconds"] / max(cost["copies"], 1) for cost in found)
-        report.append({"name": name, "step_seconds": step, "copy_seconds": copy})
-    plain = {row["name"]: row["step_seconds"] for row in report}
-    for row in report:
-        row["ratio"] = row["step_seconds"] / plain[row["name"].partition(",")[0]]
+        ratio = steps[name] / steps[name.partition(",")[0]]
+        report.append({"name": name, "step_seconds": steps[name], "copy_seconds": copy, "ratio": ratio})
     if options.json:
         print(json.dumps({"cores": os.cpu_count(), "rows": report}, indent=2))
         return

@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
-from shared import PIN, drop_pin, goal
+from shared import PIN, Goal, drop_pin, goal
 
 BATCH = 800
 WIDTHS = "50,100,200,400,1000,2000,4000"
@@ -31,8 +31,51 @@ EXPOSED_GOALS = {"data": 0.10, "model": 0.03}
 SPEED_GOAL, ERROR_GOAL = 0.9, 0.25
 
 Document = dict[str, Any]
+"""What `nnkit scaling --json` prints."""
+
 Round = tuple[dict[int, float], Document]
 """Seconds by width of one rank with all cores, and what `nnkit scaling` printed."""
+
+
+class Row(TypedDict):
+    """One case over all rounds."""
+
+    comm: str
+    ranks: int
+    hidden: int
+    oversubscribed: bool
+    seconds: float
+    seconds_range: list[float]
+    exposed: float
+    bytes: int
+    bytes_of_theory: int
+    efficiency: float
+    against_threads: float
+    error: float
+
+
+class Reached(Goal):
+    """A goal, and what was reached."""
+
+    what: str
+    reached: float
+
+
+class Summary(TypedDict):
+    """The rows over the rounds, in one of two ways, and the goals."""
+
+    rows: list[Row]
+    goals: list[Reached]
+
+
+class Report(TypedDict):
+    """What `--json` prints."""
+
+    rounds: int
+    cores: int
+    median: Summary
+    least: Summary
+    crossings: list[Any]
 
 
 def theory(comm: str, ranks: int, n: int) -> int:
@@ -57,12 +100,12 @@ def one_rank_all_cores(widths: Sequence[int], steps: int, threads: int) -> dict[
     return {width: each["seconds"] for width, each in zip(widths, found["cases"], strict=True)}
 
 
-def summary(rounds: Sequence[Round], least: bool) -> list[Document]:
+def summary(rounds: Sequence[Round], least: bool) -> Summary:
     """Every row over the rounds: medians, or the figures of the round in which it took least.
 
     What else runs on the machine only adds, so the least is what this program can do, the median what it did.
     """
-    rows = []
+    rows: list[Row] = []
     for number, first in enumerate(rounds[0][1]["rows"]):
         same = [document["rows"][number] for _, document in rounds]
         n, comm, ranks = first["hidden"], first["comm"], first["ranks"]
@@ -87,16 +130,16 @@ def summary(rounds: Sequence[Round], least: bool) -> list[Document]:
                 "error": median(row["error"] for row in chosen),
             }
         )
-    return rows
+    return {"rows": rows, "goals": goals(rows)}
 
 
 def _is_alone(row: Document, n: int) -> bool:
     return row["ranks"] == 1 and bool(row["hidden"] == n)
 
 
-def goals(rows: Sequence[Document]) -> list[Document]:
+def goals(rows: Sequence[Row]) -> list[Reached]:
     """What was to be reached, and what was."""
-    found: list[Document] = [
+    found: list[Reached] = [
         {
             "what": "rows whose bytes are not those of the theory",
             "at_most": 0,
@@ -115,9 +158,9 @@ def goals(rows: Sequence[Document]) -> list[Document]:
         errors = [abs(row["error"]) for row in rows if row["oversubscribed"] == crowded]
         if errors:
             what = f"largest error of a prediction, {'more ranks than cores' if crowded else 'a core each'}"
-            found.append(
-                {"what": what, **({} if crowded else {"at_most": ERROR_GOAL}), "reached": max(errors)}
-            )
+            found.append({"what": what, "reached": max(errors)})
+            if not crowded:
+                found[-1]["at_most"] = ERROR_GOAL
     return found
 
 
@@ -126,17 +169,17 @@ def quietest(rounds: Sequence[Round]) -> Round:
     return min(rounds, key=lambda each: sum(row["seconds"] for row in each[1]["rows"]))
 
 
-def show(report: Document) -> None:
+def show(report: Report) -> None:
     print(f"784-n-10, batch {BATCH}, {report['rounds']} rounds, {report['cores']} cores, one thread a rank")
-    for name in ("median", "least"):
+    for name, summed in (("median", report["median"]), ("least", report["least"])):
         print(f"\n{name} of the rounds")
-        table(report[name]["rows"])
-        for each in report[name]["goals"]:
+        table(summed["rows"])
+        for each in summed["goals"]:
             reached = each["reached"]
             print(f"{each['what']}: {goal(each, reached, '{:.3g}') or format(reached, '.3g')}")
 
 
-def table(rows: Sequence[Document]) -> None:
+def table(rows: Sequence[Row]) -> None:
     print(f"{'comm':6}{'ranks':>6}{'n':>6}{'ms a step':>11}{'range':>16}{'exposed':>9}{'bytes':>12}", end="")
     print(f"{'theory':>12}{'efficiency':>11}{'to threads':>11}{'error':>7}")
     for row in rows:
@@ -183,11 +226,11 @@ def main() -> None:
         rounds.append((threads, document))
     if options.plot is not None:
         draw_scaling(options.plot, quietest(rounds)[1])
-    rows = {"median": summary(rounds, least=False), "least": summary(rounds, least=True)}
-    report = {
+    report: Report = {
         "rounds": options.rounds,
         "cores": shared,
-        **{name: {"rows": found, "goals": goals(found)} for name, found in rows.items()},
+        "median": summary(rounds, least=False),
+        "least": summary(rounds, least=True),
         "crossings": [document["crossings"] for _, document in rounds],
     }
     if options.json:

@@ -7,12 +7,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 PIN = "OPENBLAS_CORETYPE"
 """Makes OpenBLAS use another processor's kernels; read when the library is loaded."""
 
 Call = Callable[[], object]
+
+
+class Goal(TypedDict, total=False):
+    """What a row of a report was to reach, by one of these; without, or with None, it is for information."""
+
+    at_least: float | None
+    at_most: float | None
+    under: float | None
+
+
+class Blas(TypedDict):
+    """The library that NumPy multiplies with, and what in the environment steers it."""
+
+    numpy: str
+    blas: str
+    kernels: str | None
+    blas_threads: int | None
+    set: dict[str, str]
 
 
 def drop_pin(keep: bool) -> None:
@@ -66,12 +84,20 @@ def child(script: str, arguments: list[str], environment: Mapping[str, str | Non
     return json.loads(subprocess.run(command, check=True, env=given, stdout=subprocess.PIPE).stdout)
 
 
-def blas() -> dict[str, Any]:
-    """The library that NumPy multiplies with, and what in the environment steers it."""
-    import numpy as np
+def blas_pool() -> dict[str, Any]:
+    """What threadpoolctl knows of the BLAS that is loaded."""
+    import numpy  # noqa: F401  loads it
     from threadpoolctl import threadpool_info
 
-    pool = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    pools: list[dict[str, Any]] = threadpool_info()
+    return next((pool for pool in pools if pool["user_api"] == "blas"), {})
+
+
+def blas() -> Blas:
+    """What multiplies here."""
+    import numpy as np
+
+    pool = blas_pool()
     return {
         "numpy": np.__version__,
         "blas": f"{pool.get('internal_api')} {pool.get('version')}",
@@ -81,15 +107,19 @@ def blas() -> dict[str, Any]:
     }
 
 
-def in_words(blas: Mapping[str, Any]) -> str:
+def in_words(blas: Blas) -> str:
     """One line on `blas()`."""
     given = " ".join(f"{name}={value}" for name, value in blas["set"].items())
     return f"NumPy {blas['numpy']}, {blas['blas']}, kernels for {blas['kernels']}{given and f', {given}'}"
 
 
-def goal(row: Mapping[str, Any], value: float, form: str = "{:.2f}") -> str:
+def goal(row: Goal, value: float, form: str = "{:.2f}") -> str:
     """The goal of a row beside what was reached; "" where it is for information."""
-    for key, words in (("at_least", "at least"), ("at_most", "at most"), ("under", "under")):
-        if row.get(key) is not None:
-            return f"goal {words} {row[key]:g}, reached {form.format(value)}"
+    for wanted, words in (
+        (row.get("at_least"), "at least"),
+        (row.get("at_most"), "at most"),
+        (row.get("under"), "under"),
+    ):
+        if wanted is not None:
+            return f"goal {words} {wanted:g}, reached {form.format(value)}"
     return ""

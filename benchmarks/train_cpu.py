@@ -13,25 +13,60 @@ back and PyTorch not: by default the benchmark drops it and says so; --keep-pin 
 """
 
 import argparse
+import importlib
 import json
 import os
-import statistics
-import sys
-import time
-from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-PIN = "OPENBLAS_CORETYPE"
+import shared
+
+if TYPE_CHECKING:
+    from nnkit.data import Dataset
+
 CASES = (((100,), 100, 2.0), ((100,), 800, 2.0), ((1000,), 800, 1.2))
 """Hidden layers, batch, and the ratio that is the goal."""
 
 LR, L2 = 0.5, 2e-5
 
-Epoch = Callable[[], None]
+
+class Environment(TypedDict):
+    """What the figures depend on."""
+
+    cores: int | None
+    numpy: str
+    blas: str
+    blas_threads: int | None
+    torch: str | None
+    torch_threads: int | None
 
 
-def nnkit_epoch(dataset: Any, hidden: tuple[int, ...], batch: int) -> Epoch:
+class Result(TypedDict):
+    """One case: the median seconds of an epoch by everybody, and PyTorch's over nnkit's."""
+
+    network: str
+    batch: int
+    goal: float
+    seconds: dict[str, float]
+    ratios: dict[str, float]
+
+
+class Report(TypedDict):
+    """What `--json` prints."""
+
+    environment: Environment
+    results: list[Result]
+
+
+def torch_or_none() -> Any:
+    """PyTorch, where it is installed."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        return None
+
+
+def nnkit_epoch(dataset: "Dataset", hidden: tuple[int, ...], batch: int) -> shared.Call:
     from nnkit import Registry, TrainConfig, open_device
     from nnkit.train.ranks import Ranks
     from nnkit.train.trainer import Trainer
@@ -40,14 +75,10 @@ def nnkit_epoch(dataset: Any, hidden: tuple[int, ...], batch: int) -> Epoch:
     registry = Registry.discover()
     ranks = Ranks.alone(config.sizes(784, 10), batch)
     trainer = Trainer(config, dataset, open_device("cpu"), registry.gemm("numpy"), ranks)
-    return lambda: void(trainer.epoch())
+    return trainer.epoch
 
 
-def void(_: object) -> None:
-    pass
-
-
-def torch_module_epoch(torch: Any, dataset: Any, hidden: tuple[int, ...], batch: int) -> Epoch:
+def torch_module_epoch(torch: Any, dataset: "Dataset", hidden: tuple[int, ...], batch: int) -> shared.Call:
     images, labels = torch_data(torch, dataset)
     layers: list[Any] = []
     for inputs, outputs in pairwise((784, *hidden)):
@@ -70,7 +101,7 @@ def torch_module_epoch(torch: Any, dataset: Any, hidden: tuple[int, ...], batch:
     return epoch
 
 
-def torch_tensor_epoch(torch: Any, dataset: Any, hidden: tuple[int, ...], batch: int) -> Epoch:
+def torch_tensor_epoch(torch: Any, dataset: "Dataset", hidden: tuple[int, ...], batch: int) -> shared.Call:
     images, labels = torch_data(torch, dataset)
     weights = [torch.randn(o, i) / i**0.5 for i, o in pairwise((784, *hidden, 10))]
     biases = [torch.zeros(len(w)) for w in weights]
@@ -102,31 +133,15 @@ def torch_tensor_epoch(torch: Any, dataset: Any, hidden: tuple[int, ...], batch:
     return without_grad
 
 
-def torch_data(torch: Any, dataset: Any) -> tuple[Any, Any]:
+def torch_data(torch: Any, dataset: "Dataset") -> tuple[Any, Any]:
     images = torch.from_numpy(dataset.train.images.copy()).float().div_(255)
     return images, torch.from_numpy(dataset.train.labels.astype("int64"))
 
 
-def measure(competitors: dict[str, Epoch], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every epoch; each competitor goes first equally often."""
-    names = list(competitors)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for epoch in competitors.values():
-        epoch()
-    for repeat in range(repeats):
-        turn = repeat % len(names)
-        for name in names[turn:] + names[:turn]:
-            begun = time.perf_counter()
-            competitors[name]()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
-def environment(torch: Any) -> dict[str, Any]:
+def environment(torch: Any) -> Environment:
     import numpy as np
-    from threadpoolctl import threadpool_info
 
-    blas = next((pool for pool in threadpool_info() if pool["user_api"] == "blas"), {})
+    blas = shared.blas_pool()
     return {
         "cores": os.cpu_count(),
         "numpy": np.__version__,
@@ -140,33 +155,26 @@ def environment(torch: Any) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=7, help="measured epochs of each, after one to warm up")
-    parser.add_argument("--keep-pin", action="store_true", help=f"leave {PIN} as it is")
+    parser.add_argument("--keep-pin", action="store_true", help=f"leave {shared.PIN} as it is")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if PIN in os.environ and not options.keep_pin:
-        # The library reads the variable when it is loaded: only a new process is free of it.
-        print(f"dropping {PIN}={os.environ.pop(PIN)} (--keep-pin leaves it)", file=sys.stderr)
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+    shared.drop_pin(options.keep_pin)
 
     from nnkit import load_dataset
 
-    try:
-        import torch
-    except ImportError:
-        torch = None
+    torch = torch_or_none()
     dataset = load_dataset()
-    results = []
+    results: list[Result] = []
     for hidden, batch, goal in CASES:
         competitors = {"nnkit": nnkit_epoch(dataset, hidden, batch)}
         if torch:
             competitors["module"] = torch_module_epoch(torch, dataset, hidden, batch)
             competitors["tensor"] = torch_tensor_epoch(torch, dataset, hidden, batch)
-        seconds = measure(competitors, options.epochs)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        medians = shared.medians(shared.in_turns(competitors, options.epochs))
         ratios = {name: medians[name] / medians["nnkit"] for name in medians if name != "nnkit"}
         name = "-".join(map(str, (784, *hidden, 10)))
         results.append({"network": name, "batch": batch, "goal": goal, "seconds": medians, "ratios": ratios})
-    report = {"environment": environment(torch), "results": results}
+    report: Report = {"environment": environment(torch), "results": results}
     if options.json:
         print(json.dumps(report, indent=2))
         return

@@ -22,9 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import shared
+
+if TYPE_CHECKING:
+    from nnkit.contracts import Device
+    from nnkit.data import Dataset
+    from nnkit.train.trainer import Trainer
 
 HIDDEN, BATCH, LR, L2 = (100,), 800, 0.5, 2e-5
 EPOCH_GOAL = 2.5
@@ -42,7 +47,43 @@ STAGES = (
 """What is timed on the way, and where it is defined."""
 
 
-def trainer(dataset: Any, device: Any, backend: str, double: bool = False) -> Any:
+class EpochRow(shared.Goal):
+    """Seconds of an epoch by both, and how far the networks are from each other and from float64."""
+
+    network: str
+    batch: int
+    seconds: dict[str, float]
+    ratio: float
+    epochs: int
+    largest_difference: float
+    from_float64: dict[str, float]
+    within_rounding: bool
+    threads: int
+
+
+class FirstUse(TypedDict):
+    """What the first step takes more than later ones, in all and by stages."""
+
+    seconds: float
+    stages: dict[str, float]
+
+
+class FirstUseRow(FirstUse, shared.Goal):
+    """Medians of several processes."""
+
+    cache: str
+
+
+class Report(TypedDict):
+    """What `--json` prints."""
+
+    cores: int | None
+    environment: shared.Blas
+    epoch: EpochRow
+    first_use: list[FirstUseRow]
+
+
+def trainer(dataset: "Dataset", device: "Device", backend: str, double: bool = False) -> "Trainer":
     from nnkit import Registry, TrainConfig
     from nnkit.nn.initialise import initial_parameters
     from nnkit.train.position import Position
@@ -59,12 +100,13 @@ def trainer(dataset: Any, device: Any, backend: str, double: bool = False) -> An
     return Trainer(config, dataset, device, registry.gemm(backend), ranks, (parameters, Position()))
 
 
-def epochs(repeats: int) -> dict[str, Any]:
+def epochs(repeats: int) -> EpochRow:
     """Seconds of an epoch by both, and how far their parameters are apart after all of them."""
     from nnkit import load_dataset, open_device
+    from nnkit.device.virtual import VirtualDevice
 
     dataset = load_dataset()
-    virtual = open_device("virtual")
+    virtual = VirtualDevice()
     exact = trainer(dataset, open_device("cpu"), "numpy", double=True)
     runs = {
         "tiled on virtual": trainer(dataset, virtual, "tiled"),
@@ -91,7 +133,7 @@ def epochs(repeats: int) -> dict[str, Any]:
     }
 
 
-def distance(one: Any, other: Any) -> float:
+def distance(one: "Trainer", other: "Trainer") -> float:
     """The largest absolute difference of two networks' parameters; NaN counts as infinite."""
     import numpy as np
 
@@ -100,7 +142,7 @@ def distance(one: Any, other: Any) -> float:
     return float("inf") if math.isnan(apart) else apart
 
 
-def first_use() -> dict[str, Any]:
+def first_use() -> FirstUse:
     """One process: the stages of the first step, and what it takes more than the ones that follow."""
     import importlib
 
@@ -150,9 +192,9 @@ def timed(function: Callable[..., Any], spent: dict[str, float], stage: str) -> 
     return measured
 
 
-def first_uses(repeats: int) -> list[dict[str, Any]]:
+def first_uses(repeats: int) -> list[FirstUseRow]:
     """Medians with an empty and with a full cache; every process is fresh."""
-    found: dict[str, list[dict[str, Any]]] = {"empty": [], "full": []}
+    found: dict[str, list[FirstUse]] = {"empty": [], "full": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             for runs in found.values():
@@ -185,7 +227,7 @@ def main() -> None:
         return
     shared.drop_pin(options.keep_pin)
     epoch = epochs(options.epochs)
-    report = {
+    report: Report = {
         "cores": os.cpu_count(),
         "environment": shared.blas(),
         "epoch": epoch,

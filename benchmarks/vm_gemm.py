@@ -14,9 +14,12 @@ measures with it alone.
 import argparse
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 import shared
+
+if TYPE_CHECKING:
+    from nnkit.contracts import DtypeName, GemmBackend
 
 THREADS = (1, 2)
 GOAL = 0.5
@@ -24,7 +27,7 @@ SIZES = ((1000, 800, 784), (1024, 1024, 1024))
 SLOW_REPEATS = 5
 
 # Backend, dtype, M, N, K, whether A and B are transposed, and the goal.
-CASES: list[tuple[str, str, int, int, int, bool, bool, float | None]] = [
+CASES: list[tuple[str, "DtypeName", int, int, int, bool, bool, float | None]] = [
     *(("tiled", "float32", *size, False, False, GOAL) for size in SIZES),
     *(
         ("tiled", "float32", *SIZES[0], *turned, None)
@@ -33,6 +36,29 @@ CASES: list[tuple[str, str, int, int, int, bool, bool, float | None]] = [
     ("tiled", "float64", *SIZES[0], False, False, None),
     ("naive", "float32", *SIZES[0], False, False, None),
 ]
+
+
+class Row(shared.Goal, total=False):
+    """One case: the speeds and their ratio, or why there are none."""
+
+    backend: Required[str]
+    dtype: Required[str]
+    m: Required[int]
+    n: Required[int]
+    k: Required[int]
+    operands: Required[str]
+    gflops: float
+    numpy_gflops: float
+    ratio: float
+    error: str
+
+
+class Report(TypedDict):
+    """All cases with a number of threads."""
+
+    threads: int
+    environment: shared.Blas
+    results: list[Row]
 
 
 class Turned:
@@ -54,29 +80,42 @@ class Turned:
 class Transposing:
     """A backend that is told to transpose what `Turned` has stored."""
 
-    def __init__(self, backend: Any, trans_a: bool, trans_b: bool):
-        self.name, self.backend = backend.name, backend
-        self.how = {"trans_a": trans_a, "trans_b": trans_b}
+    def __init__(self, backend: "GemmBackend", trans_a: bool, trans_b: bool):
+        self.name, self.devices, self.dtypes = backend.name, backend.devices, backend.dtypes
+        self.backend, self.trans_a, self.trans_b = backend, trans_a, trans_b
 
-    def gemm(self, a: Any, b: Any, c: Any) -> None:
+    def gemm(
+        self,
+        a: Any,
+        b: Any,
+        c: Any,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        trans_a: bool = False,
+        trans_b: bool = False,
+    ) -> None:
         """The product of what is stored."""
-        self.backend.gemm(a, b, c, **self.how)
+        trans_a, trans_b = trans_a != self.trans_a, trans_b != self.trans_b
+        self.backend.gemm(a, b, c, alpha=alpha, beta=beta, trans_a=trans_a, trans_b=trans_b)
 
 
-def measure(repeats: int) -> dict[str, Any]:
+def measure(repeats: int) -> Report:
     """All cases with the threads that the environment asks for."""
-    from nnkit import NnkitError, Registry, open_device
+    from nnkit import NnkitError, Registry
+    from nnkit.device.cpu import CpuDevice
+    from nnkit.device.virtual import VirtualDevice
     from nnkit.verify.gemm_bench import Competitor, bench_gemm
 
     registry = Registry.discover()
-    virtual, cpu = open_device("virtual"), open_device("cpu")
-    rows = []
+    virtual, cpu = VirtualDevice(), CpuDevice()
+    rows: list[Row] = []
     for backend, dtype, m, n, k, trans_a, trans_b, goal in CASES:
         pair = [
             Competitor(Transposing(registry.gemm(name), trans_a, trans_b), Turned(device, trans_a, trans_b))
             for name, device in ((backend, virtual), ("numpy", cpu))
         ]
-        row: dict[str, Any] = {
+        row: Row = {
             "backend": backend,
             "dtype": dtype,
             "m": m,
@@ -96,7 +135,7 @@ def measure(repeats: int) -> dict[str, Any]:
     return {"threads": virtual.threads, "environment": shared.blas(), "results": rows}
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: Report) -> None:
     print(
         f"{report['threads']} thread{'s' * (report['threads'] > 1)}; {shared.in_words(report['environment'])}"
     )
@@ -121,7 +160,7 @@ def main() -> None:
         return
     pinned = os.environ.get(shared.PIN)
     pins = [pinned] if options.keep_pin or pinned is None else [None, pinned]
-    reports = []
+    reports: list[Report] = []
     for pin in pins:
         for threads in THREADS:
             environment = {
@@ -129,7 +168,7 @@ def main() -> None:
                 "OPENBLAS_NUM_THREADS": str(threads),
                 shared.PIN: pin,
             }
-            report = shared.child(__file__, ["--one", f"--repeat={options.repeat}"], environment)
+            report: Report = shared.child(__file__, ["--one", f"--repeat={options.repeat}"], environment)
             reports.append(report)
             if not options.json:
                 show(report)

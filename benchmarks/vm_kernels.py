@@ -16,16 +16,17 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypedDict
 
 import numpy as np
 import shared
 from numpy.typing import NDArray
 
 from nnkit import reference
-from nnkit.device.virtual import VirtualDevice
+from nnkit.device.virtual import VirtualArray, VirtualDevice
 
 LAUNCH_GOAL = 15.0
 """Microseconds."""
@@ -64,6 +65,32 @@ class Work:
     written: tuple[int, ...] = (0,)
     compared: int = 0
     goal: float | None = SPEED_GOAL
+
+
+class KernelRow(shared.Goal):
+    """One operation by everybody: seconds of a call, and NumPy's over each device's."""
+
+    name: str
+    seconds: dict[str, float]
+    ratios: dict[str, float]
+    difference: float
+
+
+class LaunchRow(shared.Goal):
+    """Microseconds of a launch."""
+
+    name: str
+    us: float
+
+
+class Report(TypedDict):
+    """What `--json` prints."""
+
+    cores: int | None
+    threads: int
+    environment: shared.Blas
+    launches: list[LaunchRow]
+    kernels: list[KernelRow]
 
 
 def works() -> list[Work]:
@@ -134,18 +161,30 @@ def works() -> list[Work]:
     return found
 
 
-def compare(work: Work, devices: dict[str, VirtualDevice], repeats: int) -> dict[str, Any]:
+def copy_back(work: Work, arrays: Arrays) -> None:
+    """Restore what a call overwrites."""
+    for number in work.written:
+        np.copyto(arrays[number], work.arrays[number])
+
+
+def write_back(work: Work, arrays: Sequence[VirtualArray]) -> None:
+    """Restore what a call overwrites, on a device."""
+    for number in work.written:
+        arrays[number].write(work.arrays[number])
+
+
+def compare(work: Work, devices: dict[str, VirtualDevice], repeats: int) -> KernelRow:
     """Median seconds of everybody, and how far the results are apart."""
-    once: dict[str, Callable[[], object]] = {}
-    before: dict[str, Callable[[], object]] = {}
+    once: dict[str, shared.Call] = {}
+    before: dict[str, shared.Call] = {}
     mine = [array.copy() for array in work.arrays]
-    once["numpy"] = lambda: work.numpy(*mine)
-    before["numpy"] = lambda: [np.copyto(mine[i], work.arrays[i]) for i in work.written]
+    once["numpy"] = partial(work.numpy, *mine)
+    before["numpy"] = partial(copy_back, work, mine)
     placed = {}
     for name, device in devices.items():
         arrays = placed[name] = [device.upload(array) for array in work.arrays]
-        once[name] = lambda device=device, arrays=arrays: work.virtual(device.operations, *arrays)
-        before[name] = lambda arrays=arrays: [arrays[i].write(work.arrays[i]) for i in work.written]
+        once[name] = partial(work.virtual, device.operations, *arrays)
+        before[name] = partial(write_back, work, arrays)
     for name, prepare in before.items():
         prepare()
         once[name]()
@@ -165,7 +204,7 @@ def compare(work: Work, devices: dict[str, VirtualDevice], repeats: int) -> dict
     }
 
 
-def row(call: Callable[[], object]) -> Callable[[], object]:
+def row(call: shared.Call) -> shared.Call:
     """The call as often as a turn makes it."""
 
     def calls() -> None:
@@ -175,14 +214,14 @@ def row(call: Callable[[], object]) -> Callable[[], object]:
     return calls
 
 
-def launches(device: VirtualDevice, count: int = 2000) -> list[dict[str, Any]]:
+def launches(device: VirtualDevice, count: int = 2000) -> list[LaunchRow]:
     """Microseconds of a launch, the median of 15 rows of launches."""
     module = device.compile(SOURCE, name="launches.cu")
     empty, saxpy = module["empty"], module["saxpy"]
     x = device.zeros((32,), np.float32)
     arguments = (np.int32(32), np.float32(1), x, x)
 
-    def microseconds(call: Callable[[], None]) -> float:
+    def microseconds(call: shared.Call) -> float:
         call()
         taken = []
         for _ in range(15):
@@ -209,7 +248,7 @@ def main() -> None:
     devices = {"1 thread": VirtualDevice(threads=1)}
     if device.threads > 1:
         devices[f"{device.threads} threads"] = device
-    report = {
+    report: Report = {
         "cores": os.cpu_count(),
         "threads": device.threads,
         "environment": shared.blas(),
@@ -220,16 +259,17 @@ def main() -> None:
         print(json.dumps(report, indent=2))
         return
     print(f"{report['cores']} cores, {device.threads} threads, NumPy {np.__version__}")
-    for row in report["launches"]:
-        print(f"  {row['name']:<30} {row['us']:7.1f} us  {shared.goal(row, row['us'], '{:.1f}')}".rstrip())
+    for launch in report["launches"]:
+        reached = shared.goal(launch, launch["us"], "{:.1f}")
+        print(f"  {launch['name']:<30} {launch['us']:7.1f} us  {reached}".rstrip())
     print("microseconds of a call, and NumPy's time over the kernel's")
-    for row in report["kernels"]:
-        times = [f"{name} {1e6 * value:7.0f}" for name, value in row["seconds"].items()]
-        ratios = [f"{value:5.2f}" for value in row["ratios"].values()]
-        reached = shared.goal(row, list(row["ratios"].values())[-1])
+    for kernel in report["kernels"]:
+        times = [f"{name} {1e6 * value:7.0f}" for name, value in kernel["seconds"].items()]
+        ratios = [f"{value:5.2f}" for value in kernel["ratios"].values()]
+        reached = shared.goal(kernel, list(kernel["ratios"].values())[-1])
         print(
-            f"  {row['name']:<30} {', '.join(times)}; {', '.join(ratios)}; "
-            f"difference {row['difference']:.1e}  {reached}".rstrip()
+            f"  {kernel['name']:<30} {', '.join(times)}; {', '.join(ratios)}; "
+            f"difference {kernel['difference']:.1e}  {reached}".rstrip()
         )
 
 
