@@ -2,12 +2,24 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from nnkit.contracts import Array, Sum, Traffic
+import numpy.typing as npt
+
+from nnkit.contracts import Sum, Traffic
 
 Begin = Callable[[Any], Sum]
 """Starts the sum of a buffer, in place: a NumPy array, or an array on a GPU."""
+
+
+class Copied(Protocol):
+    """An array as a sum needs it where the memory is not the host's."""
+
+    def download(self) -> npt.NDArray[Any]:
+        """A copy in host memory."""
+
+    def write(self, host: npt.NDArray[Any]) -> None:
+        """Overwrite the array with that."""
 
 
 class TimedSum:
@@ -17,11 +29,11 @@ class TimedSum:
     it there (`direct`); if not it is copied to the host, and back when the sum is complete.
     """
 
-    def __init__(self, array: Array, begin: Begin, traffic: Traffic, direct: bool = False):
+    def __init__(self, array: Copied, begin: Begin, traffic: Traffic, direct: bool = False):
         self.traffic = traffic
         entered = self._enter()
         self._done = False
-        self._copied: Array | None = None
+        self._copied: Copied | None = None
         self._buffer: Any = array
         if hasattr(array, "host"):
             self._buffer = array.host

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def _no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gemm_bench.time, "perf_counter", lambda: 1.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: 1.0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -241,7 +241,7 @@ def test_a_message_is_found_from_sums_over_more_ranks() -> None:
     slope = machine.sum_seconds(2_000_000, 8) - machine.sum_seconds(1_000_000, 8)
     large = Line(machine.sum_seconds(1_000_000, 8) - slope, slope / 1_000_000)
     found = message_of(8, large)
-    assert (found.alpha, found.beta) == (pytest.approx(message.alpha), pytest.approx(message.beta))
+    assert [found.alpha, found.beta] == pytest.approx([message.alpha, message.beta])
     assert message_of(2, message) == message
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from nnkit.comm import launch as launching
 from nnkit.comm.launch import launch
 from nnkit.comm.mpiexec import Mpi, check_startable, find_mpi
 from nnkit.comm.world import (
     THREAD_VARIABLES,
+    share_of_this_machine,
 )
 from nnkit.errors import UsageError
 from tests.support.mpi import gone, needs_mpi
@@ -88,7 +88,7 @@ def test_threads_are_shared_out(capfd: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     names = " ".join(THREAD_VARIABLES)
     assert run("print(*[os.environ[name] for name in sys.argv[1].split()])", names, ranks=1) == 0
-    threads = str(launching.share_of_this_machine(1, None, {}).cores)
+    threads = str(share_of_this_machine(1, None, {}).cores)
     expected = ["7" if name.startswith("MKL") else threads for name in THREAD_VARIABLES]
     assert capfd.readouterr().out.split() == expected
 

@@ -37,11 +37,12 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
 
 
 def runs(comm: str, ranks: int, config: TrainConfig, **more: Any) -> list[dict[str, Any]]:
-    found = run_ranks(ranks, lambda transport: outcome(make(transport, comm, config, **more)))
-    for each in found:
+    found = []
+    for each in run_ranks(ranks, lambda transport: outcome(make(transport, comm, config, **more))):
         if isinstance(each, BaseException):
             raise each
-    return found  # type: ignore[return-value]
+        found.append(each)
+    return found
 
 
 def compare(found: list[dict[str, Any]], config: TrainConfig) -> None:
@@ -222,7 +223,7 @@ def test_parts_make_the_whole(sizes: list[int], over_batch: int, over_network: i
         assert cover(sizes, others) != some
 
 
-class Wrong(GridStrategy):
+class Wrong(GridStrategy):  # type: ignore[misc]  # mypy sees backends/, not what it is called when installed
     """Two ranks, and something that their author has overlooked."""
 
     def __init__(self, transport: Communicator, task: Task, mistake: str):
@@ -235,11 +236,13 @@ class Wrong(GridStrategy):
             return slice(0, batch // 2)
         if self.mistake == "rest":
             return slice(batch // 2 * self.cell.reader, batch // 2 * (self.cell.reader + 1))
-        return super().samples(batch)
+        both: slice = super().samples(batch)
+        return both
 
     def rows(self, layer: int, out_features: int) -> slice:
         """A neuron is nobody's."""
-        return slice(0, out_features - 1) if self.mistake == "rows" else super().rows(layer, out_features)
+        own: slice = super().rows(layer, out_features)
+        return slice(0, out_features - 1) if self.mistake == "rows" else own
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 from nnkit.comm import mpi_library
 from nnkit.comm.timed import TimedSum
-from nnkit.contracts import Traffic
+from nnkit.contracts import HostArray, Traffic
+from nnkit.device.cpu import CpuDevice
 
 
 class OnDevice:
@@ -32,11 +33,9 @@ class OnDevice:
         self.memory[...] = host
 
 
-class OnHost:
+def on_host(*values: float) -> HostArray:
     """An array whose memory the host sees."""
-
-    def __init__(self, values: Any):
-        self.host = np.array(values, np.float32)
+    return CpuDevice().upload(np.array(values, np.float32))
 
 
 class Doubled:
@@ -79,9 +78,14 @@ def test_or_stays_there_if_the_transport_reaches_it() -> None:
 
 
 def test_host_memory_is_summed_where_it_is() -> None:
-    array = OnHost([1, 2])
+    array = on_host(1, 2)
     seen: list[Any] = []
-    TimedSum(array, lambda buffer: seen.append(buffer) or Doubled(buffer), Traffic(), direct=True).wait()
+
+    def start(buffer: Any) -> Doubled:
+        seen.append(buffer)
+        return Doubled(buffer)
+
+    TimedSum(array, start, Traffic(), direct=True).wait()
     assert seen == [array.host]
     assert seen[0] is array.host
     assert array.host.tolist() == [2, 4]
@@ -89,11 +93,11 @@ def test_host_memory_is_summed_where_it_is() -> None:
 
 def test_waiting_is_exposed_and_the_rest_hidden() -> None:
     traffic = Traffic()
-    exposed = TimedSum(OnHost([1]), lambda buffer: Doubled(buffer, 0.02), traffic)
+    exposed = TimedSum(on_host(1), lambda buffer: Doubled(buffer, 0.02), traffic)
     exposed.wait()
     assert 0.02 <= traffic.exposed < 1
     assert traffic.hidden < 0.01
-    hidden, traffic.exposed = TimedSum(OnHost([1]), Doubled, traffic), 0.0
+    hidden, traffic.exposed = TimedSum(on_host(1), Doubled, traffic), 0.0
     time.sleep(0.02)
     hidden.wait()
     assert traffic.hidden >= 0.02

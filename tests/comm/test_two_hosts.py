@@ -81,7 +81,7 @@ def left() -> str:
 @needs_hosts
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind(number: signal.Signals) -> None:
-    command = [SCRIPT, "sh", "-c", "echo ready; sleep 60"]
+    command = [str(SCRIPT), "sh", "-c", "echo ready; sleep 60"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2

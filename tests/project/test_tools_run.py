@@ -1,6 +1,7 @@
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,9 @@ def test_a_moved_checkout_is_installed_anew(tree: Path, tmp_path: Path) -> None:
 
 def test_a_failed_installation_is_tried_again(tree: Path, tmp_path: Path) -> None:
     python = script(tmp_path / "interpreter", INTERPRETER)
-    environment = {"NNKIT_PYTHON": str(python), "LOG": str(tmp_path / "log")}
-    failed = run(tree, "true", PIP_FAILS="1", **environment)
+    start = partial(run, tree, "true", NNKIT_PYTHON=str(python), LOG=str(tmp_path / "log"))
+    failed = start(PIP_FAILS="1")
     assert failed.status == 2
     assert "pip could not install" in failed.stderr.splitlines()[-1]
-    again = run(tree, "true", **environment)
+    again = start()
     assert (again.status, "installing" in again.stderr) == (0, True)
