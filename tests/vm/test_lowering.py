@@ -17,7 +17,8 @@ from nnkit.vm.build.source import Source
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms import table
-from nnkit.vm.forms.table import FORMS, Effect, Form, MemoryAccess
+from nnkit.vm.forms.form import Effect, Form, MemoryAccess
+from nnkit.vm.forms.table import FORMS
 from nnkit.vm.instructions import families  # noqa: F401  it fills the table
 from nnkit.vm.memory.access import Access
 from nnkit.vm.memory.attachments import ATTACHMENTS
@@ -153,7 +154,8 @@ def test_a_form_that_goes_round_it_is_found(spy: Spy, monkeypatch: pytest.Monkey
     def store_zero(e: Emitter, item: Instruction) -> None:
         e.text.line("store i32 0, ptr null")
 
-    form = Effect(re.compile(r"st\.zero\.b32"), "[]", 0, "", store_zero)
+    section = FORMS["st"][0].section
+    form = Effect(section, re.compile(r"st\.zero\.b32"), "[]", 0, "", "", store_zero)
     monkeypatch.setitem(FORMS, "st", [*FORMS["st"], form])
     assert unseen(spy, all_lines()) == ["st.zero.b32 [%a];"]
 
