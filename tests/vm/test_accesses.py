@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ HEAD = ".version 8.3\n.target sm_90\n.address_size 64\n"
 BLOCKS = [(32, 1, 1), (37, 1, 1), (8, 8, 1), (16, 16, 1), (32, 8, 1), (5, 7, 1), (3, 4, 5), (256, 1, 1)]
 TYPES = ["u8", "s8", "u16", "s16", "u32", "u64"]
 
-PATTERNS: dict[str, tuple[str, Any]] = {
+Numbers = npt.NDArray[np.int64]
+
+PATTERNS: dict[str, tuple[str, Callable[[Numbers, Numbers, Numbers], Numbers]]] = {
     "t": ("mov.u32 %i, %t;", lambda t, x, y: t),
     "3": ("mov.u32 %i, 3;", lambda t, x, y: t * 0 + 3),
     "ctaid": ("mov.u32 %i, %ctaid.x; add.u32 %i, %i, 7;", lambda t, x, y: t * 0 + 7),
@@ -93,7 +96,7 @@ def kernel(type_: str, count: int, pattern: str, guard: str, space: str) -> str:
     END: {copy_out} ret; }}"""
 
 
-GUARDS = {
+GUARDS: dict[str, tuple[str, Callable[[Numbers], npt.NDArray[np.bool_]]]] = {
     "": ("setp.eq.u32 %p, %n, 0;", lambda t: t >= 0),
     "t % 4 != 1": ("and.b32 %k, %t, 3; setp.eq.u32 %p, %k, 1;", lambda t: t % 4 != 1),
     "t < 21": ("setp.ge.u32 %p, %t, 21;", lambda t: t < 21),

@@ -62,7 +62,8 @@ fill:
 
 def run(k: VirtualKernel, out: VirtualArray, shift: int, low: int) -> list[int]:
     k.launch(1, 64, (out, np.uint64(shift % (1 << 64)), np.uint32(low)))
-    return out.download().tolist()
+    found: list[int] = out.download().tolist()
+    return found
 
 
 @pytest.mark.parametrize("space", ["shared", "local"])

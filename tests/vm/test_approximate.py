@@ -8,6 +8,7 @@ would not do.
 import math
 from collections.abc import Callable, Iterator
 from itertools import product
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -136,8 +137,11 @@ def test_rsqrt_of_f64() -> None:
 
 def test_the_references() -> None:
     """NumPy's doubles against mpmath, where the tests above rely on them."""
-    pairs = [(np.exp2, lambda v: mpmath.power(2, v)), (np.log2, lambda v: mpmath.log(v, 2))]
-    pairs += [(np.sin, mpmath.sin), (np.cos, mpmath.cos), (np.tanh, mpmath.tanh)]
+    pairs: list[tuple[Callable[[Doubles], Doubles], Callable[[Any], Any]]] = [
+        (np.exp2, lambda v: mpmath.power(2, v)),
+        (np.log2, lambda v: mpmath.log(v, 2)),
+        *((np.sin, mpmath.sin), (np.cos, mpmath.cos), (np.tanh, mpmath.tanh)),
+    ]
     samples = uniform(0.01, 9, 200)
     for of_doubles, of_any in pairs:
         with mpmath.workprec(100):

@@ -161,8 +161,8 @@ def run(ptx: str, options: Options, threads: int = 1, size: int = 1024) -> bytes
 
 def expected(way: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
     """Lanes and bytes of all accesses, by kind and space."""
-    lanes, sizes = Counter({("load", "param"): BLOCKS * THREADS}), Counter()
-    sizes["load", "param"] = BLOCKS * THREADS * 8
+    lanes = Counter({("load", "param"): BLOCKS * THREADS})
+    sizes = Counter({("load", "param"): BLOCKS * THREADS * 8})
     for _, what in LINES:
         kind, space, size = what.split()
         lanes[kind, space] += BLOCKS * WAYS[way][1]

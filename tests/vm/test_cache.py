@@ -171,16 +171,26 @@ def test_what_the_key_holds(store: Counting, ptx: str, monkeypatch: pytest.Monke
     assert len(set(store.keys)) == len(store.keys) == store.puts == 7
 
 
-OTHERS: dict[str, object] = {"width": 8, "poison": True, "attached": ()}
-"""Of every field of the options another value than that of the first launch."""
+FIRST = Options(width=16)
+OTHERS = {
+    "width": replace(FIRST, width=8),
+    "poison": replace(FIRST, poison=True),
+    "attached": replace(FIRST, attached=()),
+}
+"""For every field of the options, those of the first launch with another value of it."""
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Options)])
 def test_every_option_changes_the_key(store: Counting, ptx: str, field: str) -> None:
     """Code that was made in another way would be wrong in silence."""
-    launch = Launch((64, 1, 1), True, Options(width=16))
-    assert getattr(launch.options, field) != OTHERS[field], "give it another value"
-    other = replace(launch, options=replace(launch.options, **{field: OTHERS[field]}))
+    launch = Launch((64, 1, 1), True, FIRST)
+    other = replace(launch, options=OTHERS[field])
+    different = [
+        each.name
+        for each in fields(Options)
+        if getattr(FIRST, each.name) != getattr(other.options, each.name)
+    ]
+    assert different == [field], "give it, and nothing else, another value"
     for each in (launch, other, launch, other):
         native.native_code(Source(ptx), "work", each)
     assert (store.misses, store.hits) == (2, 2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,12 @@ def test_many_gathers_become_calls_where_there_is_no_instruction(has_avx512: boo
 @pytest.mark.usefixtures("avx2")
 def test_gathers_as_calls_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, inner = [], large.with_calls
-    monkeypatch.setattr(large, "with_calls", lambda text: calls.append(text) or inner(text))
+
+    def counted(text: str) -> str:
+        calls.append(text)
+        return inner(text)
+
+    monkeypatch.setattr(large, "with_calls", counted)
     found = []
     for most in (1 << 30, 0):
         monkeypatch.setattr(large, "MOST_SCATTERED", most)
@@ -269,13 +275,14 @@ def test_ctrl_c_ends_the_compiler_and_leaves_nothing(tmp_path: Path, monkeypatch
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(large, "WORTH_A_PROCESS", 0)
     started: list[subprocess.Popen[bytes]] = []
-    inner = subprocess.Popen
+    inner: type[subprocess.Popen[bytes]] = subprocess.Popen
 
-    def start(*given: object, **named: object) -> "subprocess.Popen[bytes]":
-        child = inner([sys.executable, "-c", "import time; time.sleep(600)"], **named)  # type: ignore[call-overload]
+    def start(*given: object, **named: Any) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        child: subprocess.Popen[bytes] = inner(command, **named)
         started.append(child)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-        return child  # type: ignore[no-any-return]
+        return child
 
     device = VirtualDevice(threads=1)
     kernel = device.compile(straight(3), name="stopped.cu")["k"]

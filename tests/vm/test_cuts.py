@@ -1,6 +1,6 @@
 """Indices of 64 bits into shared and local memory that the compiler cuts to 32: reported where they wrap."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -87,7 +87,8 @@ def test_an_index_of_64_bits_is_not_cut(device: VirtualDevice, module: VirtualMo
     def launch(i: int, j: int = 8) -> list[int]:
         shared = 256 if name == "dynamic" else 0
         module[name].launch(1, 64, (np.int64(i), np.int32(j), out), shared_bytes=shared)
-        return out.download().tolist()
+        found: list[int] = out.download().tolist()
+        return found
 
     t = np.arange(64)
     right = {
@@ -161,7 +162,7 @@ def test_a_program_may_cut_what_it_means_to_cut(device: VirtualDevice) -> None:
         assert out.download().tolist() == expected.tolist(), name
 
 
-IN_RANGE = {
+IN_RANGE: dict[str, Callable[[int, int, int], int]] = {
     "(i + t) % 64": lambda i, j, t: (i + t) % 64,
     "(i + t) & 63": lambda i, j, t: (i + t) & 63,
     "(unsigned long long)(i + t) % 50": lambda i, j, t: (i + t) % 50,

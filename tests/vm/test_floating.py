@@ -196,10 +196,23 @@ def unordered(a: float, b: float) -> bool:
     return math.isnan(a) or math.isnan(b)
 
 
-ORDERED = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
-COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    **{name: lambda a, b, f=f: not unordered(a, b) and f(a, b) for name, f in ORDERED.items()},
-    **{f"{name}u": lambda a, b, f=f: unordered(a, b) or f(a, b) for name, f in ORDERED.items()},
+Comparison = Callable[[float, float], bool]
+ORDERED: dict[str, Comparison] = {
+    name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
+}
+
+
+def when_ordered(compare: Comparison) -> Comparison:
+    return lambda a, b: not unordered(a, b) and compare(a, b)
+
+
+def or_unordered(compare: Comparison) -> Comparison:
+    return lambda a, b: unordered(a, b) or compare(a, b)
+
+
+COMPARISONS: dict[str, Comparison] = {
+    **{name: when_ordered(compare) for name, compare in ORDERED.items()},
+    **{f"{name}u": or_unordered(compare) for name, compare in ORDERED.items()},
     "num": lambda a, b: not unordered(a, b),
     "nan": unordered,
 }
@@ -211,15 +224,17 @@ def as_float(bits: int, format_: Format, ftz: bool = False) -> float:
     return math.ldexp(value.m, value.e) if isinstance(value, Finite) else value
 
 
+def on_bits(compare: Comparison, format_: Format, ftz: bool) -> Callable[[int, int], bool]:
+    return lambda a, b: bool(compare(as_float(a, format_, ftz), as_float(b, format_, ftz)))
+
+
 def comparisons() -> Iterator[Case]:
     """Every comparison; every combination with a predicate, negated too, for some of them."""
     for (name, compare), type_, ftz in product(COMPARISONS.items(), FORMATS, ("", ".ftz")):
         if ftz and type_ == "f64":
             continue
 
-        def model(a: int, b: int, f=compare, format_=FORMATS[type_], ftz=bool(ftz)) -> bool:  # type: ignore[no-untyped-def]
-            return bool(f(as_float(a, format_, ftz), as_float(b, format_, ftz)))
-
+        model = on_bits(compare, FORMATS[type_], bool(ftz))
         two, three = (type_, type_), (type_, type_, "pred")
         yield Case(f"setp.{name}{ftz}.{type_}", "pred", two, model)
         text = f".reg .pred %q; setp.{name}{ftz}.{type_} %q|{{0}}, {{1}}, {{2}};"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from nnkit.device.virtual import VirtualDevice, VirtualModule
-from nnkit.vm.build import source, store
+from nnkit.vm.build import store
 from nnkit.vm.prepare import program
 
 REDUCTIONS = r"""
@@ -213,9 +213,9 @@ def test_other_forms(device: VirtualDevice, others: VirtualModule, name: str) ->
 def test_without_the_step_they_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: each of these kernels shows it when its warps do not go in step."""
     monkeypatch.setattr(program, "relies_on_step", lambda function: False)
-    monkeypatch.setattr(source.store, "store", store._Nothing())
+    monkeypatch.setattr(store, "store", store._Nothing())
     device = VirtualDevice(width=16, threads=1)
-    monkeypatch.setattr(source.store, "store", store._Nothing())
+    monkeypatch.setattr(store, "store", store._Nothing())
     module = device.compile(OTHERS, name="others.cu")
     for name in RULES:
         found, wanted = outcome(device, module, name, 1024)

@@ -4,6 +4,7 @@ Lanes of one vector may stand on both sides of a wrap; what one register holds f
 """
 
 import random
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -64,7 +65,7 @@ def sign(index: Words) -> Words:
     return index.astype(np.uint32).astype(np.int32).astype(np.int64).astype(np.uint64)
 
 
-WIDENINGS = {
+WIDENINGS: dict[str, Callable[[Words], Words]] = {
     "mul.wide.u32 {0}, {1}, 4;": lambda i: i * 4,
     "mul.wide.s32 {0}, {1}, 4;": lambda i: sign(i) * np.uint64(4),
     "cvt.u64.u32 {0}, {1};": lambda i: i,
@@ -80,7 +81,7 @@ WIDENINGS = {
     ),
 }
 
-PATTERNS = {
+PATTERNS: dict[str, Callable[[Words], npt.NDArray[np.integer]]] = {
     "mov.u32 {0}, {1};": lambda t: t,
     "div.u32 {0}, {1}, 3;": lambda t: t // 3,
     "rem.u32 {0}, {1}, 5;": lambda t: t % 5,
@@ -125,7 +126,9 @@ def test_widening_is_exact_on_both_sides_of_a_wrap(block: tuple[int, int, int], 
         out = virtual.zeros((len(cases), count), np.uint64)
         kernel.launch(1, block, (out, np.uint32(base)))
         for row, (axis, pattern, widening) in zip(out.download(), cases, strict=True):
-            index = (PATTERNS[pattern](threads[axis]) + np.uint64(base)) & np.uint64(0xFFFFFFFF)
+            index = (PATTERNS[pattern](threads[axis]).astype(np.uint64) + np.uint64(base)) & np.uint64(
+                0xFFFFFFFF
+            )
             np.testing.assert_array_equal(
                 row, WIDENINGS[widening](index), f"{axis} {pattern} {widening} {base}"
             )

@@ -167,9 +167,8 @@ class Bench:
     ) -> None:
         _, shape, space, _, _ = CASES[name]
         offset = (offset + (1 << 63)) % (1 << 64) - (1 << 63)
-        args = (p, np.int64(offset), np.int32(bad), np.int32(n), self.index, self.out)
-        if space == "param":
-            args = (bytes(1024), *args)  # type: ignore[assignment]
+        args: list[object] = [bytes(1024)] if space == "param" else []
+        args += [p, np.int64(offset), np.int32(bad), np.int32(n), self.index, self.out]
         dynamic = SHAPES[shape].extent if space == "dynamic" else 0
         self.module[name].launch(blocks, THREADS, args, shared_bytes=dynamic)
 

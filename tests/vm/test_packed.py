@@ -32,16 +32,20 @@ def by_halves(way: Way, kind: str) -> Way:
     return model
 
 
+def not_negative(way: Way) -> Way:
+    return lambda x, y: max(way(x, y), 0)
+
+
 def halves() -> Iterator[Case]:
     for kind in "us":
         type_ = f"{kind}16x2"
         for name, way in (("add", operator.add), ("min", min), ("max", max)):
             yield Case(f"{name}.{type_}", "b32", ("b32", "b32"), by_halves(way, kind))
     for name, way in (("min", min), ("max", max)):
-        positive = by_halves(lambda x, y, way=way: max(way(x, y), 0), "s")  # type: ignore[misc]
-        yield Case(f"{name}.s16x2.relu", "b32", ("b32", "b32"), positive)
-        yield Case(f"{name}.relu.s16x2", "b32", ("b32", "b32"), positive)
-        yield Case(f"{name}.s32.relu", "s32", ("s32", "s32"), lambda x, y, way=way: max(way(x, y), 0))
+        positive = not_negative(way)
+        yield Case(f"{name}.s16x2.relu", "b32", ("b32", "b32"), by_halves(positive, "s"))
+        yield Case(f"{name}.relu.s16x2", "b32", ("b32", "b32"), by_halves(positive, "s"))
+        yield Case(f"{name}.s32.relu", "s32", ("s32", "s32"), positive)
 
 
 def packed(kind: str, a: int, b: int) -> int:

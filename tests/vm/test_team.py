@@ -67,11 +67,15 @@ def test_work_is_done_by_the_helper_asleep_or_not(helper: Helper) -> None:
     kept, run = work(lambda context, worker: done.append((context, worker, threading.get_ident())))
     context = (ctypes.c_int64 * 4)()
     address = ctypes.addressof(context)
+
+    def has_done(count: int) -> Callable[[], bool]:
+        return lambda: len(done) == count
+
     for number in range(50):
         if number % 10 == 0:
             until(lambda: asleep(helper))
         assert helper.post(run, address, number, wakes=True)
-        until(lambda number=number: len(done) == number + 1)  # type: ignore[misc]
+        until(has_done(number + 1))
         until(lambda: helper.recall(address))
     assert [worker for _, worker, _ in done] == list(range(50))
     assert {context for context, _, _ in done} == {address}
