@@ -1,6 +1,6 @@
 """How lanes move between a region's blocks, and how they leave it.
 
-Each block that lanes can wait for has a mask of those that do. At a block's end the lanes are masks to their
+Each block that lanes can wait for has a mask of those that do. At a block's end the lanes are handed to their
 targets' masks, and whichever waiting block comes first in the region's order runs next.
 """
 

@@ -9,7 +9,7 @@ from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, CONTROL, NONE, OTHER
 from nnkit.vm.forms.table import effect, ending, is_vote
 from nnkit.vm.instructions import warp
-from nnkit.vm.text.layout import Context, Fault, Worker
+from nnkit.vm.text.layout import BARRIERS, Context, Fault, Worker
 
 KNOWN_CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "vprintf": ((4,), (8, 8)),
@@ -72,7 +72,7 @@ def barrier_word(e: Emitter, item: Instruction) -> str:
     """What the vector waits for, as the scheduler reads it: number, and expected threads above it."""
     number, count = _barrier_operands(item)
     word = _scalar(e, item, number)
-    word = e.one.binary("and", "i64", word, "15")
+    word = e.one.binary("and", "i64", word, str(BARRIERS - 1))
     if count is None:
         return word
     expected = _scalar(e, item, count)
@@ -117,7 +117,7 @@ def _count(e: Emitter, mask: str) -> str:
 
 
 def _vote_place(e: Emitter, item: Instruction, number: Operand, field: int) -> str:
-    index = e.one.binary("and", "i64", _scalar(e, item, number), "15")
+    index = e.one.binary("and", "i64", _scalar(e, item, number), str(BARRIERS - 1))
     index = e.one.binary("add", "i64", index, str(int(field)))
     return e.text.op(f"getelementptr i64, ptr %wk, i64 {index}")
 

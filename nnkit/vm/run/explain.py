@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nnkit.vm.build.compile import Native
 from nnkit.vm.emit.values import Site
 from nnkit.vm.run.faults import FaultRecord, absent_lane, near_window, null_pointer, threads_in_words
-from nnkit.vm.text.layout import WINDOW_REACH, WINDOWS, Fault, Worker
+from nnkit.vm.text.layout import BARRIERS, WINDOW_REACH, WINDOWS, Fault, Worker
 
 if TYPE_CHECKING:
     from nnkit.vm.run.machine import LoadedKernel
@@ -95,7 +95,7 @@ class Explanation:
         parts = [f"{threads_in_words(threads)} {what}" for what, threads in groups.items()]
         parts += [
             f"{record[Worker.ARRIVED + number]} threads arrived at barrier {number} without waiting"
-            for number in range(16)
+            for number in range(BARRIERS)
             if record[Worker.ARRIVED + number]
         ]
         block, detail = self._block(record), "; ".join(parts)

@@ -24,6 +24,7 @@ import numpy as np
 from nnkit.vm.build import store
 from nnkit.vm.build.compile import host, is_x86, object_code, target_machine
 from nnkit.vm.build.native import load_native
+from nnkit.vm.text.template import fill
 
 IDLE, ASLEEP, CLAIMED = 0, 1, 2
 
@@ -37,79 +38,73 @@ _MAILBOX_WORDS = 8
 """State, run, context, worker; a cache line of its own."""
 
 _CODE = """
-{declared}
+$declared
 
 ; Runs what is posted, until nothing has come for a while.
-define void @serve(ptr %box, i64 %patience) {{
+define void @serve(ptr %box, i64 %patience) {
 entry:
   br label %look
 look:
   %left = phi i64 [ %patience, %entry ], [ %patience, %done ], [ %less, %idle ], [ %patience, %sleep ]
   %state = load atomic i64, ptr %box acquire, align 8
-  %posted = icmp ugt i64 %state, {CLAIMED}
+  %posted = icmp ugt i64 %state, $claimed
   br i1 %posted, label %take, label %idle
 take:
   %running = or i64 %state, 1
   %taking = cmpxchg ptr %box, i64 %state, i64 %running acq_rel acquire
-  %taken = extractvalue {{ i64, i1 }} %taking, 1
+  %taken = extractvalue { i64, i1 } %taking, 1
   br i1 %taken, label %work, label %idle
 work:
-  %run.ptr = getelementptr i64, ptr %box, i64 1
-  %run = load ptr, ptr %run.ptr
-  %context.ptr = getelementptr i64, ptr %box, i64 2
-  %context = load ptr, ptr %context.ptr
-  %worker.ptr = getelementptr i64, ptr %box, i64 3
-  %worker = load ptr, ptr %worker.ptr
+  %run = load ptr, ptr %box[1]
+  %context = load ptr, ptr %box[2]
+  %worker = load ptr, ptr %box[3]
   %failed = call i32 %run(ptr %context, ptr %worker)
   br label %done
 done:
-  store atomic i64 {IDLE}, ptr %box release, align 8
+  store atomic i64 $idle, ptr %box release, align 8
   br label %look
 idle:
-  {pause}
+  $pause
   %less = sub i64 %left, 1
   %awake = icmp sgt i64 %less, 0
   br i1 %awake, label %look, label %sleep
 sleep:
-  %sleeping = cmpxchg ptr %box, i64 {IDLE}, i64 {ASLEEP} acq_rel acquire
-  %asleep = extractvalue {{ i64, i1 }} %sleeping, 1
+  %sleeping = cmpxchg ptr %box, i64 $idle, i64 $asleep acq_rel acquire
+  %asleep = extractvalue { i64, i1 } %sleeping, 1
   br i1 %asleep, label %leave, label %look
 leave:
   ret void
-}}
+}
 
 ; Gives a helper work if it has none; one that sleeps only if `wakes`.
-define i64 @post(ptr %box, ptr %run, i64 %context, ptr %worker, i64 %wakes) {{
+define i64 @post(ptr %box, ptr %run, i64 %context, ptr %worker, i64 %wakes) {
 entry:
-  %first = cmpxchg ptr %box, i64 {IDLE}, i64 {CLAIMED} acq_rel acquire
-  %idle = extractvalue {{ i64, i1 }} %first, 1
+  %first = cmpxchg ptr %box, i64 $idle, i64 $claimed acq_rel acquire
+  %idle = extractvalue { i64, i1 } %first, 1
   br i1 %idle, label %write, label %other
 other:
   %may = icmp ne i64 %wakes, 0
   br i1 %may, label %wake, label %busy
 wake:
-  %second = cmpxchg ptr %box, i64 {ASLEEP}, i64 {CLAIMED} acq_rel acquire
-  %asleep = extractvalue {{ i64, i1 }} %second, 1
+  %second = cmpxchg ptr %box, i64 $asleep, i64 $claimed acq_rel acquire
+  %asleep = extractvalue { i64, i1 } %second, 1
   br i1 %asleep, label %write, label %busy
 write:
-  %result = phi i64 [ {TAKEN}, %entry ], [ {WAKE}, %wake ]
-  %run.ptr = getelementptr i64, ptr %box, i64 1
-  store ptr %run, ptr %run.ptr
-  %context.ptr = getelementptr i64, ptr %box, i64 2
-  store i64 %context, ptr %context.ptr
-  %worker.ptr = getelementptr i64, ptr %box, i64 3
-  store ptr %worker, ptr %worker.ptr
+  %result = phi i64 [ $taken, %entry ], [ $wake, %wake ]
+  store ptr %run, ptr %box[1]
+  store i64 %context, ptr %box[2]
+  store ptr %worker, ptr %box[3]
   store atomic i64 %context, ptr %box release, align 8
   ret i64 %result
 busy:
-  ret i64 {BUSY}
-}}
+  ret i64 $busy
+}
 
 ; Takes work back that was not begun, or waits a while for its end; 1 when the helper has none of it any more.
-define i64 @recall(ptr %box, i64 %context, i64 %patience) {{
+define i64 @recall(ptr %box, i64 %context, i64 %patience) {
 entry:
-  %taking = cmpxchg ptr %box, i64 %context, i64 {IDLE} acq_rel acquire
-  %unbegun = extractvalue {{ i64, i1 }} %taking, 1
+  %taking = cmpxchg ptr %box, i64 %context, i64 $idle acq_rel acquire
+  %unbegun = extractvalue { i64, i1 } %taking, 1
   %running = or i64 %context, 1
   br i1 %unbegun, label %free, label %look
 look:
@@ -118,7 +113,7 @@ look:
   %at.it = icmp eq i64 %state, %running
   br i1 %at.it, label %wait, label %free
 wait:
-  {pause}
+  $pause
   %less = sub i64 %left, 1
   %patient = icmp sgt i64 %less, 0
   br i1 %patient, label %look, label %tired
@@ -126,7 +121,7 @@ tired:
   ret i64 0
 free:
   ret i64 1
-}}
+}
 """
 
 
@@ -238,7 +233,9 @@ def _native_code() -> bytes:
     if found is None:
         pause = "call void @llvm.x86.sse2.pause()" if is_x86() else ""
         declared = "declare void @llvm.x86.sse2.pause()" if is_x86() else ""
-        names = {name: globals()[name] for name in ("IDLE", "ASLEEP", "CLAIMED", "BUSY", "TAKEN", "WAKE")}
-        found = object_code(_CODE.format(pause=pause, declared=declared, **names), target_machine())
+        states = {"idle": IDLE, "asleep": ASLEEP, "claimed": CLAIMED}
+        results = {"busy": BUSY, "taken": TAKEN, "wake": WAKE}
+        text = fill(_CODE, pause=pause, declared=declared, **states, **results)
+        found = object_code(text, target_machine())
         store.store.put(key, found)
     return found
