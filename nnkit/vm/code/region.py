@@ -3,7 +3,8 @@
 from nnkit.ptx.ir import Instruction, PtxError
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
-from nnkit.vm.code.flow import emit_returns, emit_searches, go_on_in, leave
+from nnkit.vm.code.flow import go_on_in, leave
+from nnkit.vm.code.searches import emit_returns, emit_searches
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import POISON, Emitter
 from nnkit.vm.emit.frames import restore, this_strand
@@ -29,18 +30,18 @@ from nnkit.vm.text.layout import Worker
 def emit_region(e: Emitter, region: Region) -> str:
     """The definition of `@regionN(ctx, wk, first, last)`: 0 if all is well, 1 if a fault ended it."""
     e.begin_function(region)
-    _start(e, region)
+    _start(e)
     for number in region.order:
-        _emit_block(e, region, e.kernel.analysis.blocks[number])
-    emit_searches(e, region)
-    emit_returns(e, region)
+        _emit_block(e, e.kernel.analysis.blocks[number])
+    emit_searches(e)
+    emit_returns(e)
     _finish(e)
     head = f"define internal i32 @region{region.number}(ptr %ctx, ptr %wk, i64 %first, i64 %last) {{"
-    entry = ["entry:", *_slots(e, region), *e.function.entry, "br label %vectors"]
+    entry = ["entry:", *_slots(e), *e.function.entry, "br label %vectors"]
     return waiting_in_memory(e, [head, *entry, *e.text.lines, "}"])
 
 
-def _slots(e: Emitter, region: Region) -> list[str]:
+def _slots(e: Emitter) -> list[str]:
     """Stack slots for every register that the region's blocks touch."""
     lines = [
         *warp_wait.slots(e),
@@ -49,7 +50,7 @@ def _slots(e: Emitter, region: Region) -> list[str]:
         "%alive = alloca i" + str(e.width),
         "%fuel = alloca i64",
     ]
-    for number in sorted(region.masked):
+    for number in sorted(e.function.region.masked):
         lines.append(f"%mask{number} = alloca i{e.width}")
     for name, form in sorted(e.function.slots, key=lambda slot: (slot[0], "svfu".index(slot[1]))):
         type_ = {"s": e.kind(name), "v": e.all.type(e.kind(name)), "f": "i1", "u": "i32"}[form]
@@ -64,9 +65,9 @@ def _slots(e: Emitter, region: Region) -> list[str]:
     return lines
 
 
-def _start(e: Emitter, region: Region) -> None:
+def _start(e: Emitter) -> None:
     """The head of the loop over vectors: who is alive, and the registers that were saved."""
-    text = e.text
+    text, region = e.text, e.function.region
     text.place("vectors")
     strand = this_strand(e)
     vector = strands.begin(e, strand)
@@ -94,7 +95,7 @@ def _start(e: Emitter, region: Region) -> None:
         else:
             _initialise(e, name)
     # A register that only some path writes before it is read still needs a defined value.
-    for name in sorted(_maybe_unwritten(e, region) - live):
+    for name in sorted(_maybe_unwritten(e) - live):
         _initialise(e, name)
     if region.entry in region.masked:
         # All lanes come in here, also where others may wait elsewhere on later turns of a loop.
@@ -102,8 +103,9 @@ def _start(e: Emitter, region: Region) -> None:
     text.jump(f"block{region.entry}")
 
 
-def _maybe_unwritten(e: Emitter, region: Region) -> set[str]:
+def _maybe_unwritten(e: Emitter) -> set[str]:
     """Blended registers are read at the blend, whether the program reads them there or not."""
+    region = e.function.region
     return {
         name
         for number in region.order
@@ -162,9 +164,8 @@ def _finish(e: Emitter) -> None:
     text.line("ret i32 1")
 
 
-def _emit_block(e: Emitter, region: Region, block: Block) -> None:
-    text = e.text
-    number = block.number
+def _emit_block(e: Emitter, block: Block) -> None:
+    text, region, number = e.text, e.function.region, block.number
     text.place(f"block{number}")
     if region.pending[number]:
         mask = waiting_lanes(e, number)
@@ -175,10 +176,10 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
         set_waiting(e, number, no_lane(e.width))
     warp_wait.enter(e)
     if e.kernel.analysis.leaves(region, number):
-        go_on_in(e, region, block.number)
+        go_on_in(e, block.number)
         return
     plan(e, block)
-    for item in _votes_collected(e, region, block):
+    for item in _votes_collected(e):
         calls.collect(e, item)
     for item in block.instructions:
         absent.follow(e, item)
@@ -188,13 +189,14 @@ def _emit_block(e: Emitter, region: Region, block: Block) -> None:
             raise error if error.line else PtxError(f"{item.name}: {error}", item.line) from error
     if block.last is not None:
         absent.check(e, block.last, sources(block.last))
-    leave(e, region, block)
+    leave(e)
 
 
-def _votes_collected(e: Emitter, region: Region, block: Block) -> list[Instruction]:
+def _votes_collected(e: Emitter) -> list[Instruction]:
     """The barriers with a vote that lead to the region's first block: there the result is read."""
-    entered = block.number == region.entry and region.number
-    return e.kernel.analysis.votes.get(block.number, []) if entered else []
+    region, number = e.function.region, e.block.code.number
+    entered = number == region.entry and region.number
+    return e.kernel.analysis.votes.get(number, []) if entered else []
 
 
 def emit_instruction(e: Emitter, item: Instruction) -> None:

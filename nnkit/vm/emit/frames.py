@@ -5,7 +5,6 @@ A vector is one strand until its lanes wait at different barriers, see `nnkit.vm
 
 from collections.abc import Iterator
 
-from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.frame_layout import aligned, has_vector, vector_bytes
 from nnkit.vm.text.builder import BITS
@@ -61,11 +60,12 @@ def this_strand(e: Emitter) -> str:
     return e.text.op(f"load i64, ptr {e.kernel.strand}")
 
 
-def suspend(e: Emitter, region: Region, entry: int, strand: str, alive: str) -> None:
+def suspend(e: Emitter, entry: int, strand: str, alive: str) -> None:
     """Save what the region that begins at a block needs, and say that a strand goes on there.
 
     Its frame is the one that this region was entered with, or a copy of it.
     """
+    region = e.function.region
     target = next(r for r in e.kernel.analysis.regions if r.entry == entry and r.number)
     live = e.kernel.analysis.live[entry]
     # What this region received and never wrote is still in the frame.

@@ -52,9 +52,9 @@ class FunctionState:
     slots: set[tuple[str, str]] = field(default_factory=set)
     """The registers that have a stack slot, and of which form."""
     returns: set[int] = field(default_factory=set)
-    """The blocks that others lead back to by one way, see `nnkit.vm.code.flow.emit_returns`."""
+    """The blocks that others lead back to by one way, see `nnkit.vm.code.searches.emit_returns`."""
     searches: dict[str, set[int]] = field(default_factory=lambda: {"search": set(), "stopped": set()})
-    """Where in the order blocks begin to search for lanes, see `nnkit.vm.code.flow.emit_searches`."""
+    """Where in the order blocks begin to search for lanes, see `nnkit.vm.code.searches.emit_searches`."""
 
 
 @dataclass

@@ -13,8 +13,6 @@ What the program itself says twice is another matter: `if (c) __syncthreads(); e
 error, and so is leaving the kernel past a barrier at which others of the warp wait. Both end the launch.
 """
 
-from nnkit.vm.analysis.blocks import Block
-from nnkit.vm.analysis.regions import Region
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.frames import store_word, suspend, this_strand
 from nnkit.vm.text.layout import Fault, Worker
@@ -40,12 +38,12 @@ def begin(e: Emitter, strand: str) -> str:
     return vector
 
 
-def part(e: Emitter, region: Region, block: Block, word: str) -> None:
+def part(e: Emitter, word: str) -> None:
     """The current lanes wait in a strand of their own; the caller goes on with the others."""
+    text, block = e.text, e.block.code
     assert block.last is not None
-    text = e.text
     spare = text.op(f"call i64 @spare(ptr %wk, i64 {this_strand(e)})")
-    suspend(e, region, block.targets[0], spare, e.block.mask)
+    suspend(e, block.targets[0], spare, e.block.mask)
     store_word(e, Worker.BARRIER, spare, word)
     source = e.kernel.analysis.sources[block.number]
     if source >= 0:
@@ -54,10 +52,10 @@ def part(e: Emitter, region: Region, block: Block, word: str) -> None:
         text.line(f"store i64 {source}, ptr {SOURCE}")
 
 
-def meet(e: Emitter, block: Block) -> None:
+def meet(e: Emitter) -> None:
     """At a barrier: those who have parted must wait at a copy of it."""
     if e.kernel.analysis.parts:
-        _judge(e, e.kernel.analysis.sources[block.number])
+        _judge(e, e.kernel.analysis.sources[e.block.code.number])
 
 
 def missed(e: Emitter) -> None:
