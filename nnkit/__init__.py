@@ -1,25 +1,31 @@
 """nnkit: neural networks trained on CUDA kernels and distribution strategies that you write yourself.
 
-The map of the house, from the street door down; each storey imports only what lies below it:
+The package in layers. A module imports only from layers below its own:
 
-    cli/          the command `nnkit`, one file a command
-    plan/         which strategy, which grid, predicted for a machine that need not be here
-    scaling/      steps timed over strategies, ranks and widths
-    train/        the step, the loop, checkpoints, metrics, progress, plots
-    verify/       is a difference round-off or a bug? bounds and verdicts
-    nn/           the network and its initial parameters, knowing no device
-    comm/         transports: how bytes move between ranks
-    cost/         what a step takes, predicted: work, sums, overlap; fits to measurements
-    plugins.py    finds backends through entry points, reports the broken ones
-    device/       arrays, kernels and operations: cpu, virtual (CUDA kernels on the CPU), cuda; NVRTC
-    data/         IDX files, MNIST (shipped), splits
-    hookspecs.py  the two hooks a backend answers to
-    contracts/    what a plugin sees: Array, Device, GemmBackend, CommBackend, Communicator, Transport
-    reference.py  every operation as a NumPy function; in float64 it is the oracle of the tests
-    vm/           the PTX machine: kernels as vectors of lanes, compiled by LLVM, every access checked
-    ptx/          PTX text to records: parsing, inlining, control flow
+    cli/            the command `nnkit`: one file a command
+    plan/           which strategy and which grid of ranks suit a machine, predicted
+    scaling/        training steps timed over strategies, ranks and layer widths
+    train/          the step and the loop, checkpoints, metrics, recovery from lost ranks
+    verify/         GEMM backends checked and timed: rounding error bounds, verdicts
+    nn/             the network: initial parameters, forward and backward pass
+    comm/           transports: how bytes move between ranks, how ranks start and end
+    cost/           the cost model of a training step, and its fit to measurements
+    plugins.py      finds backends through entry points, reports the broken ones
+    device/         arrays, operations and kernels on `cpu`, `virtual` and `cuda`
+    data/           IDX files, MNIST, pictures
+    hookspecs.py    the hooks that a plugin answers to
+    contracts/      the protocols that a plugin sees: Array, Device, GemmBackend, Strategy
+    reference.py    every operation in NumPy: in float64 the oracle of the tests
+    vm/             the PTX machine: CUDA kernels on the CPU, compiled by LLVM, every access checked
+    errors.py       the errors that nnkit raises: one line that says what, where, what to do
+    files.py        reading files that a user names
+    version.py      the version
+    ptx/            PTX text to records
 
-The names below are loaded when first used, so that `import nnkit` costs next to nothing.
+Where to begin: `Trainer.step` in train/trainer.py is one step of training. It runs the `Network` of
+nn/network.py, which multiplies by a GEMM backend (such as backends/gemm_numpy.py) and sums over ranks by a
+strategy (backends/grid.py). docs/architecture.md has pictures of these layers, of the PTX machine and of the
+devices. The names below are imported when first used, so that `import nnkit` is fast.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -6,10 +6,10 @@ import sys
 
 def main() -> int:
     """Run the command line; returns the exit status."""
-    if sys.stdout is None:  # Closed, as by nnkit ... >&-
+    if sys.stdout is None:  # The shell has closed it: nnkit ... >&-
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  until the end
     try:
-        # Inside, as Ctrl-C may come while Python still reads the files of nnkit.
+        # Inside the try block: Ctrl-C may come during these imports.
         from nnkit import cli
         from nnkit.comm.world import share_threads
 

@@ -1,7 +1,7 @@
 """Every error that nnkit raises on purpose: one line that says what, where and what to do.
 
-The command line prints that line and exits with `exit_status`; a library user catches `NnkitError`. The line
-of a kernel's source that is meant is shown below, as a note of the exception (PEP 678).
+The command line prints that line and exits with `exit_status`; a library user catches `NnkitError`. If the
+error is in a kernel, the line of its source is a note of the exception (PEP 678).
 """
 
 import difflib
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 STOPPED = 130
-"""The exit status of what Ctrl-C has ended, as the shell counts it."""
+"""The exit status after Ctrl-C, by the shell's convention: 128 + the number of SIGINT."""
 
 
 class NnkitError(Exception):
-    """What all of nnkit's own errors are."""
+    """The base class of all errors that nnkit raises on purpose."""
 
     exit_status = 2
 
@@ -24,7 +24,7 @@ class UsageError(NnkitError):
 
 
 class DataError(NnkitError):
-    """A data file is missing, damaged or not what it should be."""
+    """A data file is missing, damaged or has the wrong format."""
 
 
 class CheckpointError(NnkitError):
@@ -32,19 +32,19 @@ class CheckpointError(NnkitError):
 
 
 class OutputError(NnkitError):
-    """A file that was asked for (metrics, a plot) cannot be written."""
+    """An output file (metrics, a plot) cannot be written."""
 
 
 class PluginError(NnkitError):
-    """A backend that was asked for is broken or cannot do what is asked of it."""
+    """The chosen backend is broken, or does not support the device or the element type."""
 
 
 class DeviceError(NnkitError):
-    """A device cannot be had, or failed: no GPU, no driver, no memory left."""
+    """A device is not available, or failed: no GPU, no driver, no memory left."""
 
 
 class CompileError(NnkitError):
-    """CUDA source or PTX that the compiler or the device refuses; the message holds the compiler's log."""
+    """The compiler or the device refuses CUDA source or PTX; the message holds the compiler's log."""
 
 
 class LaunchError(NnkitError):
@@ -52,7 +52,7 @@ class LaunchError(NnkitError):
 
 
 class FaultRecord(Protocol):
-    """What went wrong in a kernel, for programs and tools; what is not known is empty, or 0."""
+    """What went wrong in a kernel, for programs to read. Unknown fields are empty, or 0."""
 
     @property
     def kernel(self) -> str:
@@ -84,11 +84,11 @@ class FaultRecord(Protocol):
 
     @property
     def address(self) -> int:
-        """Of an access: in bytes, in shared, local and param memory from their start."""
+        """Of an access: in bytes; in shared, local and param memory an offset from its start."""
 
     @property
     def size(self) -> int:
-        """Of an access: bytes a thread."""
+        """Of an access: bytes per thread."""
 
     @property
     def nearest(self) -> str:
@@ -96,9 +96,9 @@ class FaultRecord(Protocol):
 
 
 class KernelError(NnkitError):
-    """A kernel went wrong while it ran: an assertion, a trap, a barrier that not all threads reach.
+    """A kernel failed while it ran: an assertion, a trap, a barrier that not all threads reach.
 
-    On `virtual` `fault` tells the rest; elsewhere it is None.
+    `fault` is the record of the device `virtual`; on other devices it is None.
     """
 
     exit_status = 1
@@ -113,13 +113,13 @@ class DeviceMemoryError(KernelError):
 
 
 class RankLostError(NnkitError):
-    """Another rank is gone; what was under way with it cannot be completed."""
+    """Another rank is lost; communication with it cannot be completed."""
 
     exit_status = 1
 
 
 class CommonError(NnkitError):
-    """What all ranks that train together know at the same moment: one of them says it."""
+    """An error that all ranks raise at the same point of the program; only one of them prints it."""
 
     def __init__(self, message: str, exit_status: int = 1):
         super().__init__(message)
@@ -131,15 +131,15 @@ class DivergedError(CommonError):
 
 
 class RanksDisagreeError(CommonError):
-    """What ranks share is not the same on all of them."""
+    """Replicas of the same parameters differ between ranks."""
 
 
 class UnrecoverableError(CommonError):
-    """Parts of the network went with the ranks that held them."""
+    """Parts of the network are lost: neither their rank nor a rank with a copy is left."""
 
 
 class Ended(Exception):
-    """This process ends with that status, and what there is to say has been said."""
+    """End this process with that status; the message has been printed already."""
 
     def __init__(self, exit_status: int):
         super().__init__(f"ends with status {exit_status}")
@@ -147,7 +147,7 @@ class Ended(Exception):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
-    """The error for a name that nobody has, with the known names and the nearest one."""
+    """The error for a name that does not exist. It lists the known names, and suggests a near one."""
     names = sorted(known)
     if not isinstance(name, str):
         given = type(name).__name__
@@ -160,9 +160,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
 
 
 def lines_of(error: NnkitError) -> list[str]:
-    """The error as people read it: its line, then the line of source that it means, where that is known.
+    """The error as the command line prints it: its line, then the line of source, where that is known.
 
-    A CompileError's comes out of the compiler's log, another error's stands in its notes.
+    The source line is in the notes of the error; for a CompileError without notes, in the compiler's log.
     """
     first, *log = str(error).splitlines() or [""]
     notes = [line for note in getattr(error, "__notes__", ()) for line in note.splitlines()]
@@ -175,7 +175,7 @@ def lines_of(error: NnkitError) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in words for the end of a line: an OSError's own, without number and path."""
+    """The cause in words, to end a line with: an OSError's message without its number and path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

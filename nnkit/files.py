@@ -1,4 +1,4 @@
-"""Reading what a user names as a file. It must be one: what comes through a pipe may never come, nor end."""
+"""Reading files that a user names. A named pipe or a device is refused: reading it might never end."""
 
 import os
 import re
@@ -6,22 +6,22 @@ import stat
 from os import PathLike
 
 _OPEN = re.compile(r"/dev/(?:stdin|fd/\d+)|/proc/(?:self|\d+)/fd/\d+")
-"""What the program was given open, by the shell's `|` or `<(...)`: somebody writes to it."""
+"""Pipes that the shell opened for this program (`|` or `<(...)`): these have a writer, and are read."""
 
 
 def read_file(path: str | PathLike[str]) -> bytes:
-    """The content of a file; raises OSError, also for a pipe, a device or a socket."""
-    waits = _OPEN.fullmatch(os.fspath(path)) is not None
-    # Opening a pipe waits for whoever writes to it, and so does opening some devices.
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if waits else os.O_NONBLOCK))
+    """The content of a file; raises OSError, also for a named pipe, a device or a socket."""
+    opened = _OPEN.fullmatch(os.fspath(path)) is not None
+    # O_NONBLOCK: else opening a pipe would wait for a writer, and so would some devices.
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if opened else os.O_NONBLOCK))
     with open(handle, "rb") as stream:
-        if not waits:
+        if not opened:
             check_file(os.fstat(handle).st_mode)
         return stream.read()
 
 
 def check_file(mode: int) -> None:
-    """Raise OSError for the mode of what is neither a file nor a directory, which has an error of its own."""
+    """Raise OSError unless a mode is that of a file, or of a directory (opening that fails by itself)."""
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a device" if not stat.S_ISSOCK(mode) else "a socket"
         raise OSError(f"it is {kind}, not a file")

@@ -2,7 +2,7 @@
 
 In float64 these are the oracle that kernels and backends are compared with; in float32 they are what the
 device `cpu` runs. Matrices are row-major, one sample a row: B samples, n features. `out` names where a result
-goes and may be the input itself unless the function says otherwise; without it a new array is made. Sources:
+goes and may be the input itself unless the function says otherwise; without it a new array is made. Source:
 Goodfellow, Bengio and Courville, Deep Learning (2016), sections 6.2, 6.5 and 8.3.
 """
 
@@ -25,7 +25,7 @@ def gemm(
     trans_a: bool = False,
     trans_b: bool = False,
 ) -> FloatArray:
-    """alpha op(A) op(B) + beta C, a new array (M, N); with beta = 0 the content of C plays no part."""
+    """alpha op(A) op(B) + beta C as a new array (M, N); with beta = 0 the content of C is not used."""
     left = a.T if trans_a else a
     right = b.T if trans_b else b
     product = c.dtype.type(alpha) * (left @ right)
@@ -49,7 +49,7 @@ def gather_images(
 
 
 def sigmoid(z: FloatArray, out: FloatArray | None = None) -> FloatArray:
-    """1 / (1 + exp(-z)); where exp overflows the quotient is 0, as it should be."""
+    """1 / (1 + exp(-z)). Where exp overflows the result is 0, which is the correctly rounded one."""
     with np.errstate(over="ignore"):
         out = np.negative(z, out=out)
         np.exp(out, out=out)
@@ -85,9 +85,10 @@ def activation_backward(
     out: FloatArray | None = None,
     work: FloatArray | None = None,
 ) -> FloatArray:
-    """delta * activation'(z), written through the activation's output a: all three derivatives allow it.
+    """delta * activation'(z). The derivative is computed from the activation's output a, so z is not kept.
 
-    sigmoid' = a (1 - a), tanh' = 1 - a^2, relu' = [a > 0]. `work` is a buffer of a's shape, not delta, not a.
+    sigmoid' = a (1 - a), tanh' = 1 - a^2, relu' = [a > 0]. `work` is a buffer of a's shape, and must be
+    neither delta nor a.
     """
     one = a.dtype.type(1)
     if activation == "sigmoid":
@@ -129,9 +130,9 @@ def cross_entropy_gradient(logits: FloatArray, labels: IndexArray, divisor: int)
 def softmax_cross_entropy_columns(
     logits: FloatArray, labels: IndexArray, losses: FloatArray, divisor: int, work: "ColumnWork"
 ) -> None:
-    """Both of the above at once and without a temporary: `losses` gets the loss, `logits` the gradient.
+    """`cross_entropy` into `losses` (B,) and its gradient over `logits` (B, classes), without temporaries.
 
-    The classes are few and the samples many, so the work is done on a transposed copy (classes, B), where
+    There are few classes and many samples. So the work is done on a transposed copy (classes, B), where
     reductions run over long contiguous rows: about three times as fast as along rows of ten.
     """
     z, row = work.transposed, work.row
@@ -139,7 +140,7 @@ def softmax_cross_entropy_columns(
     np.copyto(z, logits.T)
     np.maximum.reduce(z, axis=0, out=row)
     np.subtract(z, row, out=z)
-    # Where in the flattened z the labels' logits stand.
+    # The positions of the labels' logits in the flattened z.
     np.multiply(labels, batch, out=work.flat)
     np.add(work.flat, work.sample, out=work.flat)
     flat_z = work.flat_transposed
@@ -169,7 +170,7 @@ class ColumnWork:
 
 
 def count_correct(logits: FloatArray, labels: IndexArray) -> int:
-    """How many rows of (B, classes) are largest at their label; of equals the first counts."""
+    """How many rows of (B, classes) are largest at their label; of equal logits the first counts."""
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
@@ -179,7 +180,7 @@ def column_sum(x: FloatArray, out: FloatArray | None = None) -> FloatArray:
 
 
 def sgd_update(parameter: FloatArray, gradient: FloatArray, lr: float, decay: float) -> None:
-    """parameter <- (1 - lr * decay) * parameter - lr * gradient, in place; gradient is used as a buffer."""
+    """parameter <- (1 - lr * decay) * parameter - lr * gradient, in place; overwrites gradient."""
     real = parameter.dtype.type
     if decay != 0.0:
         np.multiply(parameter, real(1.0 - lr * decay), out=parameter)

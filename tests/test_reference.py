@@ -1,6 +1,6 @@
 """Every function of nnkit.reference against an oracle of Python loops in float64.
 
-A bound is k roundings times a gauge: k u |what was rounded|. The transcendental functions of NumPy are taken
+A bound is k u |what was rounded|, for k roundings. The transcendental functions of NumPy are taken
 to be within EVAL roundings of the truth. The oracle's own roundings, in float64, are allowed for as well.
 """
 
@@ -40,11 +40,11 @@ def draw_labels(seed: int, batch: int, classes: int) -> npt.NDArray[np.intp]:
     return np.random.default_rng((seed, 1)).integers(0, classes, batch).astype(np.intp)
 
 
-def assert_rounded(got: Floats, expected: Floats, roundings: Any, gauge: Any) -> None:
-    """|got - expected| <= roundings u gauge, with u of both precisions and what underflow may take away."""
+def assert_rounded(got: Floats, expected: Floats, roundings: Any, magnitude: Any) -> None:
+    """|got - expected| <= roundings u magnitude, with u of both precisions; underflow is allowed for."""
     info = np.finfo(got.dtype)
     u = (float(info.eps) + float(np.finfo(np.float64).eps)) / 2
-    bound = 1.001 * roundings * u * np.abs(gauge) + float(info.tiny)
+    bound = 1.001 * roundings * u * np.abs(magnitude) + float(info.tiny)
     assert got.shape == np.shape(expected)
     difference = np.abs(got.astype(np.float64) - expected)
     assert np.all(difference <= bound), f"{np.max(difference / bound)} times the bound"
@@ -107,7 +107,7 @@ def test_gemm(
     b = normal(seed + 1, (n, k) if trans_b else (k, n), dtype)
     c = normal(seed + 2, (m, n), dtype) if beta else np.full((m, n), np.nan, dtype)
     alpha_seen, beta_seen = (float(np.dtype(dtype).type(x)) for x in (1.3, beta))
-    expected, gauge = np.zeros((m, n)), np.zeros((m, n))
+    expected, magnitude = np.zeros((m, n)), np.zeros((m, n))
     for i in range(m):
         for j in range(n):
             left = a[:, i] if trans_a else a[i]
@@ -115,11 +115,11 @@ def test_gemm(
             terms = [alpha_seen * float(x) * float(y) for x, y in zip(left, right, strict=True)]
             terms.append(beta_seen * float(c[i, j]) if beta else 0.0)
             expected[i, j] = math.fsum(terms)
-            gauge[i, j] = math.fsum(map(abs, terms))
+            magnitude[i, j] = math.fsum(map(abs, terms))
     got = reference.gemm(a, b, c, alpha=1.3, beta=beta, trans_a=trans_a, trans_b=trans_b)
     # k products and sums, times alpha, plus beta C.
     assert got.dtype == dtype
-    assert_rounded(got, expected, k + 3, gauge)
+    assert_rounded(got, expected, k + 3, magnitude)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -170,9 +170,9 @@ def test_activation_backward(dtype: str, seed: int, batch: int, width: int, name
         "relu": lambda y: float(y > 0),
     }[name]
     expected = delta.astype(np.float64) * each(slope, a)
-    # Three operations; 1 - a^2 cancels, so its gauge is the sum.
-    gauge = delta * (1 + a.astype(np.float64) ** 2) if name == "tanh" else expected
-    assert_rounded(reference.activation_backward(delta, a, name), expected, 3, gauge)
+    # Three operations; 1 - a^2 cancels, so its magnitude is the sum.
+    magnitude = delta * (1 + a.astype(np.float64) ** 2) if name == "tanh" else expected
+    assert_rounded(reference.activation_backward(delta, a, name), expected, 3, magnitude)
 
 
 @quick
@@ -206,9 +206,12 @@ def test_softmax_and_losses(dtype: str, seed: int, batch: int, classes: int, spr
     # A relative error of the sum is an absolute one of its logarithm.
     assert_rounded(reference.cross_entropy(logits, labels), losses, 1, relative + (EVAL + 1) * losses)
     gradient = gradient_oracle(logits, labels, 2 * batch)
-    gauge = (expected + np.eye(classes)[labels]) / (2 * batch)
+    magnitude = (expected + np.eye(classes)[labels]) / (2 * batch)
     assert_rounded(
-        reference.cross_entropy_gradient(logits, labels, 2 * batch), gradient, relative[:, None] + 3, gauge
+        reference.cross_entropy_gradient(logits, labels, 2 * batch),
+        gradient,
+        relative[:, None] + 3,
+        magnitude,
     )
 
 
@@ -220,7 +223,7 @@ def test_both_at_once_by_columns(
     logits, labels = normal(seed, (batch, classes), dtype, spread), draw_labels(seed, batch, classes)
     expected_losses = reference.cross_entropy(logits, labels).astype(np.float64)
     expected_gradient = reference.cross_entropy_gradient(logits, labels, divisor).astype(np.float64)
-    gauge = (softmax_oracle(logits) + np.eye(classes)[labels]) / divisor
+    magnitude = (softmax_oracle(logits) + np.eye(classes)[labels]) / divisor
     relative = 2 * span(logits) + classes + 2 * EVAL + 2
     work, losses = reference.ColumnWork(logits), np.empty(batch, dtype)
     # A second use of the work buffers finds what the first one left there.
@@ -228,7 +231,7 @@ def test_both_at_once_by_columns(
         reference.softmax_cross_entropy_columns(gradient, labels, losses, divisor, work)
         # Both sides are rounded, each as far as the test above allows.
         assert_rounded(losses, expected_losses, 2, relative + (EVAL + 1) * expected_losses)
-        assert_rounded(gradient, expected_gradient, 2 * relative[:, None] + 8, gauge)
+        assert_rounded(gradient, expected_gradient, 2 * relative[:, None] + 8, magnitude)
 
 
 @quick

@@ -1,4 +1,4 @@
-"""A data set for training: images and labels, training and test, checked before anybody uses them."""
+"""A data set: images and labels to train and to test with, checked when they are loaded."""
 
 import hashlib
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and test samples of one image shape; the fingerprint tells data sets apart."""
+    """Training and test samples of one image shape. The fingerprint is a hash of the files' content."""
 
     train: Samples
     test: Samples
@@ -56,7 +56,7 @@ class Dataset:
 
 
 def load_dataset(directory: Path | str | None = None) -> Dataset:
-    """The data set in a directory with the four standard file names, gzipped or not; None: MNIST as shipped.
+    """The data set in a directory with the four standard file names, gzipped or not; None: shipped MNIST.
 
     Raises DataError with the file and what is wrong with it.
     """
@@ -82,9 +82,9 @@ def load_dataset(directory: Path | str | None = None) -> Dataset:
 
 
 def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[npt.NDArray[np.intp], ...]:
-    """The indices to train on and to validate on, a random split that depends on the seed alone.
+    """The indices to train on and to validate on, sorted: a random split that depends on the seed alone.
 
-    At least one sample stays for training.
+    At least one sample is left for training.
     """
     held_out = min(round(len(samples) * fraction), len(samples) - 1)
     order = np.random.default_rng((seed, 0x5EED)).permutation(len(samples))
@@ -92,7 +92,7 @@ def split_validation(samples: Samples, fraction: float, seed: int) -> tuple[npt.
 
 
 def _load_samples(folder: Path, prefix: str, digest: "hashlib._Hash", shipped: bool) -> Samples:
-    """The images and labels of one half of a data set, checked alone and against each other."""
+    """The images and labels of the training or the test set. Raises DataError if they do not fit."""
     images_path, images_content = _content(folder, f"{prefix}-images-idx3-ubyte", digest, shipped)
     labels_path, labels_content = _content(folder, f"{prefix}-labels-idx1-ubyte", digest, shipped)
     images, labels = parse_idx(images_content, images_path), parse_idx(labels_content, labels_path)

@@ -29,7 +29,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed if it is a gzip file."""
+    """The content of a file, decompressed if it is a gzip file. Raises DataError."""
     try:
         raw = read_file(path)
     except OSError as error:
@@ -43,7 +43,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_idx(content: bytes, path: Path) -> npt.NDArray[Any]:
-    """The array in the content of an IDX file; `path` is for messages."""
+    """The array in the content of an IDX file; raises DataError, with `path` in its message."""
     if len(content) < 4:
         raise DataError(f"{path} is truncated: {len(content)} bytes do not hold an IDX magic number")
     code, rank = content[2], content[3]

@@ -1,4 +1,4 @@
-"""A picture file as a sample: depth, orientation and transparency count, then it is made like MNIST's."""
+"""A picture file as a sample like those of MNIST; bit depth, orientation and transparency are respected."""
 
 import warnings
 from pathlib import Path
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 MAX_PIXELS = 64_000_000
 
 FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
-"""What is read: pictures made of pixels. Others, such as PostScript, are programs for other programs."""
+"""The formats that are read. Pillow knows others, such as PostScript, for which it runs other programs."""
 
 DEPTHS = (1.0, 255.0, 65535.0)
-"""What white may be in files whose numbers have no fixed range."""
+"""The values that may stand for white, in formats whose numbers have no fixed range."""
 
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:
-    """The picture as (1, 784) bytes, white strokes on black. A 28 x 28 picture on black is taken as it is.
+    """The picture as (1, 784) bytes, white strokes on black. A 28 x 28 picture on black stays as it is.
 
-    Raises DataError for what is no picture, is damaged, too large, or shows nothing.
+    Raises DataError if the file is no picture, is damaged or too large, or shows nothing.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -33,7 +33,7 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     except DataError:
         raise
     except Exception as error:
-        # Damaged files trip the decoders in more ways than can be listed.
+        # A damaged file may make a decoder raise almost any exception.
         raise DataError(f"cannot read the picture {path}: {reason(error)}: give a PNG or JPEG file") from None
     if not grey.size:
         raise DataError(f"the picture {path} has no pixels: give one with a digit")
@@ -53,7 +53,7 @@ def _read(path: Path) -> npt.NDArray[np.float64]:
 
     Image.init()
     known = tuple(name for name in FORMATS if name in Image.OPEN)
-    # What comes through a pipe or from a device may never end.
+    # Reading a pipe or a device might never end.
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"cannot read the picture {path}: it is no file: give a PNG or JPEG file")
     with Image.open(path, formats=known) as picture:
@@ -70,14 +70,14 @@ def _brightness(picture: "Image") -> npt.NDArray[np.float64]:
         numbers = np.asarray(picture).astype(np.float64)
         if not np.isfinite(numbers).all():
             raise ValueError("it has pixels that are no numbers")
-        # 16 bits have a range of their own; who knows what 1 means in the others.
+        # 16-bit numbers have a fixed range; for the others it has to be guessed.
         grey = numbers / 65535 if picture.mode.startswith("I;16") else _to_unit(numbers)
         return np.where(numbers == clear, 1.0, grey) if isinstance(clear, int) else grey
     if picture.mode == "LAB":
         return np.asarray(picture.getchannel(0)) / 255.0
-    # On white, where it is transparent: strokes are drawn dark on a page.
+    # Transparent pixels become white: most drawings are dark strokes on a page.
     rgba = picture.convert("RGB").convert("RGBA") if picture.mode == "CMYK" else picture.convert("RGBA")
-    # Large ones are scaled down before they are numbers, which take more room.
+    # Scale large pictures down first: as float64 they would take eight times the memory.
     rgba = rgba.reduce(max(1, max(rgba.size) // (4 * WORKING)))
     page = Image.new("RGBA", rgba.size, "white")
     page.alpha_composite(rgba)
@@ -85,7 +85,7 @@ def _brightness(picture: "Image") -> npt.NDArray[np.float64]:
 
 
 def _to_unit(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Into [0, 1] by the smallest depth that holds them all; else from their least to their largest."""
+    """Scaled to [0, 1], by the smallest of DEPTHS that holds all numbers; else by their own range."""
     if not numbers.size:
         return numbers
     low, high = float(numbers.min()), float(numbers.max())

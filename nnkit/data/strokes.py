@@ -1,8 +1,8 @@
-"""The strokes of a picture: what is thin and stands out from its surroundings, in whatever light.
+"""The strokes of a picture: thin, and darker or lighter than their surroundings, in any light.
 
-The page's brightness at each place is what a window that slides over the picture can always find:
-morphological closing, for dark strokes on light paper (Soille, Morphological Image Analysis, 2003, ch. 4).
-It follows a gradient, a vignette and the edge of a shadow, and fills only what is narrower than the window.
+For dark strokes, the brightness of the page is estimated by a morphological closing of the picture (Soille,
+Morphological Image Analysis, 2003, chapter 4). It follows gradients, vignettes and the edges of shadows, and
+fills in whatever is narrower than its window: the strokes. They are the difference from that estimate.
 """
 
 from typing import Any
@@ -12,31 +12,31 @@ import numpy.typing as npt
 
 SIDE = 28
 DIGIT = 20
-"""MNIST fits the digit into 20 x 20 pixels and puts its centre of mass into the middle of 28 x 28."""
+"""As in MNIST: the digit fits into 20 x 20 pixels, and its centre of mass is the centre of 28 x 28."""
 
 FAINTEST = 1 / 8
 """The least contrast with the page that counts as a stroke."""
 
 WORKING = 320
-"""The longer side of the picture in which strokes are looked for; larger ones are scaled down."""
+"""Pixels of the longer side; larger pictures are scaled down to this before strokes are looked for."""
 
 COARSE = 32
-"""The same for the question whether strokes are dark or light."""
+"""The same, to find out whether the strokes are dark or light."""
 
 WIDEST = 1 / 3
-"""The window, as a part of the longer side: a stroke is narrower."""
+"""The window's width as a fraction of the longer side; strokes are narrower."""
 
 NOISE = 5.0
-"""Standard deviations of the page's noise that are taken for nothing."""
+"""A pixel that differs from the page by less than this many standard deviations is noise."""
 
 SPECK = 1 / 25
-"""A spot with less area than this part of the largest one is dirt."""
+"""A spot whose area is less than this fraction of the largest one's is dirt."""
 
 Grey = npt.NDArray[np.float64]
 
 
 def strokes(grey: Grey) -> npt.NDArray[np.uint8] | None:
-    """White strokes on black, at most WORKING on each side; None where nothing stands out.
+    """White strokes on black, WORKING pixels or fewer on each side; None if there are none.
 
     `grey` (rows, columns) has 0 for black and 1 for white.
     """
@@ -44,17 +44,16 @@ def strokes(grey: Grey) -> npt.NDArray[np.uint8] | None:
     window = max(3, round(max(grey.shape) * WIDEST))
     if _is_dark_on_light(grey):
         page = closing(grey, window)
-        # Paper reflects more than ink by the same factor in every light.
+        # A quotient: the ratio of paper's reflectance to ink's is the same in every light.
         return _shown((page - grey) / np.maximum(page, 0.02), page - grey)
     board = -closing(-grey, window)
     return _shown((grey - board) / (board + 0.1), grey - board)
 
 
 def _is_dark_on_light(grey: Grey) -> bool:
-    """Whether what stands out is darker than most of what is around it.
+    """Whether strokes are darker than the page around them.
 
-    The median of a large window is the page's brightness, on both sides of a shadow's edge, as strokes are
-    less than half of what is there.
+    The median over a large window is the brightness of the page, as strokes cover less than half of it.
     """
     small = _scaled_down(grey, COARSE)
     half = max(small.shape) // 4
@@ -62,12 +61,12 @@ def _is_dark_on_light(grey: Grey) -> bool:
         np.pad(small, half, mode="symmetric" if half <= min(small.shape) else "edge"), (2 * half + 1,) * 2
     )
     beyond = small - np.median(around, axis=(2, 3))
-    # Cubes: a few pixels that stand out far count for more than many with noise.
+    # Cubed, a few pixels with a large difference outweigh many with noise.
     return float((beyond**3).sum()) < 0
 
 
 def _shown(depth: Grey, contrast: Grey) -> npt.NDArray[np.uint8] | None:
-    """The strokes from how much each pixel differs from the page, relative to it and as it is."""
+    """The strokes, from each pixel's difference to the page: `depth` is relative, `contrast` absolute."""
     bare = depth[depth <= depth.max() / 2]
     level = float(np.median(bare)) if bare.size else 0.0
     noise = 1.4826 * float(np.median(np.abs(bare - level))) if bare.size else 0.0
@@ -83,7 +82,10 @@ def _shown(depth: Grey, contrast: Grey) -> npt.NDArray[np.uint8] | None:
 
 
 def closing(grey: Grey, window: int) -> Grey:
-    """For each pixel the least of the maxima of all windows that hold it; windows may reach over the edge."""
+    """Morphological closing: for each pixel, the least of the maxima over all windows that contain it.
+
+    The windows are squares, and may extend beyond the edges of the picture.
+    """
     padded = np.pad(grey, window - 1, constant_values=-np.inf)
     for axis in (0, 1):
         padded = _slide(padded, window, axis, np.maximum)
@@ -93,7 +95,10 @@ def closing(grey: Grey, window: int) -> Grey:
 
 
 def _slide(values: npt.NDArray[Any], window: int, axis: int, most: Any) -> npt.NDArray[Any]:
-    """The extreme of each window along an axis; the result is shorter by window - 1."""
+    """The extreme (`most` is np.maximum or np.minimum) of each window along an axis.
+
+    The result is shorter by window - 1.
+    """
     values = np.moveaxis(values, axis, 0)
     span = 1
     while 2 * span <= window:
@@ -116,7 +121,7 @@ def _scaled_down(grey: Grey, longest: int) -> Grey:
 
 
 def _smooth(grey: Grey) -> Grey:
-    """The mean of 3 x 3 pixels where neighbours differ all over the picture: without a camera's noise."""
+    """The mean over 3 x 3 pixels if most neighbours differ, as they do with a camera's noise."""
     if min(grey.shape) < 3 * DIGIT or np.median(np.abs(np.diff(grey, axis=1))) < 1 / 255:
         return grey
     around = np.pad(grey, 1, mode="edge")
@@ -126,7 +131,7 @@ def _smooth(grey: Grey) -> Grey:
 
 
 def _widened(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """With the pixels around: the soft edge of a stroke belongs to it."""
+    """The mask with the pixels around it (dilation): the soft edge of a stroke belongs to it."""
     for axis in (0, 1):
         grown = mask.copy()
         ahead, behind = np.moveaxis(grown, axis, 0), np.moveaxis(mask, axis, 0)
@@ -137,7 +142,7 @@ def _widened(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _without_dirt(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The spots that are large, and do not run out of the picture if others do not."""
+    """The large spots; only those that do not touch the border, unless the largest ones do."""
     labels = label(mask)
     areas = np.bincount(labels.ravel())
     areas[0] = 0
@@ -151,12 +156,12 @@ def _without_dirt(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def label(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-    """Numbers from 1 for spots of pixels that touch, at corners too; 0 elsewhere."""
+    """Connected components, corners included: their pixels numbered from 1, others 0."""
     numbers = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         around = _slide(_slide(np.pad(numbers, 1), 3, 0, np.maximum), 3, 1, np.maximum)
         largest = np.where(mask, around, 0)
-        # Follow the chain: a pixel's number is that of a pixel in its spot, which may know a larger one.
+        # A pixel's number is the index of a pixel of the same component: take over that one's number.
         largest = np.where(mask, np.concatenate([[0], largest.ravel()])[largest], 0)
         if np.array_equal(largest, numbers):
             known = np.unique(np.append(numbers, 0))
@@ -174,7 +179,7 @@ def centred(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     scale = DIGIT / max(digit.size)
     size = max(1, round(digit.width * scale)), max(1, round(digit.height * scale))
     small = np.asarray(digit.resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
-    # Thin strokes have become faint.
+    # Scaling down has made thin strokes faint: brighten them.
     small = np.minimum(small * (255 / max(small.max(), 1.0)), 255)
     rows, columns = np.indices(small.shape)
     mass = max(small.sum(), 1.0)

@@ -1,1 +1,1 @@
-"""The network: parameters, their random start, the two passes; written on operations, knowing no device."""
+"""The network: initial parameters, forward and backward pass, written on the operations of any device."""

@@ -1,7 +1,7 @@
 """The parameters that training starts from.
 
-Each layer draws from a generator of its own, seeded by (seed, layer), and full matrices are drawn before
-anybody takes a slice: every strategy and every number of ranks starts from the same network.
+Each layer has a generator of its own, seeded by (seed, layer). Every rank draws the whole matrices and then
+takes its part: so all strategies and numbers of ranks start from the same network.
 """
 
 import math
@@ -19,7 +19,7 @@ Parameters = list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 def initial_parameters(
     sizes: Sequence[int], activation: str, seed: int, dtype: npt.DTypeLike = np.float32
 ) -> Parameters:
-    """Normal weights that keep the variance of what flows through: 1/fan-in, 2/fan-in for relu; biases 0.
+    """Normal weights of variance 1 / fan-in (2 / fan-in for relu), which keeps signals' variance; biases 0.
 
     Sources: LeCun, Bottou, Orr and Mueller, Efficient BackProp (1998), 4.6; He et al., arXiv 1502.01852.
     """

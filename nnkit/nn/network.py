@@ -23,14 +23,14 @@ class Layer:
     weight: Array
     bias: Array
     gradient: Array
-    """Both, one after the other, so that one sum over ranks completes them; the next two are views."""
+    """Of weight and bias, one after the other: one sum over ranks completes both. Next two: its views."""
     weight_gradient: Array
     bias_gradient: Array
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """What one batch of B samples flows through. Views of a larger set share its memory."""
+    """The arrays of one batch of B samples. Those of a short batch are views of the largest one's."""
 
     batch: int
     images: Array
@@ -44,10 +44,10 @@ class Buffers:
 
 
 class Network:
-    """The part of a network that one rank holds, ready to run on a device.
+    """One rank's part of a network, on a device.
 
-    `full` are the parameters of the whole network; the strategy says which slice is this rank's.
-    `max_batch` is the largest number of samples in one pass, of which this rank computes a part.
+    `full` are the parameters of the whole network, of which the strategy says what this rank holds.
+    `max_batch` is the largest number of samples in one pass, over all ranks.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Network:
         strategy: Strategy,
         max_batch: int,
     ):
-        """Raises UsageError for parameters that do not fit one another, for what is no device or backend."""
+        """Raises UsageError for parameters that do not fit together, or for a wrong type of argument."""
         _check(full, activation, max_batch)
         for what, value, has in (
             ("device", device, "operations"),
@@ -82,13 +82,13 @@ class Network:
         self._views = {max_batch: self._largest}
 
     def buffers(self, batch: int) -> Buffers:
-        """The buffers for a batch of that size, at most `max_batch`; made once for each size."""
+        """The buffers for a batch of that size, `max_batch` or less; made once for each size."""
         if batch not in self._views:
             self._views[batch] = self._shortened(batch)
         return self._views[batch]
 
     def forward(self, buffers: Buffers) -> Array:
-        """The logits (B, classes) of the images in the buffers; they stay in the last output."""
+        """The logits (B, classes) of the images in the buffers; the array is the last of the outputs."""
         inputs = buffers.images
         last = len(self.layers) - 1
         for index, (layer, output) in enumerate(zip(self.layers, buffers.outputs, strict=True)):
@@ -105,9 +105,10 @@ class Network:
         return inputs
 
     def backward(self, buffers: Buffers, divisor: int) -> None:
-        """Turn the logits of `forward` into losses and every layer's gradients.
+        """Compute the losses and every layer's gradients from the logits of `forward`.
 
-        `divisor` is the size of the whole batch over all ranks. Weight decay is the optimiser's.
+        `divisor` is the size of the whole batch over all ranks. The L2 penalty is part of `update`.
+        Source: Goodfellow, Bengio and Courville, Deep Learning (2016), algorithm 6.4.
         """
         delta = buffers.outputs[-1]
         self.operations.softmax_cross_entropy(delta, buffers.labels, buffers.losses, divisor)
@@ -125,20 +126,20 @@ class Network:
                 delta = below
 
     def update(self, lr: float, l2: float) -> None:
-        """One step of gradient descent on this rank's slice; biases are not penalised.
+        """One step of gradient descent on this rank's parameters, biases without the L2 penalty.
 
-        The strategy has finished the gradients.
+        Call it when `Strategy.finish_gradients` has returned.
         """
         for layer in self.layers:
             self.operations.sgd_update(layer.weight, layer.weight_gradient, lr, l2)
             self.operations.sgd_update(layer.bias, layer.bias_gradient, lr, 0.0)
 
     def gradient_is_finite(self) -> bool:
-        """Whether the gradient of the last bias is made of finite numbers: what is not finite reaches it."""
+        """Whether the last bias' gradient is finite. Any infinity or NaN of a forward pass ends up in it."""
         return math.isfinite(self.operations.total(self.layers[-1].bias_gradient))
 
     def is_finite(self) -> bool:
-        """Whether every parameter is a finite number: a sum keeps what is not."""
+        """Whether every parameter is a finite number: an infinity or a NaN would be in their sum."""
         totals = (self.operations.total(part) for layer in self.layers for part in (layer.weight, layer.bias))
         return all(map(math.isfinite, totals))
 
@@ -182,7 +183,7 @@ class Network:
 
 
 def _check(full: Any, activation: Any, max_batch: Any) -> None:
-    """Raises UsageError unless these are the parameters of layers that follow one another."""
+    """Raise UsageError unless these are the parameters of layers that fit together."""
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if not isinstance(max_batch, int | np.integer) or isinstance(max_batch, bool) or max_batch < 1:
@@ -206,7 +207,7 @@ def _check(full: Any, activation: Any, max_batch: Any) -> None:
 
 
 def _has(value: Any, name: str) -> bool:
-    # A property of somebody else's may raise anything.
+    # The object is a plugin's: its property may raise anything.
     try:
         return hasattr(value, name)
     except Exception:

@@ -1,1 +1,1 @@
-"""Is a difference round-off or a bug? Bounds that tell, and verdicts that say so."""
+"""Is a difference round-off or a bug? Rounding error bounds, checks of backends, benchmarks that check."""

@@ -1,7 +1,7 @@
 """Rounding error bounds of a matrix product, component by component.
 
-Source: Higham, Accuracy and Stability of Numerical Algorithms (2nd ed., 2002), sections 3.1 and 3.5. They
-hold for any order of summation, with or without fused multiply-add; overflow and underflow aside.
+Source: Higham, Accuracy and Stability of Numerical Algorithms (2nd ed., 2002), sections 3.1 and 3.5. The
+bounds hold for any order of summation, with or without fused multiply-add, if nothing overflows.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 def unit_roundoff(dtype: npt.DTypeLike) -> float:
-    """Half the distance from 1 to the next number."""
+    """The unit roundoff u: half the distance from 1 to the next larger number of the type."""
     return float(np.finfo(np.dtype(dtype)).eps) / 2
 
 
@@ -21,18 +21,18 @@ def gamma(terms: int, dtype: npt.DTypeLike) -> float:
     return ku / (1 - ku) if ku < 1 else float("inf")
 
 
-def gemm_bound(k: int, gauge: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float64]:
-    """The largest difference from a float64 result that correct code in `dtype` can show.
+def gemm_bound(k: int, magnitude: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float64]:
+    """The largest difference (M, N) to a float64 result that correct code in `dtype` can have.
 
-    `gauge` is |alpha| |A| |B| + |beta| |C0| (M, N). The float64 result has an error of its own, which is
-    added: in float64 both sides are allowed the same. A little is added for the rounding of the gauge.
+    `magnitude` is |alpha| |A| |B| + |beta| |C0| (M, N); each sum has `k` terms. The float64 result has a
+    rounding error of its own, which is added, and so is that of `magnitude`.
     """
     allowed = gamma(k + 2, dtype) + gamma(k + 2, np.float64)
-    # Products may underflow: each loses at most one subnormal spacing.
+    # A product that underflows has an absolute error, of one subnormal spacing at most.
     tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
-    return np.asarray(allowed * (1 + gamma(k + 2, np.float64)) * gauge + (k + 2) * tiny)
+    return np.asarray(allowed * (1 + gamma(k + 2, np.float64)) * magnitude + (k + 2) * tiny)
 
 
 def within(difference: npt.NDArray[Any], bound: npt.NDArray[Any]) -> bool:
-    """Whether every component keeps its bound. A NaN keeps none."""
+    """Whether every component is within its bound. A NaN is not."""
     return bool(np.all(difference <= bound))

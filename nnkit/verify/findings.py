@@ -1,4 +1,4 @@
-"""What is wrong with a backend, said once: the faults of all cases and sizes, put together by their kind."""
+"""What is wrong with a backend: the faults of all cases and sizes, grouped so that a mistake shows once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ PROPERTIES: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("one of A and B transposed", lambda case: case.trans_a != case.trans_b),
     ("both or none of A and B transposed", lambda case: case.trans_a == case.trans_b),
 )
-"""What cases that fail may have in common."""
+"""Properties that the failed cases may have in common."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One mistake, as far as can be told: in which cases it shows, at which sizes, and how it looks."""
+    """Probably one mistake: in which cases and at which sizes it shows, and an example."""
 
     cases: str
     sizes: str
     what: str
-    """At the simplest size."""
+    """The fault in words, at the simplest size."""
     count: int
-    """How many cases show it."""
+    """How many cases have it."""
     notes: tuple[str, ...]
-    """Lines that belong below the message: the source of the kernel."""
+    """Lines to print below the message: the kernel's source."""
 
     def __str__(self) -> str:
         return f"{self.cases}, {self.sizes}: {self.what}"
 
 
 def find(cases: Sequence[Case], sizes: Sequence[Size]) -> list[Finding]:
-    """The faults of all `cases`, each of which was tried at all `sizes`: one finding for each kind."""
+    """One finding for each kind of fault in `cases`. Each case was tried at all `sizes`."""
     kinds: dict[str, list[Case]] = {}
     for case in cases:
         for kind in dict.fromkeys(fault.kind for fault in case.faults):
@@ -57,7 +57,7 @@ def _finding(kind: str, failed: Sequence[Case], cases: Sequence[Case], sizes: se
 
 
 def describe_cases(failed: Sequence[Case], cases: Sequence[Case]) -> str:
-    """In words, which of the cases: "all 8 cases with B transposed"."""
+    """Which of the cases failed, in words: "all 8 cases with B transposed"."""
     count = len(failed)
     if count == len(cases):
         return f"all {count} cases" if count > 1 else name_of(failed[0])

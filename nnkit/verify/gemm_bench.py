@@ -1,8 +1,8 @@
-"""How fast is a GEMM backend, beside others, measured so that the figures can be believed.
+"""Times GEMM backends beside each other, in a way that is hard to cheat, even by accident.
 
-The competitors take turns within one run, each goes first equally often, and every repeat has other operands
-than the one before and an output full of NaN. What came out is judged after the clock has stopped: a wrong
-product has no speed, and neither has one that is faster than the machine can be.
+Competitors take turns within one run, and each goes first equally often. Every repeat has other operands than
+the one before, and an output full of NaN. The product is checked after the clock has stopped: a wrong one
+gets no figure, nor does one that is faster than the machine can be.
 """
 
 import statistics
@@ -20,25 +20,25 @@ from nnkit.verify.bounds import gemm_bound, within
 from nnkit.verify.roofline import peak_gflops
 
 SETS = 3
-"""Different operands that the repeats go through."""
+"""Sets of operands that the repeats use in turn."""
 
-RUN_UP = 0.15
-"""Seconds that a competitor multiplies other operands before each repeat: until the threads of the one before
-have left the cores, which OpenBLAS lets spin for some 60 ms, and its own are awake."""
+WARM_UP = 0.15
+"""Seconds that a competitor multiplies other operands before each repeat. Until then the threads of the one
+before have left the cores (OpenBLAS lets them spin for some 60 ms), and its own are awake."""
 
 ROWS = 16
-"""Rows of a product that are compared component by component, others in every repeat."""
+"""Rows of a product that are checked component by component; each repeat draws other ones."""
 
 
 class UnbelievableError(NnkitError):
-    """What was measured is no speed: the product was wrong, or faster than the machine can be."""
+    """The figure cannot be true: the product was wrong, or faster than the machine can be."""
 
     exit_status = 1
 
 
 @dataclass(frozen=True)
 class Competitor:
-    """A backend and a device that it serves."""
+    """A backend, and a device that it supports."""
 
     backend: GemmBackend[Array]
     device: Device[Array]
@@ -46,18 +46,18 @@ class Competitor:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a competitor reached."""
+    """The times and the speed of a competitor."""
 
     competitor: Competitor
     seconds: tuple[float, ...]
-    """Of every repeat."""
+    """The time of each repeat."""
     gflops: float
-    """Of the median repeat: 2 M N K operations in its time."""
+    """2 M N K floating-point operations over the median time, in 1e9 a second."""
 
 
 @dataclass(frozen=True)
 class _Operands:
-    """One set of operands in host memory, A (M, K) and B (K, N), and its place on a competitor's device."""
+    """One set of operands in host memory: A (M, K) and B (K, N)."""
 
     a: npt.NDArray[Any]
     b: npt.NDArray[Any]
@@ -65,6 +65,8 @@ class _Operands:
 
 @dataclass(frozen=True)
 class _Placed:
+    """The same on a competitor's device, and C (M, N)."""
+
     a: Array
     b: Array
     c: Array
@@ -81,7 +83,7 @@ def bench_gemm(
 ) -> list[Speed]:
     """Time C <- A B, C (m, n), with k terms in a sum, once for each competitor in each of `repeats` rounds.
 
-    Before the rounds everybody multiplies once, which compiles kernels. Sizes and repeats are at least 1.
+    A round that does not count comes first: it compiles the kernels. Sizes and repeats are at least 1.
     Raises UnbelievableError for a wrong product, or a figure above `peak_gflops`.
     """
     generator = np.random.default_rng(seed)
@@ -119,9 +121,9 @@ def _place(competitor: Competitor, operands: _Operands, dtype: npt.DTypeLike) ->
 def _once(
     competitor: Competitor, placed: _Placed, others: _Placed, poison: npt.NDArray[Any]
 ) -> tuple[float, npt.NDArray[Any]]:
-    """Seconds of one product, and the product; `others` are the operands of the run-up."""
+    """Seconds of one product, and the product (M, N); `others` are the operands to warm up with."""
     placed.c.write(poison)
-    until = time.monotonic() + RUN_UP
+    until = time.monotonic() + WARM_UP
     while time.monotonic() < until:
         competitor.backend.gemm(others.a, others.b, others.c)
         competitor.device.synchronize()
@@ -134,13 +136,18 @@ def _once(
 def _judge(
     competitor: Competitor, operands: _Operands, product: npt.NDArray[Any], rows: npt.NDArray[np.intp]
 ) -> None:
-    """Some rows component by component, all of them by their sums: |C 1 - A (B 1)| <= the rows' bounds."""
+    """Raise UnbelievableError for a wrong product.
+
+    The given rows are checked component by component, all rows by their sums: with 1 a vector of ones,
+    |C 1 - A (B 1)| <= the sums of the rows' bounds (after Freivalds, Probabilistic Machines Can Use Less
+    Running Time, 1977, whose vectors are random).
+    """
     a, b, c = (part.astype(np.float64) for part in (operands.a, operands.b, product))
     k, n = b.shape
     some, wide = np.abs(c[rows] - a[rows] @ b), np.abs(a[rows]) @ np.abs(b)
-    sums, gauge = np.abs(c.sum(axis=1) - a @ b.sum(axis=1)), np.abs(a) @ np.abs(b).sum(axis=1)
-    # The sums are taken in float64, over n columns: that rounds as well.
-    allowed = gemm_bound(k, gauge, product.dtype) + gemm_bound(k + n, gauge, np.float64)
+    sums, magnitude = np.abs(c.sum(axis=1) - a @ b.sum(axis=1)), np.abs(a) @ np.abs(b).sum(axis=1)
+    # Summing n columns in float64 has a rounding error as well.
+    allowed = gemm_bound(k, magnitude, product.dtype) + gemm_bound(k + n, magnitude, np.float64)
     if not (within(some, gemm_bound(k, wide, product.dtype)) and within(sums, allowed)):
         raise UnbelievableError(
             f"backend {competitor.backend.name!r} on {competitor.device.name} computed a wrong product: "

@@ -1,4 +1,4 @@
-"""Judges a GEMM backend: random operands, the float64 product beside it, a verdict with the bound it used."""
+"""Checks a GEMM backend: random operands, compared with the float64 product under a rounding error bound."""
 
 import re
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ SCALINGS = ((1.0, 0.0), (2.0, 5.0), (0.7, 1.0), (0.0, 1.3))
 """alpha and beta of the cases."""
 
 GUARD = 4096
-"""Elements of poison before and after each matrix, about, in whole rows: whoever reads or writes a row or
-a tile too much meets them."""
+"""About how many elements of poison stand before and after each matrix, in whole rows. A kernel that reads or
+writes a row or a tile too much touches them."""
 
 CHECKS_ACCESSES = frozenset({"virtual"})
-"""Devices that report every access outside of an array."""
+"""The devices that report every access outside of an array."""
 
 Floats = npt.NDArray[Any]
 
@@ -35,12 +35,12 @@ class Fault:
     """One thing that was wrong with one product."""
 
     kind: str
-    """The same for what is probably the same mistake, whatever the size."""
+    """The same text for faults that are probably the same mistake, at whatever size."""
     size: Size
     what: str
     """One line."""
     notes: tuple[str, ...] = ()
-    """What an exception showed besides: the line of a kernel's source."""
+    """The notes of an exception: the line of a kernel's source."""
 
     def __str__(self) -> str:
         m, n, k = self.size
@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Case:
-    """Products with the same transpositions and scaling, one of each size, and how they came out."""
+    """The results of the products with the same transpositions, alpha and beta, one of each size."""
 
     trans_a: bool
     trans_b: bool
@@ -58,15 +58,16 @@ class Case:
     faults: tuple[Fault, ...]
     """Empty where all is well."""
     largest_error: float
-    """The largest |C_hat - C|, infinite where a component is not finite."""
+    """The largest |computed - exact|; infinite if a component is not finite."""
     of_bound: float
-    """The largest error as a multiple of its component's rounding bound: above 1 is a bug for certain."""
+    """The largest error as a multiple of its component's bound: above 1 is a bug for certain."""
     of_estimate: float
-    """The same against sqrt(K + 2) u, how errors of correct code usually grow (arXiv 1906.10465)."""
+    """The same as a multiple of sqrt(K + 2) u, as errors of correct code usually grow (Higham and Mary, A New
+    Approach to Probabilistic Rounding Error Analysis, 2019)."""
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """The faults in words, one of each kind: that at the simplest size. Empty where all is well."""
+        """The faults in words, of each kind the one at the simplest size. Empty where all is well."""
         kinds = {
             fault.kind: fault for fault in sorted(self.faults, key=lambda f: volume(f.size), reverse=True)
         }
@@ -75,7 +76,7 @@ class Case:
 
 @dataclass
 class _Tally:
-    """What is known of a case so far."""
+    """The results of a case so far."""
 
     faults: list[Fault] = field(default_factory=list)
     largest_error: float = 0.0
@@ -89,17 +90,17 @@ class _Operands:
 
     size: Size
     a: Floats
-    """(M, K), before it is turned."""
+    """(M, K), not transposed."""
     b: Floats
-    """(K, N)."""
+    """(K, N), not transposed."""
     c: Floats
-    """(M, N), what C holds where beta is not 0."""
+    """(M, N), the content of C before the product where beta is not 0."""
     product: Floats
     """A B in float64."""
-    gauge: Floats
+    magnitude: Floats
     """|A| |B| in float64."""
     guarded: bool
-    """Whether poison stands around the matrices; without, the device tells of every step outside."""
+    """Whether poison stands around the matrices. If not, the device reports every access outside."""
 
 
 def check_gemm(
@@ -112,9 +113,9 @@ def check_gemm(
     seed: int,
     edges: Sequence[Size] = EDGES,
 ) -> list[Case]:
-    """Try all four transpositions with all scalings, at the size that is asked for and at the edge sizes.
+    """Try all four transpositions with all SCALINGS, at the size that is asked for and at the edge sizes.
 
-    C is (m, n), with k terms in a sum. A backend that raises fails its case.
+    C is (m, n), with k terms in a sum. An exception of the backend is a fault of its case.
     """
     generator = np.random.default_rng(seed)
     keys = [(ta, tb, *scaling) for ta, tb, scaling in product((False, True), (False, True), SCALINGS)]
@@ -152,14 +153,14 @@ class _Placed:
         self.array: Array = self._memory.rows(guard, guard + rows)
 
     def download(self) -> tuple[Floats, bool]:
-        """The matrix as it is now, and whether what stands around it is as it was."""
+        """The matrix as it is now, and whether the poison around it is unchanged."""
         after = self._memory.download()
         same = after.view(np.uint8) == self.whole.view(np.uint8) if after.size else np.ones(after.shape, bool)
         return after[self.inside], bool(same[: self.inside.start].all() and same[self.inside.stop :].all())
 
 
 def _guard_rows(columns: int, itemsize: int) -> int:
-    """So many that the matrix begins where an allocation might, at a multiple of 256 bytes."""
+    """Rows of poison before a matrix. It then begins at a multiple of 256 bytes, as an allocation would."""
     unit = 256 // itemsize
     unit //= gcd(unit, max(columns, 1))
     rows = -(-max(3, GUARD // max(columns, 1)) // unit) * unit
@@ -174,7 +175,7 @@ def _try(
     tally: _Tally,
     anything_wrong: bool,
 ) -> None:
-    """Run one product, and add to the tally what came out."""
+    """Run one product, and add the results to the tally."""
     *_, alpha, beta = key
     before = operands.c if beta else np.full_like(operands.c, np.nan)
     faults: list[Fault] = []
@@ -186,7 +187,7 @@ def _try(
     try:
         ran = _run(backend, device, operands, key, before, operands.guarded)
     except DeviceError:
-        # A device that an earlier product has broken may take nothing any more: that is told already.
+        # An earlier product may have broken the device: then that product's fault is reported already.
         if not anything_wrong:
             raise
         return
@@ -196,24 +197,24 @@ def _try(
     for touched in ran.touched:
         fault(touched, touched)
 
-    # alpha and beta as the backend sees them, rounded to its precision.
+    # The backend gets alpha and beta rounded to its element type.
     real = operands.c.dtype.type
     alpha_seen, beta_seen = float(real(alpha)), float(real(beta))
-    expected, gauge = alpha_seen * operands.product, abs(alpha_seen) * operands.gauge
+    expected, magnitude = alpha_seen * operands.product, abs(alpha_seen) * operands.magnitude
     if beta:
         wide = operands.c.astype(np.float64)
-        expected, gauge = expected + beta_seen * wide, gauge + abs(beta_seen) * np.abs(wide)
+        expected, magnitude = expected + beta_seen * wide, magnitude + abs(beta_seen) * np.abs(wide)
     terms = operands.size[2]
     difference = np.abs(result.astype(np.float64) - expected)
-    bound = gemm_bound(terms, gauge, result.dtype)
+    bound = gemm_bound(terms, magnitude, result.dtype)
     if ran.error is None and not within(difference, bound):
         fault("components break their bound", _worst(result, expected, bound, difference))
     tally.largest_error = max(tally.largest_error, _largest(difference, np.ones_like(difference)))
     tally.of_bound = max(tally.of_bound, _largest(difference, bound))
-    estimate = np.sqrt(terms + 2) * unit_roundoff(result.dtype) * gauge
+    estimate = np.sqrt(terms + 2) * unit_roundoff(result.dtype) * magnitude
     tally.of_estimate = max(tally.of_estimate, _largest(difference, estimate))
     if faults and operands.guarded and device.name in CHECKS_ACCESSES and ran.error is None:
-        # Without poison around them the device names the line that reads or writes outside, if one does.
+        # Run again without poison: if a line reads or writes outside, the device names it.
         again = _run(backend, device, operands, key, before, guarded=False)
         if again.error is not None:
             faults.clear()
@@ -223,13 +224,13 @@ def _try(
 
 @dataclass(frozen=True)
 class _Run:
-    """What a product left."""
+    """The outcome of one product."""
 
     result: Floats
     touched: tuple[str, ...]
-    """What it wrote where it may not."""
+    """Where it wrote though it must not, in words."""
     error: Exception | None
-    """What the backend raised; there is no result then."""
+    """The backend's exception; `result` is full of NaN then."""
 
 
 def _run(
@@ -240,10 +241,10 @@ def _run(
     before: Floats,
     guarded: bool,
 ) -> _Run:
-    """Place the operands, multiply, look. Raises DeviceError for a device that takes no operands."""
+    """Upload the operands, multiply, compare. Raises DeviceError if the device cannot take them."""
     trans_a, trans_b, alpha, beta = key
-    # Poison that is read makes NaN of what it is added to, even times zero. What stands around the output is
-    # no NaN: a NaN that is written there shall be seen.
+    # Around the inputs stand NaNs: a sum that reads one becomes NaN, even if it is multiplied by zero. Around
+    # the output stands a number, so that a NaN written there is noticed.
     a = _Placed(device, operands.a.T if trans_a else operands.a, np.nan if guarded else None)
     b = _Placed(device, operands.b.T if trans_b else operands.b, np.nan if guarded else None)
     c = _Placed(device, before, -7.0625 if guarded else None)
@@ -266,22 +267,23 @@ def _run(
 
 
 def _raised(error: Exception) -> tuple[str, str]:
-    """The kind of a fault that was raised, and the fault in one line."""
+    """An exception as a fault: its kind, and itself in one line."""
     line = str(error).partition("\n")[0] if isinstance(error, NnkitError) else " ".join(str(error).split())
     what = f"raised {type(error).__name__}: {line}"
-    # The same place in a kernel is the same mistake, whichever thread met it; so is the same sentence.
+    # The same place in a kernel is the same mistake, whichever thread reports it. So is the same message
+    # with other numbers.
     return re.sub(r"(?<![:\w])(0x)?[0-9a-f]*\d[0-9a-f]*\b", "#", what.partition(", block ")[0]), what
 
 
 def _largest(difference: Floats, unit: Floats) -> float:
-    """The largest difference in its unit; 0 / 0 is 0, and NaN counts as infinite."""
+    """The largest difference / unit, where 0 / 0 is 0 and NaN counts as infinite."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where(difference == 0, 0.0, difference / unit)
     return float(np.nan_to_num(ratio, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def _worst(result: Floats, expected: Floats, bound: Floats, difference: Floats) -> str:
-    """How many components break their bound, where they are, and the one that breaks it most."""
+    """In words: how many components break their bound, where, and the one that breaks it most."""
     broken = ~(difference <= bound)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         excess = np.where(broken, np.nan_to_num(difference / bound, nan=np.inf, posinf=np.inf), 0.0)

@@ -1,4 +1,4 @@
-"""Where in a matrix something is wrong, in words: rows, columns, or neither."""
+"""Describes in words where in a matrix components are wrong: which rows, which columns."""
 
 from typing import Any
 
@@ -7,7 +7,9 @@ import numpy.typing as npt
 
 
 def describe_places(broken: npt.NDArray[np.bool_]) -> str:
-    """What follows "components break their bound": ", only row 64, the last"; "" where there is no pattern.
+    """The end of a sentence "... components break their bound", as ", only row 64, the last".
+
+    "" if there is no pattern.
 
     `broken` (M, N) has at least one True.
     """
@@ -23,7 +25,7 @@ def describe_places(broken: npt.NDArray[np.bool_]) -> str:
 
 
 def _bounding(rows: npt.NDArray[Any], columns: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
-    """For places that fill no rectangle: the rows or the columns that hold them all, where those are few."""
+    """For places that form no rectangle: the rows or columns that contain them, if those are few."""
     for name, found, length in (("row", rows, shape[0]), ("column", columns, shape[1])):
         if 2 * len(found) <= length and (words := _range(name, found, length)):
             return f", only in {words}"
@@ -31,7 +33,7 @@ def _bounding(rows: npt.NDArray[Any], columns: npt.NDArray[Any], shape: tuple[in
 
 
 def _range(name: str, found: npt.NDArray[Any], length: int) -> str:
-    """ "row 64, the last", "rows 3 to 5"; "" where they do not follow on each other."""
+    """ "row 64, the last", "rows 3 to 5"; "" if the numbers are not consecutive."""
     first, last = int(found[0]), int(found[-1])
     if last - first + 1 != len(found):
         return ""

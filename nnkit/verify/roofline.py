@@ -1,7 +1,8 @@
-"""How fast can this machine multiply at most? An upper bound: whoever measures more has measured wrongly.
+"""An upper bound on this machine's speed of multiplication: a measurement above it is wrong.
 
-It is generous on purpose. It must never refuse an honest figure, and still catches what cheats usually look
-like: work that was skipped, or a clock that was stopped before the work was done.
+The bound is generous, so that it never refuses a true figure. It still finds the usual mistakes: work that
+was skipped, and a clock that stopped before the work was done. (The horizontal part of the roofline model of
+Williams, Waterman and Patterson, 2009.)
 """
 
 import math
@@ -15,10 +16,10 @@ import numpy.typing as npt
 from nnkit.contracts import Array, Device
 
 FASTEST_CLOCK = 6.0
-"""GHz: no processor on the market runs faster on all cores; used where the system does not tell."""
+"""GHz, used where the system does not say its own: no processor runs faster on all cores."""
 
-# Floating-point operations of a core in a cycle, in float32: two fused multiply-add units as wide as the
-# widest vectors, two operations each. The first of these flags in /proc/cpuinfo decides.
+# float32 operations per core and cycle: two fused multiply-add units as wide as the widest vectors, two
+# operations a lane. The first of these that is a flag in /proc/cpuinfo counts.
 FLOPS_PER_CYCLE = (
     ("avx512f", 64.0),
     ("avx2", 32.0),
@@ -29,8 +30,8 @@ FLOPS_PER_CYCLE = (
 )
 
 GPU_FLOPS_PER_CYCLE = {4: 128 * 2 * 8, 8: 64 * 2 * 4}
-"""Bytes of an element -> operations of a multiprocessor in a cycle: 128 float32 or 64 float64 lanes, two
-each, times what tensor cores are faster at most (a float32 product may be put together from tf32 ones)."""
+"""Bytes of an element -> operations per multiprocessor and cycle: 128 float32 or 64 float64 lanes, two each,
+times 8 or 4 because tensor cores are faster (a float32 product may be computed from tf32 products)."""
 
 
 def peak_gflops(device: Device[Array], dtype: npt.DTypeLike) -> float:
@@ -58,7 +59,7 @@ def _flops_per_cycle(cpuinfo: str) -> float:
 
 
 def _clock_ghz(folder: Path) -> float:
-    """The highest clock of any core. The "cpu MHz" of /proc/cpuinfo is that of the moment: no bound."""
+    """The highest clock of any core. ("cpu MHz" in /proc/cpuinfo is the present one, which is no bound.)"""
     found = [_read(file) for file in folder.glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq")]
     return max((int(text) / 1e6 for text in found if text.strip().isdigit()), default=FASTEST_CLOCK)
 
@@ -71,7 +72,7 @@ def _read(file: Path) -> str:
 
 
 def _gpu_peak(size: int) -> float:
-    """From the properties of the GPU whose context is current."""
+    """The peak of the GPU whose context is current, from its properties."""
     from cuda.bindings import driver
 
     error, gpu = driver.cuCtxGetDevice()

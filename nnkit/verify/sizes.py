@@ -1,8 +1,8 @@
-"""The sizes at which a matrix product is tried besides the one that was asked for: where kernels go wrong.
+"""The sizes at which a matrix product is checked besides the size that is asked for: edge cases.
 
-A kernel cuts its matrices into tiles, vectors and unrolled steps. A guard that is off by one, a remainder
-that is dropped, a stride that is another's: such a mistake shows next to a multiple of the tile, or below the
-first one, and perhaps nowhere else. So each length goes through all of these, alone and with the others.
+A kernel cuts its matrices into tiles, vectors and unrolled steps. Typical mistakes are a guard that is off by
+one, a remainder that is dropped, and the stride of the wrong matrix. They show at sizes next to a multiple of
+the tile or below the first one, and perhaps nowhere else. So M, N and K go through all of LENGTHS.
 """
 
 from nnkit.contracts import C_NAMES
@@ -18,13 +18,13 @@ LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 48, 63, 64, 65, 96, 1
 """Around the powers of two that tiles and vectors are made of, odd multiples of them, and primes."""
 
 EVEN = 32
-"""What the other two lengths are while one is tried alone: no edge for most kernels."""
+"""The other two lengths while one goes through LENGTHS: for most kernels not an edge case."""
 
 EMPTY: tuple[Size, ...] = ((0, 5, 7), (5, 0, 7), (5, 7, 0))
 
 
 def check_options(m: int, n: int, k: int, dtype: str, least: int, **others: int) -> None:
-    """Raises UsageError, which names the option, for a size or another number below `least` and the like."""
+    """Raise UsageError, which names the option, for a number below `least`, too large sizes or a dtype."""
     for option, value in {"m": m, "n": n, "k": k, **others}.items():
         if value < least:
             raise UsageError(f"--{option} {value}: give {least} or more")
@@ -43,14 +43,14 @@ def _edges() -> tuple[Size, ...]:
         for length in LENGTHS
         for size in ((length, EVEN, EVEN), (EVEN, length, EVEN), (EVEN, EVEN, length))
     ]
-    # Each length of M meets others of N and K than its own: a stride that is another's is seen.
+    # M, N and K differ, so that the stride of the wrong matrix shows.
     together = [(LENGTHS[i], LENGTHS[(i + 7) % count], LENGTHS[(i + 15) % count]) for i in range(count)]
     equal = [(length, length, length) for length in (1, 17, 33)]
     return tuple(sorted({*alone, *together, *equal, *EMPTY}, key=volume))
 
 
 def volume(size: Size) -> tuple[int, Size]:
-    """Sorts the simplest size to the front: the fewest products, and those without any last."""
+    """A key to sort sizes, simplest first: by the number of multiplications; empty sizes come last."""
     m, n, k = size
     return (m * n * k or 1 << 62), size
 
@@ -60,10 +60,10 @@ EDGES = _edges()
 
 
 def describe_sizes(failed: set[Size], tried: set[Size]) -> str:
-    """In words, at which of the sizes something is wrong: by a rule where one fits all that was tried."""
+    """In words, which of the sizes failed; by a rule, if one separates them from all others tried."""
     first = min(failed, key=volume)
     example = " x ".join(map(str, first))
-    # Where C has no components nothing can be wrong with them.
+    # An empty C cannot be wrong.
     full = {size for size in tried if size[0] and size[1]}
     if len(tried) == 1:
         return f"at {example}"
@@ -75,7 +75,7 @@ def describe_sizes(failed: set[Size], tried: set[Size]) -> str:
 
 
 def _rule(failed: set[Size], tried: set[Size]) -> str:
-    """A condition on lengths that holds at the failed sizes and at no other; "" if none is known."""
+    """A condition on M, N and K that is true for the failed sizes and no others; "" if there is none."""
     axes = {"M": 0, "N": 1, "K": 2}
     units = (2, 4, 8, 16, 32, 64, 128)
     rules = {f"{name} is 0": {s for s in tried if not s[axis]} for name, axis in axes.items()}

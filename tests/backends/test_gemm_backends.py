@@ -74,8 +74,8 @@ def test_any_shape(
     wide = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
     turned: dict[str, Any] = {"trans_a": trans_a, "trans_b": trans_b}
     expected = reference.gemm(*wide, alpha=0.5, beta=-2.0, **turned)
-    gauge = reference.gemm(*map(np.abs, wide), alpha=0.5, beta=2.0, **turned)
-    assert within(np.abs(got.astype(np.float64) - expected), gemm_bound(k, gauge, dtype))
+    magnitude = reference.gemm(*map(np.abs, wide), alpha=0.5, beta=2.0, **turned)
+    assert within(np.abs(got.astype(np.float64) - expected), gemm_bound(k, magnitude, dtype))
 
 
 @kernel_tests
@@ -143,10 +143,10 @@ def test_the_fused_epilogue(
 
     wide = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
     z = reference.gemm(*wide, trans_b=trans_b) + bias
-    gauge = reference.gemm(*map(np.abs, wide), trans_b=trans_b) + np.abs(bias)
+    magnitude = reference.gemm(*map(np.abs, wide), trans_b=trans_b) + np.abs(bias)
     expected = reference.ACTIVATIONS[activation](z)
     # No activation is steeper than 1, so it does not enlarge the error of its argument.
-    bound = gemm_bound(k + 1, gauge, dtype) + EVAL * unit_roundoff(dtype) * np.abs(expected)
+    bound = gemm_bound(k + 1, magnitude, dtype) + EVAL * unit_roundoff(dtype) * np.abs(expected)
     assert within(np.abs(got.astype(np.float64) - expected), bound)
 
 

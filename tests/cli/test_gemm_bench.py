@@ -23,7 +23,7 @@ NUMPY = Registry.discover().gemm("numpy")
 @pytest.fixture(autouse=True)
 def _no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here is not the speed."""
-    monkeypatch.setattr(gemm_bench, "RUN_UP", 0.0)
+    monkeypatch.setattr(gemm_bench, "WARM_UP", 0.0)
 
 
 def stop_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The kernels of a training step against nnkit.reference in float64.
 
-A bound is k roundings times a gauge, as in test_reference. Every output stands between rows of poison: who
-writes them writes outside its array.
+A bound is k u |what was rounded|, for k roundings, as in test_reference. Every output stands between rows of
+poison, which show whether a kernel writes outside its array.
 """
 
 from typing import Any
@@ -66,10 +66,10 @@ def draw_labels(seed: int, batch: int, classes: int) -> npt.NDArray[np.intp]:
     return np.random.default_rng((seed, 1)).integers(0, classes, batch).astype(np.intp)
 
 
-def assert_rounded(got: Floats, expected: Floats, roundings: Any, gauge: Any) -> None:
-    """|got - expected| <= roundings u gauge, with u of both precisions and what underflow may take away."""
+def assert_rounded(got: Floats, expected: Floats, roundings: Any, magnitude: Any) -> None:
+    """|got - expected| <= roundings u magnitude, with u of both precisions; underflow is allowed for."""
     u = unit_roundoff(got.dtype) + unit_roundoff(np.float64)
-    bound = 1.001 * roundings * u * np.abs(gauge) + float(np.finfo(got.dtype).tiny)
+    bound = 1.001 * roundings * u * np.abs(magnitude) + float(np.finfo(got.dtype).tiny)
     assert got.shape == expected.shape
     assert within(np.abs(got.astype(np.float64) - expected), bound)
 
@@ -160,9 +160,9 @@ def test_softmax_and_cross_entropy(
     expected = reference.cross_entropy(wide, labels)
     # A relative error of the sum is an absolute one of its logarithm.
     assert_rounded(losses.result(), expected, 1, relative + (EVAL + 1) * expected)
-    gauge = (probabilities + np.eye(classes)[labels]) / divisor
+    magnitude = (probabilities + np.eye(classes)[labels]) / divisor
     gradient = reference.cross_entropy_gradient(wide, labels, divisor)
-    assert_rounded(on_device.result(), gradient, relative[:, None] + 4, gauge)
+    assert_rounded(on_device.result(), gradient, relative[:, None] + 4, magnitude)
 
 
 @kernel_tests

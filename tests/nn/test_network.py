@@ -124,24 +124,24 @@ def test_gradients_are_the_derivatives(activation: str, sizes: tuple[int, ...], 
 def step_by_hand(
     full: Parameters, activation: str, images: Floats, labels: Labels, lr: float, l2: float
 ) -> tuple[Parameters, list[float]]:
-    """The parameters after one step in float64, and a gauge for the rounding of each layer."""
+    """The parameters after one step in float64, and the magnitude that each layer rounds at."""
     inputs, sums = forward_by_hand(full, activation, images)
     exps = np.exp(sums[-1] - sums[-1].max(axis=1, keepdims=True))
     softmax, one_hot = exps / exps.sum(axis=1, keepdims=True), np.eye(sums[-1].shape[1])[labels]
     delta, size = (softmax - one_hot) / len(labels), (softmax + one_hot) / len(labels)
     after: Parameters = []
-    gauges: list[float] = []
+    magnitudes: list[float] = []
     for layer in reversed(range(len(full))):
         weight, bias = (part.astype(np.float64) for part in full[layer])
         moved = (1 - lr * l2) * weight - lr * delta.T @ inputs[layer], bias - lr * delta.sum(axis=0)
         after.insert(0, moved)
         # The same sums with absolute values, the largest entry for the layer.
         largest = max((size.T @ np.abs(inputs[layer])).max(), size.sum(axis=0).max())
-        gauges.insert(0, max(np.abs(weight).max(), np.abs(bias).max()) + lr * float(largest))
+        magnitudes.insert(0, max(np.abs(weight).max(), np.abs(bias).max()) + lr * float(largest))
         if layer:
             delta = delta @ weight * SLOPE[activation](sums[layer - 1])
             size = size @ np.abs(weight)
-    return after, gauges
+    return after, magnitudes
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,16 +159,16 @@ def test_one_step_beside_float64(
     images, labels = draw_batch(sizes, batch, seed, dtype)
     assume(clear_of_kinks(full, activation, images, 1e-4))
     lr, l2 = 0.5, 0.1
-    expected, gauges = step_by_hand(full, activation, images, labels, lr, l2)
+    expected, magnitudes = step_by_hand(full, activation, images, labels, lr, l2)
     network = make(full, activation, max_batch=50)
     backpropagate(network, images, labels)
     network.update(lr, l2)
     # Every sum over k terms costs k roundings, those of the layers before it included.
     roundings = 4 * (sum(sizes) + batch + 16)
-    for after, pair, gauge in zip(network.download(), expected, gauges, strict=True):
+    for after, pair, magnitude in zip(network.download(), expected, magnitudes, strict=True):
         for got, wanted in zip(after, pair, strict=True):
             assert got.dtype == dtype
-            assert np.abs(got - wanted).max() <= roundings * np.finfo(dtype).eps / 2 * gauge
+            assert np.abs(got - wanted).max() <= roundings * np.finfo(dtype).eps / 2 * magnitude
 
 
 def test_weights_decay_and_biases_do_not() -> None:

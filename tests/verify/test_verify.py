@@ -39,8 +39,8 @@ def test_gamma() -> None:
 
 @BOTH
 def test_the_bound_grows_with_gauge_and_terms(dtype: str) -> None:
-    gauge = np.array([[0.0, 1.0, 2.0]])
-    few, many = gemm_bound(3, gauge, dtype)[0], gemm_bound(30, gauge, dtype)[0]
+    magnitude = np.array([[0.0, 1.0, 2.0]])
+    few, many = gemm_bound(3, magnitude, dtype)[0], gemm_bound(30, magnitude, dtype)[0]
     assert np.all(few > 0)
     assert np.all(np.diff(few) > 0)
     assert np.all(many > few)
