@@ -7,7 +7,7 @@ import pytest
 
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.virtual import VirtualDevice
-from nnkit.vm.run import machine as machines
+from nnkit.vm.run import module as loading
 from tests.support.fake_driver import PTX, FakeDriver
 
 SOURCE = """
@@ -39,8 +39,8 @@ def test_each_compilation_has_variables_of_its_own() -> None:
 
 def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    inner = machines.native_code
-    monkeypatch.setattr(machines, "native_code", lambda *given: made.append(given[1]) or inner(*given))
+    inner = loading.native_code
+    monkeypatch.setattr(loading, "native_code", lambda *given: made.append(given[1]) or inner(*given))
     device = VirtualDevice(threads=1)
     modules = [device.compile(SOURCE, name="counts.cu") for _ in range(3)]
     for module in modules:

@@ -43,8 +43,9 @@ from nnkit.ptx.ir import PtxError, Variable
 from nnkit.vm.analysis import settings
 from nnkit.vm.build import store
 from nnkit.vm.run.faults import KernelFault
-from nnkit.vm.run.machine import LoadedKernel, LoadedModule, Machine
+from nnkit.vm.run.machine import Machine
 from nnkit.vm.run.memory_table import READ_ONLY
+from nnkit.vm.run.module import LoadedKernel, LoadedModule
 from nnkit.vm.text.layout import Fault
 
 if TYPE_CHECKING:

@@ -1,15 +1,13 @@
 """What a worker's record says of the fault that ended a launch."""
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnkit.vm.build.compile import Native
 from nnkit.vm.emit.values import Site
 from nnkit.vm.run.faults import FaultRecord, absent_lane, near_window, null_pointer, threads_in_words
+from nnkit.vm.run.kernel import Kernel
 from nnkit.vm.text.layout import BARRIERS, WINDOW_REACH, WINDOWS, Fault, Worker
-
-if TYPE_CHECKING:
-    from nnkit.vm.run.machine import LoadedKernel
 
 Words = Any
 """A record of 64-bit words: an array or a pointer of ctypes, which share no type that says so."""
@@ -18,7 +16,7 @@ Words = Any
 class Explanation:
     """Knows the launch: the kernel, its code, the shape of a block, the bytes of shared memory."""
 
-    def __init__(self, kernel: "LoadedKernel", native: Native, block: tuple[int, int, int], shared: int):
+    def __init__(self, kernel: Kernel, native: Native, block: tuple[int, int, int], shared: int):
         self.kernel = kernel
         self.native = native
         self.block = block
@@ -57,7 +55,7 @@ class Explanation:
         if not nearest and space in sizes:
             nearest = near_window(space, address, sizes[space])
         elif not nearest:
-            nearest = self.kernel.machine.memory.nearest(address & (1 << 64) - 1, site.size)
+            nearest = self.kernel.host.memory.nearest(address & (1 << 64) - 1, site.size)
         return self.at(kind, record, site, lane, space=space, address=address, nearest=nearest)
 
     def _absent(self, record: Words, used: Site) -> FaultRecord:

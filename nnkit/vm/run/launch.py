@@ -6,16 +6,15 @@ import struct
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnkit.ptx.ir import Location
 from nnkit.vm.run.explain import Explanation, Words
-from nnkit.vm.run.faults import (
-    FaultRecord,
-    KernelFault,
-)
+from nnkit.vm.run.faults import FaultRecord, KernelFault
+from nnkit.vm.run.kernel import Kernel
 from nnkit.vm.run.printf import render
 from nnkit.vm.run.team import Helper
+from nnkit.vm.run.variant import Arena, Variant
 from nnkit.vm.text.layout import (
     LOCAL_WINDOW,
     PART_WORDS,
@@ -24,9 +23,6 @@ from nnkit.vm.text.layout import (
     Fault,
     Worker,
 )
-
-if TYPE_CHECKING:
-    from nnkit.vm.run.machine import Arena, LoadedKernel, Variant
 
 MOST_BLOCKS_AT_ONCE = 64
 """How many blocks a thread takes from the common counter; fewer where there are few: all finish together."""
@@ -61,15 +57,15 @@ class Run:
 
     def __init__(
         self,
-        kernel: "LoadedKernel",
-        variant: "Variant",
+        kernel: Kernel,
+        variant: Variant,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         parameters: "ctypes.Array[ctypes.c_char] | bytearray | bytes",
         shared_bytes: int,
     ):
         self.kernel = kernel
-        self.machine = kernel.machine
+        self.host = kernel.host
         self.variant = variant
         self.block = block
         self.blocks = grid[0] * grid[1] * grid[2]
@@ -77,13 +73,13 @@ class Run:
         self.failure: BaseException | None = None
         self.spent = 0
         # Also what they point to: an array that the program drops meanwhile stays until the end.
-        self.allocations = self.machine.memory.snapshot()
+        self.allocations = self.host.memory.snapshot()
         self.parameters = ctypes.create_string_buffer(bytes(parameters), max(len(parameters), 1))
         vectors = variant.native.vectors
         # Nothing measured yet: a guess of 10 ns an instruction of a vector.
         a_block = variant.seconds_a_block or vectors * kernel.traits.instructions * 1e-8 or 1e-9
         expected = a_block * self.blocks
-        workers = min(self.machine.threads, self.blocks) if expected > WORTH_A_THREAD else 1
+        workers = min(self.host.threads, self.blocks) if expected > WORTH_A_THREAD else 1
         self.wakes = expected > WORTH_WAKING
         self.workers = workers
         self.context = (ctypes.c_int64 * (int(Context.WORDS) + PART_WORDS * workers))()
@@ -91,7 +87,7 @@ class Run:
         # What blocks use up until the first look if they have no loops.
         fuel = int(LOOK * (vectors + 1) / a_block)
         fuel = FUEL if fuel > FUEL else LEAST_FUEL if fuel < LEAST_FUEL else fuel
-        self.quantum = min(fuel, self.machine.limit) if self.machine.limit else fuel
+        self.quantum = min(fuel, self.host.limit) if self.host.limit else fuel
         self.given: dict[int, tuple[int, float]] = {}
         """What each worker got last, and when."""
         self.started = 0.0
@@ -109,7 +105,7 @@ class Run:
             refill,
             call,
             shared_bytes,
-            kernel.module.addresses.ctypes.data,
+            kernel.addresses.ctypes.data,
             max(1, min(self.blocks // (8 * workers), MOST_BLOCKS_AT_ONCE)),
         )
         for part in range(workers):
@@ -128,7 +124,7 @@ class Run:
         helpers: list[Helper] = []
         try:
             if self.workers > 1:
-                for part, helper in enumerate(self.machine.team.helpers(self.workers - 1), 1):
+                for part, helper in enumerate(self.host.team.helpers(self.workers - 1), 1):
                     arenas.append(self._arena(part))
                     if helper.post(self.variant.address, context, arenas[-1].address, self.wakes):
                         helpers.append(helper)
@@ -146,7 +142,7 @@ class Run:
         # An arena of a launch that failed is given up.
         self.variant.give(arenas)
 
-    def _arena(self, part: int) -> "Arena":
+    def _arena(self, part: int) -> Arena:
         """Memory for the worker whose own part of the grid that is."""
         arena = self.variant.take(self.shared, self.quantum)
         arena.record[Worker.PART] = part
@@ -203,7 +199,7 @@ class Run:
             self.spent += last
             if self.context[Context.STOP]:
                 return 0
-            limit = self.machine.limit
+            limit = self.host.limit
             if limit and self.spent >= limit:
                 raise self._stopped(f"stopped after NNKIT_MAX_INSTRUCTIONS={limit}")
             times = min(8.0, max(1 / 64, LOOK / max(now - since, 1e-6)))
@@ -241,7 +237,7 @@ class Run:
         text, count = render(
             self._string(record, lane, template), packed, lambda at: self._string(record, lane, at)
         )
-        self.machine.output(text.decode(errors="replace"))
+        self.host.output(text.decode(errors="replace"))
         return count
 
     def _assertion(self, record: Words, site: int, lane: int, words: list[int]) -> KernelFault:
@@ -268,7 +264,7 @@ class Run:
         if SHARED_WINDOW <= address < SHARED_WINDOW + self.shared:
             offset = address - SHARED_WINDOW
             return ctypes.string_at(record[Worker.SHARED] + offset, self.shared - offset)
-        allocation = self.machine.memory.holding(address, 1)
+        allocation = self.host.memory.holding(address, 1)
         return allocation.owner[address - allocation.start :].tobytes() if allocation else None
 
     # -- what went wrong ------------------------------------------------------------------------------------
@@ -280,7 +276,7 @@ class Run:
     def _stopped(self, how: str) -> KernelFault:
         return KernelFault(FaultRecord(Fault.STOPPED, self.kernel.name, detail=how))
 
-    def _explain(self, arenas: "list[Arena]") -> None:
+    def _explain(self, arenas: list[Arena]) -> None:
         """Raise what the first worker with a fault met."""
         if self.failure is not None:
             raise self.failure
