@@ -117,9 +117,9 @@ def test_the_decision_is_that_of_its_twin() -> None:
 
 
 FAULTS = (
-    ("icmp slt i64 %waiting, %living", "icmp slt i64 %living, %waiting"),
-    ("%usual = and i1 %for.all, %equal", "%usual = or i1 %for.all, %equal"),
-    ("%fits = or i1 %ended, %same", "%fits = or i1 true, %same"),
+    ("%running = icmp slt i64 %some.next, 0", "%running = icmp slt i64 %all.next, 0"),
+    ("%usual = and i1 %for.all, %same", "%usual = or i1 %for.all, %same"),
+    ("select i1 %lives, i64 %word, i64 0", "select i1 %lives, i64 %word, i64 -1"),
     ("icmp sge i64 %sum.next, %want.next", "icmp sgt i64 %sum.next, %want.next"),
     ("%complete = or i1 %enough, %everyone", "%complete = or i1 false, %everyone"),
     ("or i1 %all.next, %total", "or i1 %all.next, false"),

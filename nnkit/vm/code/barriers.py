@@ -39,69 +39,63 @@ $count_strands
   %arrived = getelementptr i64, ptr %wk, i64 $Worker.ARRIVED
   br label %count
 count:
-  %s = phi i64 [ 0, %entry ], [ %s.next, %look ]
-  %living = phi i64 [ 0, %entry ], [ %living.next, %look ]
-  %waiting = phi i64 [ 0, %entry ], [ %waiting.next, %look ]
-  %first = phi i64 [ -1, %entry ], [ %first.next, %look ]
-  %equal = phi i1 [ true, %entry ], [ %equal.next, %look ]
-  %s.more = icmp slt i64 %s, %strands
-  br i1 %s.more, label %look, label %judge
-look:
-  ; What the first that lives waits for, and whether all others that live wait for the same.
+  %s = phi i64 [ 0, %entry ], [ %s.next, %count ]
+  %living = phi i1 [ false, %entry ], [ %living.next, %count ]
+  %some = phi i64 [ 0, %entry ], [ %some.next, %count ]
+  %all = phi i64 [ -1, %entry ], [ %all.next, %count ]
+  ; The bits that some words of those that live have, and the bits that all have.
   %region = load i32, ptr %resume[%s]
   %word = load i64, ptr %waits[%s]
   %lives = icmp sge i32 %region, 0
-  %lives.count = zext i1 %lives to i64
-  %living.next = add i64 %living, %lives.count
-  %stands = icmp sge i64 %word, 0
-  %waits.here = and i1 %lives, %stands
-  %waits.count = zext i1 %waits.here to i64
-  %waiting.next = add i64 %waiting, %waits.count
-  %none.yet = icmp eq i64 %first, -1
-  %is.first = and i1 %lives, %none.yet
-  %first.next = select i1 %is.first, i64 %word, i64 %first
-  %same = icmp eq i64 %first.next, %word
-  %ended = xor i1 %lives, true
-  %fits = or i1 %ended, %same
-  %equal.next = and i1 %equal, %fits
+  %living.next = or i1 %living, %lives
+  %its.some = select i1 %lives, i64 %word, i64 0
+  %some.next = or i64 %some, %its.some
+  %its.all = select i1 %lives, i64 %word, i64 -1
+  %all.next = and i64 %all, %its.all
   %s.next = add i64 %s, 1
-  br label %count
+  %s.more = icmp slt i64 %s.next, %strands
+  br i1 %s.more, label %count, label %judge
 judge:
-  %nobody = icmp eq i64 %living, 0
-  br i1 %nobody, label %over, label %somebody
+  br i1 %living.next, label %somebody, label %over
 over:
   ret i32 1
 somebody:
-  ; Some went on to a region of their own without waiting.
-  %running = icmp slt i64 %waiting, %living
+  ; Some went on to a region of their own without waiting: their word is -1.
+  %running = icmp slt i64 %some.next, 0
   br i1 %running, label %go.on, label %all.wait
 go.on:
   ret i32 0
 all.wait:
   ; The usual case: all wait for all at one barrier.
-  %expected = lshr i64 %first, 8
+  %expected = lshr i64 %some.next, 8
   %for.all = icmp eq i64 %expected, 0
-  %usual = and i1 %for.all, %equal
+  %same = icmp eq i64 %some.next, %all.next
+  %usual = and i1 %for.all, %same
   br i1 %usual, label %open.one, label %each
 open.one:
-  %number = and i64 %first, 255
-  call void @open(ptr %waits, ptr %arrived, i64 %number, i64 %strands)
-  br label %opened
+  call void @publish(ptr %arrived, i64 %some.next)
+  br label %free
+free:
+  %u = phi i64 [ 0, %open.one ], [ %u.next, %free ]
+  store i64 -1, ptr %waits[%u]
+  %u.next = add i64 %u, 1
+  %u.more = icmp slt i64 %u.next, %strands
+  br i1 %u.more, label %free, label %opened
 each:
   %n = phi i64 [ 0, %all.wait ], [ %n.next, %each.done ]
-  %some = phi i1 [ false, %all.wait ], [ %some.next, %each.done ]
+  %any = phi i1 [ false, %all.wait ], [ %any.next, %each.done ]
   %ready = call i1 @ready(ptr %resume, ptr %waits, ptr %arrived, i64 %n, i64 %strands)
   br i1 %ready, label %open.each, label %each.done
 open.each:
   call void @open(ptr %waits, ptr %arrived, i64 %n, i64 %strands)
   br label %each.done
 each.done:
-  %some.next = or i1 %some, %ready
+  %any.next = or i1 %any, %ready
   %n.next = add i64 %n, 1
   %n.more = icmp slt i64 %n.next, $barriers
   br i1 %n.more, label %each, label %each.end
 each.end:
-  br i1 %some.next, label %opened, label %stuck
+  br i1 %any.next, label %opened, label %stuck
 opened:
 $rejoin
   ret i32 0
@@ -109,8 +103,8 @@ stuck:
   ret i32 2
 }
 
-; Lets go who waits at a barrier, forgets who arrived early and publishes what was voted there.
-define internal void @open(ptr %waits, ptr %arrived, i64 %number, i64 %strands) {
+; A barrier that opens forgets who arrived early, and its votes are the result.
+define internal void @publish(ptr %arrived, i64 %number) {
 entry:
   store i64 0, ptr %arrived[%number]
   %early = getelementptr i64, ptr %arrived, i64 %number
@@ -118,6 +112,13 @@ entry:
   %votes = load i64, ptr %vote
   store i64 %votes, ptr %early[$to_results]
   store i64 0, ptr %vote
+  ret void
+}
+
+; Opens a barrier for those who wait at it.
+define internal void @open(ptr %waits, ptr %arrived, i64 %number, i64 %strands) {
+entry:
+  call void @publish(ptr %arrived, i64 %number)
   br label %next
 next:
   %s = phi i64 [ 0, %entry ], [ %s.next, %next ]

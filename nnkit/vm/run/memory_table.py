@@ -59,7 +59,7 @@ class MemoryTable:
         self._allocations: list[Allocation] = []
         self._adopted: list[Allocation] = []
         self._freed: list[Allocation] = []
-        self._doomed: collections.deque[Allocation] = collections.deque()
+        self._to_free: collections.deque[Allocation] = collections.deque()
         self._snapshot: Snapshot | None = None
 
     def allocate(self, size: int, label: str, flags: int = 0) -> Allocation:
@@ -88,7 +88,7 @@ class MemoryTable:
 
     def free(self, allocation: Allocation) -> None:
         """Take it from the table; a second call does nothing."""
-        self._doomed.append(allocation)
+        self._to_free.append(allocation)
         if self._lock.acquire(blocking=False):
             try:
                 self._drain()
@@ -97,8 +97,8 @@ class MemoryTable:
 
     def _drain(self) -> None:
         """Take what was freed from the table; the lock is held."""
-        while self._doomed:
-            allocation = self._doomed.popleft()
+        while self._to_free:
+            allocation = self._to_free.popleft()
             if any(known is allocation for known in self._adopted):
                 self._adopted = [known for known in self._adopted if known is not allocation]
                 self._snapshot = None
@@ -116,7 +116,7 @@ class MemoryTable:
     def snapshot(self) -> Snapshot:
         """The table as it is now."""
         found = self._snapshot
-        if found is not None and not self._doomed:
+        if found is not None and not self._to_free:
             return found
         with self._lock:
             self._drain()
