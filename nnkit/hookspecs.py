@@ -8,7 +8,7 @@ from typing import Any
 
 import pluggy
 
-from nnkit.contracts import CommBackend, GemmBackend
+from nnkit.contracts import CommBackend, GemmBackend, TransportBackend
 
 GROUP = "nnkit"
 """The entry point group, and the project name of the pluggy markers."""
@@ -25,3 +25,8 @@ def nnkit_gemm_backends() -> Iterable[GemmBackend[Any]]:  # type: ignore[empty-b
 @hookspec
 def nnkit_comm_backends() -> Iterable[CommBackend]:  # type: ignore[empty-body]
     """Return the plugin's communication backends; each has a name of its own. Called once."""
+
+
+@hookspec
+def nnkit_transports() -> Iterable[TransportBackend]:  # type: ignore[empty-body]
+    """Return the plugin's transports; each has a name of its own. Called once, cheap: connect later."""

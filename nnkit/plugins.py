@@ -13,13 +13,21 @@ from typing import Any, cast
 import pluggy
 
 from nnkit import hookspecs
-from nnkit.contracts import Array, CommBackend, GemmBackend
+from nnkit.contracts import Array, CommBackend, GemmBackend, TransportBackend
 from nnkit.errors import PluginError, UsageError, reason, unknown_name
 
-KINDS = {"gemm": "nnkit_gemm_backends", "comm": "nnkit_comm_backends"}
-"""Kind of backend -> the hook that offers it."""
+KINDS = {
+    "gemm": "nnkit_gemm_backends",
+    "comm": "nnkit_comm_backends",
+    "transport": "nnkit_transports",
+}
+"""Kind of backend -> the hook that offers it. A transport counts as a kind of backend here."""
 
-REQUIRED = {"gemm": ("name", "devices", "dtypes", "gemm"), "comm": ("name", "strategy")}
+REQUIRED = {
+    "gemm": ("name", "devices", "dtypes", "gemm"),
+    "comm": ("name", "strategy"),
+    "transport": ("name", "connect"),
+}
 """Kind of backend -> the attributes it must have."""
 
 
@@ -30,7 +38,7 @@ class Entry:
     name: str
     """The backend's; the plugin's entry point where the backend has none."""
     kind: str
-    """"gemm", "comm", or "plugin" where the fault lies with the plugin as a whole."""
+    """"gemm", "comm", "transport", or "plugin" where the fault lies with the plugin as a whole."""
     devices: tuple[str, ...] = ()
     _: KW_ONLY
     distribution: str
@@ -76,6 +84,10 @@ class Registry:
         """The communication backend of that name."""
         return cast(CommBackend, self._find("comm", name, "--comm"))
 
+    def transport(self, name: str) -> TransportBackend:
+        """The transport of that name."""
+        return cast(TransportBackend, self._find("transport", name, "--transport"))
+
     def names(self, kind: str) -> list[str]:
         """The names of the healthy backends of one kind."""
         return [entry.name for entry in self.entries if entry.kind == kind and not entry.error]
@@ -94,7 +106,7 @@ class Registry:
         if matches:
             broken = matches[0]
             raise PluginError(f"{option} {name}: {broken.distribution} is broken: {broken.error}")
-        error = unknown_name(f"{kind} backend", name, self.names(kind))
+        error = unknown_name(kind if kind == "transport" else f"{kind} backend", name, self.names(kind))
         if any(entry.error for entry in self.entries):
             raise UsageError(f"{error} Some are broken: nnkit backends says what is wrong with them.")
         raise error

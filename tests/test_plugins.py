@@ -63,7 +63,8 @@ BROKEN = {
     "misspelled": (
         HOOK.format(name="nnkit_gem_backends", body="return []"),
         "plugin",
-        "there is no hook 'nnkit_gem_backends'; known: nnkit_comm_backends, nnkit_gemm_backends. "
+        "there is no hook 'nnkit_gem_backends'; known: nnkit_comm_backends, nnkit_gemm_backends, "
+        "nnkit_transports. "
         "Did you mean 'nnkit_gemm_backends'?",
     ),
     "raises": (
@@ -88,6 +89,11 @@ BROKEN = {
         LACKING.format(body="name = 'lacking'; devices = dtypes = frozenset({'cpu'})"),
         "gemm",
         "Backend lacks gemm (see nnkit.contracts)",
+    ),
+    "unconnected": (
+        LACKING.format(body="name = 'unconnected'").replace("gemm_backends", "transports"),
+        "transport",
+        "Backend lacks connect (see nnkit.contracts)",
     ),
     "string": (BACKEND.format(name="string").replace('frozenset({"cpu"})', '"cpu"'), "gemm", "must be sets"),
     "devices": (GOOD.replace("good", "devices").replace('frozenset({"cpu"})', "None"), "gemm", "devices"),
@@ -176,17 +182,21 @@ def test_a_broken_plugin_is_a_row_that_says_why(install: Install, main: Command,
     assert (row.name, row.kind, row.status, row.backend) == (name, kind, "broken", None)
     assert error in row.error
     assert Registry.discover().gemm("numpy").name == "numpy"
-    option = "--comm" if kind == "comm" else "--backend"
-    if option == "--backend":
+    if kind == "transport":
+        result = main("train", "--transport", name)
+        assert is_refusal(result, f"--transport {name}: fake-{name} 1.2 is broken: ", error)
+    elif kind != "comm":
+        option = "--backend"
         result = main("gemm-check", option, name)
         assert is_refusal(result, f"--backend {name}: fake-{name} 1.2 is broken: ", error)
 
 
-LATE = re.findall(
+EXAMPLES = re.findall(
     r"^```python\n(.*?)^```$",
     (Path(__file__).parents[1] / "docs" / "distribution.md").read_text("utf-8"),
     flags=re.DOTALL | re.MULTILINE,
-)[0]
+)
+LATE, FILES = EXAMPLES[0], EXAMPLES[2]
 CLUSTER = ("--bandwidth", "1GB/s", "--latency", "2us", "--flops", "1TFLOP/s")
 
 
@@ -256,6 +266,41 @@ def test_a_strategy_of_ones_own_is_measured_beside_others(
             assert late["predicted"]["bytes"] == late["bytes"]
     sources = {each["source"] for each in document["crossings"]}
     assert sources == ({"measured", "predicted", "exact"} if known else {"measured"})
+
+
+@needs_mpi
+def test_a_transport_of_ones_own_trains(install: Install, nnkit: Command, tmp_path: Path) -> None:
+    """The one of docs/distribution.md adds in the order of the ranks, as MPI does with --deterministic."""
+    install(files=FILES)
+    (row,) = rows_of("files")
+    assert (row.name, row.kind, row.status) == ("files", "transport", "ok")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    config = ("--hidden", 8, "--epochs", 1, "--batch", 2000, "--comm", "data", "--ranks", 2)
+    said = ("--json", "--quiet")
+    found = {}
+    for name, more in {"files": (), "mpi": ("--deterministic",)}.items():
+        result = nnkit("train", *config, *said, "--transport", name, *more, env={"FOLDER": str(folder)})
+        assert (result.status, result.stderr) == (0, "")
+        found[name] = json.loads(result.stdout)
+    assert found["files"]["test_loss"] == found["mpi"]["test_loss"]
+    for field in ("sums", "bytes", "steps"):
+        assert found["files"]["cost"][field] == found["mpi"]["cost"][field] > 0
+    assert found["files"]["cost"]["exposed_seconds"] > 0 == found["files"]["cost"]["hidden_seconds"]
+    assert {path.suffix for path in folder.iterdir()} == {".0", ".1"}
+    result = nnkit("train", *config, "--transport", "files", "--elastic", env={"FOLDER": str(folder)})
+    assert is_refusal(result, "--elastic: transport files does not survive the loss of a rank")
+
+
+def test_a_transport_is_chosen_by_name(main: Command) -> None:
+    registry = Registry.discover()
+    assert registry.names("transport") == ["single", "mpi"]
+    assert registry.transport("single").connect(0, 1, elastic=False).size == 1
+    with pytest.raises(ValueError, match="--transport single is for one rank, not 2"):
+        registry.transport("single").connect(0, 2, elastic=False)
+    assert is_refusal(
+        main("train", "--transport", "mpj"), "there is no transport 'mpj'", "Did you mean 'mpi'"
+    )
 
 
 def test_a_name_that_is_taken_stays_with_its_owner(install: Install) -> None:

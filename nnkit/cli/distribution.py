@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnkit.comm.joining import in_turn
+from nnkit.comm.joining import in_turn, open_transport, usual_transport
 from nnkit.comm.world import world_from_environment
 from nnkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from nnkit.contracts import Transport
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Distribution:
     elastic: bool = False
     refresh: int = 1
     paranoid: int = 0
+    transport: str = "auto"
 
     def __post_init__(self) -> None:
         if self.ranks is not None and self.ranks < 1:
@@ -74,6 +79,16 @@ def start(distribution: Distribution, comm: str, checkpoint: Path | None, argume
         elastic=distribution.elastic,
         rescue=lambda: _rescue(checkpoint),
     )
+
+
+def join(distribution: Distribution) -> "Transport":
+    """This process as a rank: what moves bytes between it and the others."""
+    from nnkit.plugins import Registry
+
+    with in_turn():
+        chosen = usual_transport() if distribution.transport == "auto" else distribution.transport
+        backend = Registry.discover().transport(chosen)
+    return open_transport(backend, deterministic=distribution.deterministic, elastic=distribution.elastic)
 
 
 def _rescue(checkpoint: Path | None) -> str:

@@ -318,6 +318,8 @@ class Run:
         if self.transport.size > 1:
             again += ["--comm", self.config.comm, "--ranks", str(self.trainer.ranks.size)]
             again += ["--deterministic"] * self.spread.deterministic + ["--elastic"] * self.spread.elastic
+            if self.spread.transport != "auto":
+                again += ["--transport", self.spread.transport]
         return f"; go on with: {shlex.join(again)}"
 
     def _what_is_saved(self) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnkit.cli import options
-from nnkit.cli.distribution import Distribution, start
+from nnkit.cli.distribution import Distribution, join, start
 from nnkit.comm.ending import together
-from nnkit.comm.joining import in_turn, open_transport, prepare
+from nnkit.comm.joining import in_turn, prepare
 from nnkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def train(
     hostfile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to start them: passed to mpiexec.")
     ] = None,
+    transport: Annotated[
+        str, typer.Option(help="What moves bytes between ranks; auto: MPI, if there are several.")
+    ] = "auto",
     grid: Annotated[
         str | None, typer.Option(metavar="AxB", help="For hybrid: parts of the batch x of the network.")
     ] = None,
@@ -91,17 +94,17 @@ def train(
         )
         if resume and checkpoint is None:
             raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
-        spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid)
+        spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid, transport)
         status = start(spread, comm, checkpoint, context.obj)
     if status is not None:
         return status
 
-    transport = open_transport(deterministic=deterministic, elastic=elastic)
+    connected = join(spread)
     files = Files(data, checkpoint, metrics, plot)
 
     def read() -> "tuple[TrainConfig, Checkpoint | None]":
         # The first rank reads for all of them: the others may be on hosts that do not see the file.
-        if transport.rank:
+        if connected.rank:
             return config, None
         return _with_checkpoint(context, config, checkpoint, resume)
 
@@ -119,11 +122,11 @@ def train(
     }
 
     def work() -> int:
-        agreed, saved = transport.broadcast(prepare(transport, facts, read))
+        agreed, saved = connected.broadcast(prepare(connected, facts, read))
         agreed = replace(agreed, device=device)
-        return Run(agreed, spread, transport, files, quiet=quiet, json=json).complete(saved, begun)
+        return Run(agreed, spread, connected, files, quiet=quiet, json=json).complete(saved, begun)
 
-    return together(transport, spread.elastic, work)
+    return together(connected, spread.elastic, work)
 
 
 def _with_checkpoint(

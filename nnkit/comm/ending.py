@@ -57,13 +57,11 @@ def fail(transport: "Transport", elastic: bool, error: BaseException) -> NoRetur
     """This rank cannot go on: it ends all, or is lost. Of those that fail alike at once one says it."""
     if elastic and isinstance(error, RankLostError):
         _mourn(transport, error)
-    from nnkit.comm.last_words import compare
-
     text, status = _in_words(error, transport.rank)
     # Nothing is lost where nobody is left who could go on.
     others = transport.current.size - 1
     loses = elastic and others > 0
-    speaks, everybody = compare(type(error).__name__, others if loses else 0)
+    speaks, everybody = transport.confer(type(error).__name__, others if loses else 0)
     if speaks:
         say(text)
     sys.stdout.flush()

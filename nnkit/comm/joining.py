@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nnkit.comm.ending import OTHERS_WAIT, fail, say
 from nnkit.comm.world import world_from_environment
-from nnkit.errors import Ended, NnkitError, RankLostError
+from nnkit.errors import Ended, NnkitError, RankLostError, UsageError, reason
 from nnkit.version import __version__
 
 if TYPE_CHECKING:
-    from nnkit.contracts import Communicator, Transport
+    from nnkit.contracts import Communicator, Transport, TransportBackend
 
 Result = TypeVar("Result")
 
@@ -19,26 +19,44 @@ FIRST_WAITS = 0.5
 """Seconds that the first one gives the others to begin."""
 
 
-def open_transport(*, deterministic: bool = False, elastic: bool = False) -> "Transport":
-    """What moves bytes between this rank and the others; MPI is touched only where there are others."""
-    from nnkit.comm.single import SingleTransport
+def usual_transport() -> str:
+    """The name of the transport where none was asked for: MPI is touched only where there are others."""
+    _, size = world_from_environment() or (0, 1)
+    return "single" if size == 1 else "mpi"
 
-    world = world_from_environment()
-    if world is None or world[1] == 1:
-        return SingleTransport()
-    from nnkit.comm import mpi
 
-    with in_turn():
-        transport = mpi.world(elastic=elastic)
+def open_transport(
+    backend: "TransportBackend", *, deterministic: bool = False, elastic: bool = False
+) -> "Transport":
+    """What moves bytes between this rank and the others, by that transport."""
+    rank, size = world_from_environment() or (0, 1)
+    with in_turn(), _in_one_line():
+        transport = backend.connect(rank, size, elastic=elastic)
+    if transport.size == 1:
+        return transport
     # How ranks talk to each other depends on these, so they are compared before anything else.
     facts = {"--deterministic": deterministic, "--elastic": elastic}
+
+    def check() -> None:
+        with _in_one_line():
+            if elastic:
+                transport.check_survives()
+
     try:
-        prepare(transport, facts, transport.check_survives if elastic else lambda: None)
+        prepare(transport, facts, check)
     except RankLostError as error:
         fail(transport, elastic, error)
-    if not any(facts.values()):
-        transport.use_collectives()
+    transport.settle(deterministic=deterministic, elastic=elastic)
     return transport
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """A transport's ValueErrors are meant for the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(reason(error)) from None
 
 
 @contextlib.contextmanager

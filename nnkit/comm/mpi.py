@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from nnkit.comm import mpi_library
+from nnkit.comm import last_words, mpi_library
 from nnkit.comm.collectives import Collectives
 from nnkit.comm.mail import Mail
 from nnkit.comm.single import Complete
 from nnkit.comm.timed import TimedSum
 from nnkit.contracts import Array, Sum, Traffic, Transport
-from nnkit.errors import RankLostError, UsageError
+from nnkit.errors import RankLostError
 
 LOST = ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING", "ERR_REVOKED")
 """What MPI calls the loss of a rank, and the news of it."""
@@ -41,7 +41,7 @@ class MpiTransport:
         self.size: int = comm.Get_size()
         self._calls: Mail | Collectives = Mail(comm)
         if collectives:
-            self.use_collectives()
+            self._use_collectives()
         self._parts: list[MpiTransport] = []
         self._begun: list[Sum] = []
         """Sums whose buffers MPI may still write to; kept for good where a lost rank leaves them so."""
@@ -54,15 +54,19 @@ class MpiTransport:
         self._lost = frozenset(getattr(self.mpi, name, -1) for name in LOST)
 
     def check_survives(self) -> None:
-        """Raise UsageError if the loss of a rank is the end of all."""
+        """Raise ValueError if the loss of a rank is the end of all."""
         if not mpi_library.survives(self.comm):
-            raise UsageError(
+            raise ValueError(
                 "--elastic: this MPI does not survive the loss of a rank: start it with "
                 "mpirun --with-ft ulfm, or let nnkit train --ranks N start it"
             )
 
-    def use_collectives(self) -> None:
-        """From here on by MPI's own collectives: all ranks must have agreed on it."""
+    def settle(self, *, deterministic: bool, elastic: bool) -> None:
+        """By MPI's own collectives, where neither their order nor the loss of a rank matters."""
+        if not deterministic and not elastic:
+            self._use_collectives()
+
+    def _use_collectives(self) -> None:
         self._calls = Collectives(self.comm, self.mpi.IN_PLACE)
 
     def start_sum(self, array: Array) -> Sum:
@@ -125,6 +129,10 @@ class MpiTransport:
     def current(self) -> "MpiTransport":
         """Itself, or what its recoveries have made of it."""
         return self if self._next is None else self._next.current
+
+    def confer(self, failure: str, others: int) -> tuple[bool, bool]:
+        """By messages that a rank which works or waits for a sum need not hear."""
+        return last_words.compare(failure, others)
 
     def leave(self, status: int) -> None:
         """Ends the process where ranks can be lost: MPI_Finalize might wait for good for one that is."""

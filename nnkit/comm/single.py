@@ -54,6 +54,12 @@ class SingleTransport:
         """Any group has this rank alone."""
         return self
 
+    def check_survives(self) -> None:
+        """Nobody can be lost."""
+
+    def settle(self, *, deterministic: bool, elastic: bool) -> None:
+        """Nothing to agree on."""
+
     def revoke(self) -> None:
         """Nobody waits."""
 
@@ -69,6 +75,10 @@ class SingleTransport:
     def current(self) -> Transport:
         """Itself."""
         return self
+
+    def confer(self, failure: str, others: int) -> tuple[bool, bool]:
+        """It speaks for all."""
+        return True, True
 
     def leave(self, status: int) -> None:
         """Nobody was lost."""

@@ -195,6 +195,12 @@ class ThreadsTransport:
         place = self.place.job.place(key, ranks, self.place.generation)
         return ThreadsTransport(place, members.index(self.rank), self.traffic)
 
+    def check_survives(self) -> None:
+        """It is not."""
+
+    def settle(self, *, deterministic: bool, elastic: bool) -> None:
+        """Sums are the same in every run anyway."""
+
     def revoke(self) -> None:
         """Whoever waits in a call of this transport, or of one split off, gets a RankLostError."""
         self.place.job.revoke(self.place.generation)
@@ -223,6 +229,10 @@ class ThreadsTransport:
     def current(self) -> "ThreadsTransport":
         """Itself, or what its recoveries have made of it."""
         return self if self._next is None else self._next.current
+
+    def confer(self, failure: str, others: int) -> tuple[bool, bool]:
+        """Whoever started the threads sees what ended each."""
+        return True, False
 
     def leave(self, status: int) -> None:
         """The thread ends by itself."""

@@ -2,7 +2,7 @@
 
 A device holds arrays and offers the operations of a training step; a GEMM backend multiplies its arrays; a
 communication backend says how parameters and batch are split over ranks and what is summed when; a transport
-moves the bytes. Everything here is a Protocol: a backend needs no base class.
+moves the bytes. All but TransportBase are Protocols: a plugin needs no base class.
 """
 
 from nnkit.contracts.comm import (
@@ -30,7 +30,15 @@ from nnkit.contracts.devices import (
     SupportsDlpack,
 )
 from nnkit.contracts.gemm import C_NAMES, DtypeName, FusedGemmBackend, GemmBackend
-from nnkit.contracts.transport import Communicator, GroupControl, Sum, Traffic, Transport
+from nnkit.contracts.transport import (
+    Communicator,
+    GroupControl,
+    Sum,
+    Traffic,
+    Transport,
+    TransportBackend,
+)
+from nnkit.contracts.transport_base import TransportBase
 
 __all__ = [
     "ACTIVATIONS",
@@ -60,6 +68,8 @@ __all__ = [
     "Task",
     "Traffic",
     "Transport",
+    "TransportBackend",
+    "TransportBase",
     "Workload",
     "part",
 ]

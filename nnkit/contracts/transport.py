@@ -75,6 +75,15 @@ class Communicator(Protocol):
 class GroupControl(Protocol):
     """What ranks do about the group as a whole: how it works, the loss of some, and the end of all."""
 
+    def check_survives(self) -> None:
+        """Raise ValueError, in one line, if the loss of a rank is the end of all."""
+
+    def settle(self, *, deterministic: bool, elastic: bool) -> None:
+        """How to go about it: all ranks have been found to say the same. Called once, before the first sum.
+
+        `deterministic`: the same bits in every run. `elastic`: the loss of a rank leaves the others working.
+        """
+
     def revoke(self) -> None:
         """Whoever waits in a call of this transport, or of one split off, gets a RankLostError.
 
@@ -90,6 +99,12 @@ class GroupControl(Protocol):
     @property
     def current(self) -> "Transport":
         """Itself, or what its recoveries have made of it."""
+
+    def confer(self, failure: str, others: int) -> tuple[bool, bool]:
+        """This rank has met such a failure: (whether it is the one to say so, whether all `others` have too).
+
+        Must come back soon, whatever the others do; (True, False) where ranks cannot tell each other.
+        """
 
     def leave(self, status: int) -> None:
         """All ranks have done their work. Ends the process where a regular end would wait for lost ranks."""
@@ -108,3 +123,17 @@ class Transport(Communicator, GroupControl, Protocol):
     @property
     def traffic(self) -> Traffic:
         """What the sums have cost; the communicators that are split off share it."""
+
+
+class TransportBackend(Protocol):
+    """A way to connect ranks, each of which is a process that a launcher has started."""
+
+    @property
+    def name(self) -> str:
+        """What `--transport` calls it."""
+
+    def connect(self, rank: int, size: int, *, elastic: bool) -> Transport:
+        """Meet the others: this process is that rank of so many.
+
+        `elastic`: ranks may be lost from now on. Raises ValueError, in one line, where it cannot be.
+        """

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnkit.comm.ending import say, together
-from nnkit.comm.joining import open_transport, prepare
+from nnkit.comm.joining import open_transport, prepare, usual_transport
 from nnkit.comm.single import SingleTransport
 from nnkit.comm.world import local_rank
 from nnkit.contracts import Communicator, Task, Transport
@@ -202,7 +202,7 @@ def _noise(count: int) -> Dataset:
 def main(arguments: Sequence[str]) -> int:
     """One rank's whole life; returns the exit status."""
     orders = Orders.from_text(arguments[0])
-    transport = open_transport()
+    transport = open_transport(Registry.discover().transport(usual_transport()))
     worker = prepare(transport, {}, lambda: Worker(transport, orders))
 
     def work() -> int:
