@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import shared
 
 if TYPE_CHECKING:
-    from nnkit.contracts import Device
+    from nnkit.contracts import Array, Device
     from nnkit.data import Dataset
     from nnkit.train.trainer import Trainer
 
@@ -83,7 +83,7 @@ class Report(TypedDict):
     first_use: list[FirstUseRow]
 
 
-def trainer(dataset: "Dataset", device: "Device", backend: str, double: bool = False) -> "Trainer":
+def trainer(dataset: "Dataset", device: "Device[Array]", backend: str, double: bool = False) -> "Trainer":
     from nnkit import Registry, TrainConfig
     from nnkit.nn.initialise import initial_parameters
     from nnkit.train.position import Position
@@ -103,10 +103,9 @@ def trainer(dataset: "Dataset", device: "Device", backend: str, double: bool = F
 def epochs(repeats: int) -> EpochRow:
     """Seconds of an epoch by both, and how far their parameters are apart after all of them."""
     from nnkit import load_dataset, open_device
-    from nnkit.device.virtual import VirtualDevice
 
     dataset = load_dataset()
-    virtual = VirtualDevice()
+    virtual = open_device("virtual")
     exact = trainer(dataset, open_device("cpu"), "numpy", double=True)
     runs = {
         "tiled on virtual": trainer(dataset, virtual, "tiled"),
@@ -129,8 +128,16 @@ def epochs(repeats: int) -> EpochRow:
         "largest_difference": distance(tiled, numpy),
         "from_float64": {"tiled on virtual": ours, "numpy on cpu": theirs},
         "within_rounding": ours <= ROUNDING * theirs,
-        "threads": virtual.threads,
+        "threads": threads_of(virtual),
     }
+
+
+def threads_of(device: object) -> int:
+    """How many threads `virtual` has."""
+    from nnkit.device.virtual import VirtualDevice
+
+    assert isinstance(device, VirtualDevice)
+    return device.threads
 
 
 def distance(one: "Trainer", other: "Trainer") -> float:

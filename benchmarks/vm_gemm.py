@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 import shared
 
 if TYPE_CHECKING:
-    from nnkit.contracts import DtypeName, GemmBackend
+    from nnkit.contracts import Array, DtypeName, GemmBackend
 
 THREADS = (1, 2)
 GOAL = 0.5
@@ -80,7 +80,7 @@ class Turned:
 class Transposing:
     """A backend that is told to transpose what `Turned` has stored."""
 
-    def __init__(self, backend: "GemmBackend", trans_a: bool, trans_b: bool):
+    def __init__(self, backend: "GemmBackend[Array]", trans_a: bool, trans_b: bool):
         self.name, self.devices, self.dtypes = backend.name, backend.devices, backend.dtypes
         self.backend, self.trans_a, self.trans_b = backend, trans_a, trans_b
 

@@ -6,19 +6,19 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from threadpoolctl import threadpool_limits
 
 from nnkit import cli
 from nnkit.comm.world import THREAD_VARIABLES
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.cuda import driver as cuda_driver
 from nnkit.errors import DeviceError
 from tests.support.commands import Command, Result, arguments_of
+from tests.support.devices import AnyDevice, host_device_of
 from tests.support.disturbed import DISTURBED, Disturb
 from tests.support.fake_driver import FakeDriver
 from tests.support.idx_files import write_dataset
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", params=["virtual", pytest.param("cuda", marks=pytest.mark.cuda)])
-def kernel_device(request: pytest.FixtureRequest) -> Iterator[Device]:
+def kernel_device(request: pytest.FixtureRequest) -> Iterator[Device[Array]]:
     """Each device that runs kernels, one for all tests; without a GPU, `cuda` skips and says why."""
     try:
         device = open_device(request.param)
@@ -62,12 +62,12 @@ def fake_cuda(fake_driver: FakeDriver) -> Iterator[CudaDevice]:
 
 
 @pytest.fixture(params=["cpu", "virtual", "fake"])
-def each_device(request: pytest.FixtureRequest) -> Iterator[Any]:
+def each_device(request: pytest.FixtureRequest) -> Iterator[AnyDevice]:
     """Every kind of device, the GPU's on the fake driver."""
     if request.param == "fake":
         yield request.getfixturevalue("fake_cuda")
         return
-    found = open_device(request.param)
+    found = host_device_of(request.param)
     yield found
     found.close()
 

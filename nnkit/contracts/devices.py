@@ -31,8 +31,8 @@ class Array(Protocol):
     def write(self, host: npt.ArrayLike) -> None:
         """Overwrite the whole array with host values of the same shape and dtype; a list takes the dtype."""
 
-    def reshape(self, shape: tuple[int, ...]) -> Self:
-        """A view with another shape and as many elements; shares memory."""
+    def reshape(self, shape: int | tuple[int, ...]) -> Self:
+        """A view with another shape and as many elements, one length may be -1; shares memory."""
 
     def view(self, dtype: npt.DTypeLike) -> Self:
         """The same bytes as elements of another type, the last axis longer or shorter; shares memory."""
@@ -128,7 +128,7 @@ class Operations(Protocol[ArrayT_contra]):
         """Overwrite parameter with (1 - lr * decay) * parameter - lr * gradient; may destroy gradient."""
 
 
-Dimensions = int | tuple[int, ...]
+Dimensions = int | tuple[int, ...] | npt.NDArray[np.integer[Any]]
 """A grid's or a block's extent in one to three dimensions, x first; missing ones are 1."""
 
 

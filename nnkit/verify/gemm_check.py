@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import gcd
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 
 from nnkit import reference
-from nnkit.contracts import Array, Device, GemmBackend
+from nnkit.contracts import Device, GemmBackend
+from nnkit.contracts.devices import ArrayT
 from nnkit.errors import DeviceError, NnkitError, lines_of
 from nnkit.verify.bounds import gemm_bound, unit_roundoff, within
 from nnkit.verify.places import describe_places
@@ -104,8 +105,8 @@ class _Operands:
 
 
 def check_gemm(
-    backend: GemmBackend[Array],
-    device: Device[Array],
+    backend: GemmBackend[ArrayT],
+    device: Device[ArrayT],
     m: int,
     n: int,
     k: int,
@@ -140,17 +141,17 @@ def _operands(generator: np.random.Generator, size: Size, dtype: np.dtype[Any], 
     return _Operands(size, a, b, c, reference.gemm(*wide), reference.gemm(*map(np.abs, wide)), guarded)
 
 
-class _Placed:
+class _Placed(Generic[ArrayT]):
     """A matrix on the device, between rows of poison that nobody may touch, or alone."""
 
-    def __init__(self, device: Device[Array], matrix: Floats, poison: float | None):
+    def __init__(self, device: Device[ArrayT], matrix: Floats, poison: float | None):
         rows, columns = matrix.shape
         guard = 0 if poison is None else _guard_rows(columns, matrix.itemsize)
         self.whole = np.full((rows + 2 * guard, columns), poison or 0.0, matrix.dtype)
         self.inside = slice(guard, guard + rows)
         self.whole[self.inside] = matrix
         self._memory = device.upload(self.whole)
-        self.array: Array = self._memory.rows(guard, guard + rows)
+        self.array: ArrayT = self._memory.rows(guard, guard + rows)
 
     def download(self) -> tuple[Floats, bool]:
         """The matrix as it is now, and whether the poison around it is unchanged."""
@@ -168,8 +169,8 @@ def _guard_rows(columns: int, itemsize: int) -> int:
 
 
 def _try(
-    backend: GemmBackend[Array],
-    device: Device[Array],
+    backend: GemmBackend[ArrayT],
+    device: Device[ArrayT],
     operands: _Operands,
     key: tuple[bool, bool, float, float],
     tally: _Tally,
@@ -234,8 +235,8 @@ class _Run:
 
 
 def _run(
-    backend: GemmBackend[Array],
-    device: Device[Array],
+    backend: GemmBackend[ArrayT],
+    device: Device[ArrayT],
     operands: _Operands,
     key: tuple[bool, bool, float, float],
     before: Floats,

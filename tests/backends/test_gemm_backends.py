@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkit import reference
-from nnkit.contracts import FusedGemmBackend, GemmBackend
+from nnkit.contracts import Array, Device, FusedGemmBackend, GemmBackend
 from nnkit.plugins import Registry
 from nnkit.verify.bounds import gemm_bound, unit_roundoff, within
 from nnkit.verify.gemm_check import check_gemm
@@ -28,7 +28,7 @@ kernel_tests = settings(max_examples=30, deadline=None)
 
 
 @pytest.fixture(scope="module", params=["naive", "tiled"])
-def backend(request: pytest.FixtureRequest) -> GemmBackend:
+def backend(request: pytest.FixtureRequest) -> GemmBackend[Array]:
     return Registry.discover().gemm(request.param)
 
 
@@ -50,7 +50,7 @@ def operands(
     "sizes", [(65, 33, 17), (130, 113, 40), (20, 10, 100), (10, 20, 33), (0, 3, 2), (3, 2, 0)]
 )
 def test_every_transposition_and_scaling(
-    backend: GemmBackend, kernel_device: Any, sizes: tuple[int, int, int], dtype: str
+    backend: GemmBackend[Array], kernel_device: Device[Array], sizes: tuple[int, int, int], dtype: str
 ) -> None:
     cases = check_gemm(backend, kernel_device, *sizes, dtype, seed=0, edges=())
     assert [case.failures for case in cases] == [()] * 16
@@ -59,8 +59,8 @@ def test_every_transposition_and_scaling(
 @kernel_tests
 @given(lengths, lengths, lengths, dtypes, st.booleans(), st.booleans(), seeds)
 def test_any_shape(
-    backend: GemmBackend,
-    kernel_device: Any,
+    backend: GemmBackend[Array],
+    kernel_device: Device[Array],
     m: int,
     n: int,
     k: int,
@@ -81,8 +81,8 @@ def test_any_shape(
 @kernel_tests
 @given(lengths, lengths, lengths, dtypes, st.booleans(), st.booleans(), seeds)
 def test_small_integers_are_exact(
-    backend: GemmBackend,
-    kernel_device: Any,
+    backend: GemmBackend[Array],
+    kernel_device: Device[Array],
     m: int,
     n: int,
     k: int,
@@ -98,13 +98,15 @@ def test_small_integers_are_exact(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_same_bits_every_time(backend: GemmBackend, kernel_device: Any, dtype: str) -> None:
+def test_the_same_bits_every_time(
+    backend: GemmBackend[Array], kernel_device: Device[Array], dtype: str
+) -> None:
     a, b, c = operands(3, 100, 65, 77, dtype, False, True)
     first, second = (multiply(backend, kernel_device, a, b, c, trans_b=True) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
-def test_the_last_term_counts(backend: GemmBackend, kernel_device: Any) -> None:
+def test_the_last_term_counts(backend: GemmBackend[Array], kernel_device: Device[Array]) -> None:
     """Only the last term is not zero, wherever it falls in a slice of the common dimension."""
     for k in (1, 15, 16, 17, 33):
         a, b = np.zeros((3, k), np.float32), np.zeros((k, 4), np.float32)
@@ -113,7 +115,7 @@ def test_the_last_term_counts(backend: GemmBackend, kernel_device: Any) -> None:
         assert np.all(got == 6), k
 
 
-def test_disagreeing_operands_are_refused(backend: GemmBackend, kernel_device: Any) -> None:
+def test_disagreeing_operands_are_refused(backend: GemmBackend[Array], kernel_device: Device[Array]) -> None:
     def zeros(*shape: int, dtype: str = "float32") -> Any:
         return kernel_device.zeros(shape, dtype)
 
@@ -133,7 +135,14 @@ def test_disagreeing_operands_are_refused(backend: GemmBackend, kernel_device: A
     lengths, lengths, lengths, dtypes, st.sampled_from(sorted(reference.ACTIVATIONS)), st.booleans(), seeds
 )
 def test_the_fused_epilogue(
-    kernel_device: Any, m: int, n: int, k: int, dtype: str, activation: str, trans_b: bool, seed: int
+    kernel_device: Device[Array],
+    m: int,
+    n: int,
+    k: int,
+    dtype: str,
+    activation: str,
+    trans_b: bool,
+    seed: int,
 ) -> None:
     fused: Any = Registry.discover().gemm("tiled")
     assert activation in fused.fused_activations
@@ -150,7 +159,7 @@ def test_the_fused_epilogue(
     assert within(np.abs(got.astype(np.float64) - expected), bound)
 
 
-def test_the_fused_epilogue_refuses_what_does_not_fit(kernel_device: Any) -> None:
+def test_the_fused_epilogue_refuses_what_does_not_fit(kernel_device: Device[Array]) -> None:
     fused: Any = Registry.discover().gemm("tiled")
     a, b, c = (kernel_device.zeros((2, 2), "float32") for _ in range(3))
     with pytest.raises(ValueError, match=r"\(3,\)"):
@@ -159,7 +168,9 @@ def test_the_fused_epilogue_refuses_what_does_not_fit(kernel_device: Any) -> Non
         fused.gemm_bias_activation(a, b, c, kernel_device.zeros((2,), "float32"), activation="gelu")
 
 
-def multiply(backend: GemmBackend, device: Any, a: Floats, b: Floats, c: Floats, **options: Any) -> Floats:
+def multiply(
+    backend: GemmBackend[Array], device: Device[Array], a: Floats, b: Floats, c: Floats, **options: Any
+) -> Floats:
     """The product of copies of these on the device; a and b must come back as they were."""
     left, right, out = device.upload(a), device.upload(b), device.upload(c)
     backend.gemm(left, right, out, **options)
@@ -169,8 +180,8 @@ def multiply(backend: GemmBackend, device: Any, a: Floats, b: Floats, c: Floats,
 
 
 def fuse(
-    backend: FusedGemmBackend,
-    device: Any,
+    backend: FusedGemmBackend[Array],
+    device: Device[Array],
     a: Floats,
     b: Floats,
     c: Floats,

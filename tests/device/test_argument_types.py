@@ -1,9 +1,11 @@
 """Arrays whose elements are not what the kernel reads: refused where that is certain, and nowhere else."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from nnkit.device import open_device
@@ -27,8 +29,10 @@ def kernel(parameters: str, body: str, before: str = "") -> str:
     return f'{before}\nextern "C" __global__ void k({parameters}) {{ {I} {body} }}'
 
 
-def launch(device: VirtualDevice, source: str, dtypes: list[Any], arch: str = "compute_90") -> None:
-    """Run k with 8 threads on arrays of those dtypes, zeros of 256 bytes."""
+def launch(
+    device: VirtualDevice, source: str, dtypes: Sequence[npt.DTypeLike | None], arch: str = "compute_90"
+) -> None:
+    """Run k with 8 threads on arrays of those dtypes, zeros of 256 bytes, and the number 8 for None."""
     arrays = [
         np.int32(8) if dtype is None else device.zeros((256 // np.dtype(dtype).itemsize,), dtype)
         for dtype in dtypes
@@ -157,7 +161,7 @@ def test_the_integers_of_a_template_are_judged(virtual: VirtualDevice) -> None:
 
 
 AS = "y[i] = __int_as_float(x[i]) * 2;"
-PASSED = {
+PASSED: dict[str, tuple[str, Sequence[npt.DTypeLike | None]]] = {
     "floats": (kernel(FLOATS, TWICE), ["f4", "f4"]),
     "complex64 as float2": (
         kernel("const float2 *x, float2 *y", "float2 v = x[i]; y[i] = make_float2(v.x * 2, -v.y);"),

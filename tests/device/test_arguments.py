@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from nnkit.device.host.array import CpuArray
 from nnkit.device.kernels.arguments import Packer
 from nnkit.device.kernels.parameters import Parameter, parameters
-from nnkit.device.virtual import VirtualDevice
+from nnkit.device.virtual import VirtualArray, VirtualDevice
 from nnkit.errors import DeviceError, LaunchError
 from nnkit.ptx.interface import Interface
 
 
 @dataclass
 class FakeDevice:
-    """A device that only has a name."""
+    """A device that only has a name, and takes no arrays of other libraries."""
 
     name: str = "virtual"
+
+    def borrow(self, argument: object) -> VirtualArray | None:
+        return None
 
 
 @dataclass
@@ -52,7 +55,7 @@ ARRAY = FakeArray(DEVICE)
 RECORD = np.zeros((), [("x", "f8"), ("n", "i4"), ("pad", "i4")])
 
 # PTX type, ctypes type, the values that fit as (argument, what C would hold).
-SCALARS = [
+SCALARS: list[tuple[str, type["ctypes._SimpleCData[Any]"], st.SearchStrategy[Any]]] = [
     ("u8", ctypes.c_uint8, st.integers(0, 255).map(np.uint8)),
     ("s8", ctypes.c_int8, st.integers(-128, 127)),
     ("b8", ctypes.c_uint8, st.booleans()),
@@ -73,12 +76,17 @@ def ptx_of(*declarations: str, name: str = "k", after: str = "") -> str:
     return f".version 8.0\n.target sm_90\n.visible .entry {name}(\n\t{listed}\n)\n{after}{{ ret; }}"
 
 
-def packer(*declarations: str) -> Packer:
+def packer(*declarations: str) -> Packer[VirtualArray]:
     """A packer for a kernel k with these parameters."""
     return Packer("k", parameters(Interface(ptx_of(*declarations)))["k"])
 
 
-def refusal(pack: Packer, *args: Any, device: Any = DEVICE) -> str:
+def struct_packer(size: int, align: int) -> Packer[VirtualArray]:
+    """A packer for a kernel k that takes a struct."""
+    return Packer("k", (Parameter("s", size, align, "struct"),))
+
+
+def refusal(pack: Packer[VirtualArray], *args: Any, device: Any = DEVICE) -> str:
     """The one line of the LaunchError for these arguments."""
     with pytest.raises(LaunchError) as caught:
         pack.pack(args, device)
@@ -120,7 +128,7 @@ def test_pointers_structs_and_their_padding() -> None:
 def test_the_addresses_of_the_parameters_point_into_the_buffer() -> None:
     pack = packer(".u8", ".f64", ".u32")
     pack.pack((1, 2.5, 3), DEVICE)
-    pointers = (ctypes.c_void_p * 3).from_address(pack.pointers)
+    pointers = (ctypes.c_uint64 * 3).from_address(pack.pointers)
     assert pack.address % 64 == 0
     assert ctypes.c_uint8.from_address(pointers[0]).value == 1
     assert ctypes.c_double.from_address(pointers[1]).value == 2.5
@@ -128,7 +136,7 @@ def test_the_addresses_of_the_parameters_point_into_the_buffer() -> None:
 
 
 def test_no_parameters() -> None:
-    assert bytes(Packer("k", ()).pack((), DEVICE)) == b""
+    assert bytes(packer().pack((), DEVICE)) == b""
 
 
 @pytest.mark.parametrize(
@@ -207,7 +215,7 @@ def test_numbers_in_other_clothes(declared: str, argument: Any, packed: bytes) -
     ],
 )
 def test_structs_in_other_clothes(argument: Any) -> None:
-    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    pack = struct_packer(16, 8)
     assert bytes(pack.pack((argument,), DEVICE))[:12] == bytes(Line(0.5, -3))[:12]
 
 
@@ -230,7 +238,7 @@ def test_other_clothes_that_do_not_fit(declared: str, argument: Any, words: tupl
 
 
 def test_structs_whose_bytes_are_not_those_of_c() -> None:
-    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    pack = struct_packer(16, 8)
     assert "another byte order" in refusal(pack, BigLine(0.5, 3))
     assert "align=True" in refusal(pack, np.array((0.5, -3), [("x", "f8"), ("n", "i4")])[()])
     assert "tobytes()" in refusal(pack, np.zeros(2))
@@ -262,7 +270,7 @@ def test_arguments_that_are_no_list(args: Any) -> None:
     [(16, RECORD), (16, RECORD[()]), (16, bytearray(16)), (2, np.float16(1)), (8, np.complex64(1j))],
 )
 def test_structs_that_fit(size: int, argument: Any) -> None:
-    pack = Packer("k", (Parameter("s", size, 1, "struct"),))
+    pack = struct_packer(size, 1)
     assert bytes(pack.pack((argument,), DEVICE)) == bytes(memoryview(argument))
 
 
@@ -279,10 +287,10 @@ def test_buffers_of_python_are_no_arrays(argument: Any) -> None:
 
 @pytest.mark.parametrize(("size", "kind"), [(8, np.complex64), (16, np.complex128)])
 def test_complex_numbers_of_python(size: int, kind: type) -> None:
-    pack = Packer("k", (Parameter("s", size, 1, "struct"),))
+    pack = struct_packer(size, 1)
     assert bytes(pack.pack((1.5 - 2j,), DEVICE)) == kind(1.5 - 2j).tobytes()
     for other in (4, 12, 24):
-        assert "(1.5-2j)" in refusal(Packer("k", (Parameter("s", other, 1, "struct"),)), 1.5 - 2j)
+        assert "(1.5-2j)" in refusal(struct_packer(other, 1), 1.5 - 2j)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +347,7 @@ def test_arguments_that_do_not_fit(declared: str, argument: Any, words: tuple[st
     ],
 )
 def test_structs_that_do_not_fit(argument: Any, word: str) -> None:
-    pack = Packer("k", (Parameter("s", 16, 8, "struct"),))
+    pack = struct_packer(16, 8)
     message = refusal(pack, argument)
     assert word in message
     assert "16 bytes" in message

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -259,7 +260,7 @@ def test_other_files_can_be_sources(tmp_path: Path) -> None:
 def test_ptx_is_no_source() -> None:
     ptx = compile_cuda('extern "C" __global__ void k() {}').ptx
     for text in (ptx, ptx[ptx.index(".version") :], f"// {ptx}"):
-        one_line(UsageError, lambda text=text: compile_cuda(text, name="k.cu"), "k.cu is PTX", "load_ptx")
+        one_line(UsageError, partial(compile_cuda, text, name="k.cu"), "k.cu is PTX", "load_ptx")
     assert ".entry k" in compile_cuda('// .version\nextern "C" __global__ void k() {}').ptx
 
 

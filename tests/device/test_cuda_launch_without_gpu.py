@@ -29,7 +29,7 @@ def test_what_a_launch_hands_to_the_driver(fake_cuda: CudaDevice, fake_driver: F
     assert launch["extents"] == (2, 1, 1, 4, 1, 1)
     assert (launch["shared"], launch["extra"]) == (96, 0)
     assert launch["stream"] == int(stream.handle)
-    pointers = (ctypes.c_void_p * 4).from_address(launch["at"])
+    pointers = (ctypes.c_uint64 * 4).from_address(launch["at"])
     assert ctypes.c_int32.from_address(pointers[0]).value == 8
     assert ctypes.c_float.from_address(pointers[1]).value == 2.0
     assert ctypes.c_uint64.from_address(pointers[2]).value == x.address

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,15 @@ def test_a_gpu_that_is_not_there(fake_driver: FakeDriver) -> None:
 
 
 def test_ranks_of_a_host_take_gpus_in_turn(fake_driver: FakeDriver) -> None:
+    def label(device: object) -> str:
+        assert isinstance(device, CudaDevice)
+        return device.label
+
     labels = [
-        open_device_for(("cuda",), name, turn)[0].label for name in ("cuda", "auto") for turn in range(4)
+        label(open_device_for(("cuda",), name, turn)[0]) for name in ("cuda", "auto") for turn in range(4)
     ]
     assert labels == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"] * 2
-    assert open_device("cuda:1", turn=2).label == "cuda:1"
+    assert label(open_device("cuda:1", turn=2)) == "cuda:1"
 
 
 def test_no_gpu_for_any_turn(fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,11 +202,10 @@ def test_close_gives_everything_back_once(fake_driver: FakeDriver) -> None:
     for later in (array.download, array.copy, device.synchronize, stream.synchronize, event.record):
         one_line(DeviceError, later, "cuda:0 is closed")
     one_line(DeviceError, lambda: device.upload(np.zeros(4, "f4")), "cuda:0 is closed")
-    arguments = (1, 1.0, array, array)
-    one_line(DeviceError, lambda: kernel.launch(1, 1, arguments), "cuda:0 is closed")
+    one_line(DeviceError, partial(kernel.launch, 1, 1, (1, 1.0, array, array)), "cuda:0 is closed")
     stream.close()
     calls = len(fake_driver.calls)
-    array = arguments = event = later = None
+    del array, event, later
     gc.collect()
     assert len(fake_driver.calls) == calls
 

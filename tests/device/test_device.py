@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 
 import nnkit
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 from nnkit.device.host.array import CpuArray
 from nnkit.errors import CompileError, DeviceError, LaunchError, UsageError
 
@@ -74,7 +74,7 @@ def equal(array: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_goes_up_comes_down(kernel_device: Device, shape: tuple[int, ...], dtype: str) -> None:
+def test_what_goes_up_comes_down(kernel_device: Device[Array], shape: tuple[int, ...], dtype: str) -> None:
     host = values(shape, dtype)
     array = kernel_device.upload(host)
     assert (array.shape, array.dtype) == (host.shape, host.dtype)
@@ -87,7 +87,7 @@ def test_what_goes_up_comes_down(kernel_device: Device, shape: tuple[int, ...], 
     assert (empty.shape, empty.dtype, empty.download().shape) == (shape, host.dtype, shape)
 
 
-def test_views(kernel_device: Device) -> None:
+def test_views(kernel_device: Device[Array]) -> None:
     host = np.arange(12, dtype=np.float32).reshape(4, 3)
     array = kernel_device.upload(host)
     twin, flat = array.copy(), array.reshape((2, 6))
@@ -102,12 +102,12 @@ def test_views(kernel_device: Device) -> None:
     equal(view.download(), host[3:])
 
 
-def test_an_upload_is_row_major(kernel_device: Device) -> None:
+def test_an_upload_is_row_major(kernel_device: Device[Array]) -> None:
     host = np.arange(12.0).reshape(3, 4).T
     equal(kernel_device.upload(host).download(), np.ascontiguousarray(host))
 
 
-def test_an_array_is_written_with_its_own_kind_alone(kernel_device: Device) -> None:
+def test_an_array_is_written_with_its_own_kind_alone(kernel_device: Device[Array]) -> None:
     array = kernel_device.zeros((2, 3), np.float32)
     with pytest.raises(UsageError, match=r"\(3, 2\)"):
         array.write(np.zeros((3, 2), np.float32))
@@ -118,7 +118,7 @@ def test_an_array_is_written_with_its_own_kind_alone(kernel_device: Device) -> N
 
 
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 1000])
-def test_saxpy(kernel_device: Device, n: int) -> None:
+def test_saxpy(kernel_device: Device[Array], n: int) -> None:
     x, y = np.arange(n, dtype=np.float32), np.ones(n, np.float32)
     on_x, on_y = kernel_device.upload(x), kernel_device.upload(y)
     saxpy = kernel_device.compile(SAXPY, name="saxpy.cu")["saxpy"]
@@ -128,7 +128,7 @@ def test_saxpy(kernel_device: Device, n: int) -> None:
     equal(on_x.download(), x)
 
 
-def test_a_module_names_its_kernels(kernel_device: Device, tmp_path: Path) -> None:
+def test_a_module_names_its_kernels(kernel_device: Device[Array], tmp_path: Path) -> None:
     path = tmp_path / "both.cu"
     path.write_text(SAXPY + SHARED, "utf-8")
     module = kernel_device.compile(path)
@@ -163,7 +163,7 @@ def test_the_example_of_the_design() -> None:
     equal(host_c, host_a @ host_a.T)
 
 
-def test_blocks_and_threads_have_three_axes(kernel_device: Device) -> None:
+def test_blocks_and_threads_have_three_axes(kernel_device: Device[Array]) -> None:
     array = kernel_device.zeros((24, 30), np.int32)
     kernel_device.compile(EXTENTS)["extents"].launch((2, 3, 4), (5, 3, 2), (array,))
     expected = 1000 * np.arange(24)[:, None] + np.arange(30)
@@ -171,7 +171,7 @@ def test_blocks_and_threads_have_three_axes(kernel_device: Device) -> None:
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_a_struct_by_value(kernel_device: Device, as_bytes: bool) -> None:
+def test_a_struct_by_value(kernel_device: Device[Array], as_bytes: bool) -> None:
     record = np.array((0.5, -3), np.dtype([("slope", "f8"), ("shift", "i4")], align=True))[()]
     array = kernel_device.zeros((5,), np.float64)
     kernel = kernel_device.compile(STRUCT)["line"]
@@ -180,14 +180,14 @@ def test_a_struct_by_value(kernel_device: Device, as_bytes: bool) -> None:
 
 
 @pytest.mark.parametrize(("n", "shared_bytes"), [(64, 256), (1024, 4096), (64, 96 * 1024)])
-def test_dynamic_shared_memory(kernel_device: Device, n: int, shared_bytes: int) -> None:
+def test_dynamic_shared_memory(kernel_device: Device[Array], n: int, shared_bytes: int) -> None:
     host = np.arange(n, dtype=np.float32)
     array = kernel_device.upload(host)
     kernel_device.compile(SHARED)["reverse"].launch(1, n, (n, array), shared_bytes)
     equal(array.download(), host[::-1].copy())
 
 
-def test_ptx_text(kernel_device: Device) -> None:
+def test_ptx_text(kernel_device: Device[Array]) -> None:
     array = kernel_device.zeros((2,), np.uint32)
     module = kernel_device.load_ptx(PTX)
     assert module.kernels == ("store",)
@@ -195,12 +195,12 @@ def test_ptx_text(kernel_device: Device) -> None:
     assert array.download().tolist() == [0, 77]
 
 
-def test_ptx_that_is_none(kernel_device: Device) -> None:
+def test_ptx_that_is_none(kernel_device: Device[Array]) -> None:
     with pytest.raises(CompileError):
         kernel_device.load_ptx(".version 7.8\n.target sm_75\nthis is no PTX\n")
 
 
-def test_source_that_does_not_compile(kernel_device: Device) -> None:
+def test_source_that_does_not_compile(kernel_device: Device[Array]) -> None:
     with pytest.raises(CompileError, match=r"broken\.cu.*2"):
         kernel_device.compile(
             'extern "C" __global__ void k(float* x) {\n  x[0] = nowhere; }', name="broken.cu"
@@ -221,7 +221,7 @@ def test_source_that_does_not_compile(kernel_device: Device) -> None:
     ],
 )
 def test_extents_that_are_refused(
-    kernel_device: Device, grid: Any, block: Any, shared_bytes: int, words: str
+    kernel_device: Device[Array], grid: Any, block: Any, shared_bytes: int, words: str
 ) -> None:
     array = kernel_device.zeros((1,), np.int32)
     kernel = kernel_device.compile(EXTENTS)["extents"]
@@ -229,7 +229,7 @@ def test_extents_that_are_refused(
         kernel.launch(grid, block, (array,), shared_bytes)
 
 
-def test_launch_bounds_are_kept(kernel_device: Device) -> None:
+def test_launch_bounds_are_kept(kernel_device: Device[Array]) -> None:
     module = kernel_device.compile('extern "C" __global__ __launch_bounds__(64) void small() {}')
     module["small"].launch(1, 64)
     with pytest.raises(LaunchError, match="65"):
@@ -249,7 +249,7 @@ def test_launch_bounds_are_kept(kernel_device: Device) -> None:
         (2, 1.0),
     ],
 )
-def test_arguments_that_are_refused(kernel_device: Device, place: int, argument: Any) -> None:
+def test_arguments_that_are_refused(kernel_device: Device[Array], place: int, argument: Any) -> None:
     array = kernel_device.zeros((4,), np.float32)
     arguments = [np.int32(4), np.float32(1), array, array]
     arguments[place] = argument
@@ -260,7 +260,7 @@ def test_arguments_that_are_refused(kernel_device: Device, place: int, argument:
         kernel.launch(1, 32, arguments[:3])
 
 
-def test_streams_and_events(kernel_device: Device) -> None:
+def test_streams_and_events(kernel_device: Device[Array]) -> None:
     n = 1 << 16
     kernel = kernel_device.compile(SAXPY)["saxpy"]
     x, y = kernel_device.upload(np.ones(n, np.float32)), kernel_device.zeros((n,), np.float32)
@@ -283,12 +283,12 @@ def test_streams_and_events(kernel_device: Device) -> None:
     kernel_device.synchronize()
 
 
-def test_an_event_without_a_time(kernel_device: Device) -> None:
+def test_an_event_without_a_time(kernel_device: Device[Array]) -> None:
     with pytest.raises(UsageError, match="record"):
         kernel_device.event().elapsed_ms(kernel_device.event())
 
 
-def test_close_may_be_called_twice(kernel_device: Device) -> None:
+def test_close_may_be_called_twice(kernel_device: Device[Array]) -> None:
     device = nnkit.open_device(kernel_device.name)
     array = device.upload(np.zeros(3))
     device.close()

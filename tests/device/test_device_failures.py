@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 
 
-def run_alone(body: str, device: Device, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_alone(body: str, device: Device[Array], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the script in a process of its own, with the name of the device as its argument."""
     script = folder / "script.py"
     script.write_text(body, "utf-8")
@@ -22,7 +22,7 @@ def run_alone(body: str, device: Device, folder: Path) -> subprocess.CompletedPr
     )
 
 
-def test_printf(kernel_device: Device, tmp_path: Path) -> None:
+def test_printf(kernel_device: Device[Array], tmp_path: Path) -> None:
     done = run_alone(
         r"""
 import sys
@@ -56,7 +56,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("statement", FAILURES)
-def test_a_kernel_that_goes_wrong(kernel_device: Device, tmp_path: Path, statement: str) -> None:
+def test_a_kernel_that_goes_wrong(kernel_device: Device[Array], tmp_path: Path, statement: str) -> None:
     done = run_alone(
         f"""
 import sys

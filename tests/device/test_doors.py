@@ -4,6 +4,7 @@ import ctypes
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +20,7 @@ from nnkit.device import open_device
 from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
 from nnkit.errors import NnkitError, UsageError
+from tests.support.devices import AnyDevice
 from tests.support.fake_driver import one_line
 
 KERNEL = r"""
@@ -184,17 +186,18 @@ def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any, Any]]:
 @pytest.mark.parametrize(
     "endless", [ctypes.pointer(ctypes.c_int(3)), itertools.repeat(1), itertools.repeat("")]
 )
-def test_what_never_ends(each_device: Any, endless: Any) -> None:
+def test_what_never_ends(each_device: AnyDevice, endless: Any) -> None:
     array = each_device.zeros((4, 2), np.float32)
     one_line(UsageError, lambda: each_device.zeros(endless, np.float32), "shape")
     one_line(UsageError, lambda: array.reshape(endless), "shape")
     one_line(UsageError, lambda: compile_cuda("__global__ void k() {}", options=endless), "options")
-    assert each_device.zeros(iter((2, 3)), np.float32).shape == (2, 3)
+    once: Any = iter((2, 3))
+    assert each_device.zeros(once, np.float32).shape == (2, 3)
 
 
 @FEW
 @given(a=NONSENSE, b=NONSENSE)
-def test_making_arrays(each_device: Any, a: Any, b: Any) -> None:
+def test_making_arrays(each_device: AnyDevice, a: Any, b: Any) -> None:
     for call in (
         lambda: each_device.empty(a, np.float32),
         lambda: each_device.zeros(a, b),
@@ -207,7 +210,7 @@ def test_making_arrays(each_device: Any, a: Any, b: Any) -> None:
 
 @FEW
 @given(a=NONSENSE, b=NONSENSE)
-def test_using_arrays(each_device: Any, a: Any, b: Any) -> None:
+def test_using_arrays(each_device: AnyDevice, a: Any, b: Any) -> None:
     array = each_device.zeros((4, 2), np.float32)
     for call in (
         lambda: array.rows(a, b),
@@ -229,7 +232,7 @@ def test_using_arrays(each_device: Any, a: Any, b: Any) -> None:
 
 @FEW
 @given(a=NONSENSE)
-def test_doors_of_a_device(each_device: Any, a: Any) -> None:
+def test_doors_of_a_device(each_device: AnyDevice, a: Any) -> None:
     event, other = each_device.event(), each_device.event()
     event.record()
     for call in (
@@ -310,7 +313,7 @@ def test_registry_and_data(a: Any) -> None:
 @given(a=NONSENSE)
 def test_configurations(a: Any) -> None:
     for field in dataclasses.fields(nnkit.TrainConfig):
-        refuses_or_works(lambda name=field.name: nnkit.TrainConfig(**{name: a}))
+        refuses_or_works(partial(nnkit.TrainConfig, **{field.name: a}))
     refuses_or_works(lambda: nnkit.TrainConfig(hidden=(a,)))
 
 
@@ -318,7 +321,7 @@ def test_configurations(a: Any) -> None:
 @given(a=NONSENSE)
 def test_networks(a: Any) -> None:
     full = [(np.zeros((3, 4), np.float32), np.zeros(3, np.float32))] * 1
-    right = {
+    right: dict[str, Any] = {
         "full": full,
         "activation": "sigmoid",
         "device": open_device("cpu"),
@@ -328,9 +331,9 @@ def test_networks(a: Any) -> None:
     }
     nnkit.Network(**right)
     for name in right:
-        refuses_or_works(lambda name=name: nnkit.Network(**{**right, name: a}))
+        refuses_or_works(partial(nnkit.Network, **{**right, name: a}))
     for wrong in ([(a, a)], [(full[0][0], a)], [*full, *full], [full[0][::-1]]):
-        refuses_or_works(lambda wrong=wrong: nnkit.Network(**{**right, "full": wrong}))
+        refuses_or_works(partial(nnkit.Network, **{**right, "full": wrong}))
 
 
 def test_the_fake_driver_sees_no_launch_of_nonsense(fake_cuda: CudaDevice) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkit.contracts import Device
-from nnkit.device import open_device
 from nnkit.device.cuda import CudaDevice
+from nnkit.device.cuda.array import CudaArray
 from nnkit.device.virtual import VirtualDevice
 from nnkit.errors import DeviceMemoryError, LaunchError, UsageError
+from tests.support.devices import AnyDevice, HostDevice, host_device_of
 from tests.support.fake_driver import PTX, FakeDriver, one_line
 
 TWICE = """
@@ -24,9 +24,9 @@ extern "C" __global__ void twice(int n, const float *x, float *y) {
 
 
 @pytest.fixture(params=["cpu", "virtual"])
-def host_device(request: pytest.FixtureRequest) -> Iterator[Any]:
+def host_device(request: pytest.FixtureRequest) -> Iterator[HostDevice]:
     """Each device whose memory is the host's."""
-    device = open_device(request.param)
+    device = host_device_of(request.param)
     yield device
     device.close()
 
@@ -45,7 +45,7 @@ HOST = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 # -- NumPy --------------------------------------------------------------------------------------------------
 
 
-def test_numpy_sees_numbers_and_the_memory_itself(host_device: Device) -> None:
+def test_numpy_sees_numbers_and_the_memory_itself(host_device: HostDevice) -> None:
     array = host_device.upload(HOST)
     seen = np.asarray(array)
     assert (seen.dtype, seen.shape) == (HOST.dtype, HOST.shape)
@@ -75,7 +75,7 @@ def test_numpy_is_told_to_download_from_a_gpu(fake_cuda: CudaDevice) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["?", "i1", "u2", "i4", "i8", "f2", "f4", "f8", "c8", "c16"])
-def test_dlpack_shares_the_memory_both_ways(host_device: Device, dtype: str) -> None:
+def test_dlpack_shares_the_memory_both_ways(host_device: HostDevice, dtype: str) -> None:
     array = host_device.upload(np.ones((3, 2), dtype))
     seen = np.from_dlpack(array)
     seen[1] = 0
@@ -87,7 +87,7 @@ def test_dlpack_shares_the_memory_both_ways(host_device: Device, dtype: str) -> 
     assert np.from_dlpack(array, copy=True).ctypes.data != seen.ctypes.data
 
 
-def test_what_is_lent_lives_as_long_as_it_is_used(host_device: Device) -> None:
+def test_what_is_lent_lives_as_long_as_it_is_used(host_device: HostDevice) -> None:
     class Watched(np.ndarray[Any, Any]):
         pass
 
@@ -123,7 +123,7 @@ def test_what_may_not_be_written_stays_so(virtual: VirtualDevice) -> None:
     array.copy().write(np.zeros(8, np.float32))
 
 
-def test_what_is_not_row_major_is_copied(host_device: Device) -> None:
+def test_what_is_not_row_major_is_copied(host_device: HostDevice) -> None:
     host = np.arange(12.0).reshape(3, 4)
     for view in (host.T, host[:, ::2], host[::-1]):
         array = host_device.from_dlpack(view)
@@ -146,11 +146,11 @@ def test_lent_memory_is_checked_like_any(virtual: VirtualDevice) -> None:
 
 
 @pytest.mark.parametrize("nonsense", [None, 5, "text", [1.0, 2.0], {}, object()])
-def test_what_lends_nothing_is_refused(each_device: Device, nonsense: Any) -> None:
+def test_what_lends_nothing_is_refused(each_device: AnyDevice, nonsense: Any) -> None:
     one_line(UsageError, lambda: each_device.from_dlpack(nonsense), "DLPack")
 
 
-def test_memory_of_a_gpu_is_none_of_the_host(host_device: Device, fake_cuda: CudaDevice) -> None:
+def test_memory_of_a_gpu_is_none_of_the_host(host_device: HostDevice, fake_cuda: CudaDevice) -> None:
     array = fake_cuda.upload(HOST)
     one_line(UsageError, lambda: host_device.from_dlpack(array), "GPU", "copy")
 
@@ -160,23 +160,24 @@ def test_gpus_share_through_dlpack(fake_cuda: CudaDevice, version: Any) -> None:
     class Lender:
         """What another library's array is: it knows one version."""
 
-        def __init__(self, array: Any):
+        def __init__(self, array: CudaArray):
             self.array = array
 
-        def __dlpack_device__(self) -> Any:
+        def __dlpack_device__(self) -> tuple[int, int]:
             return self.array.__dlpack_device__()
 
-        if version:
+    class OldLender(Lender):
+        """From before versions were asked for."""
 
-            def __dlpack__(self, stream: Any = None, max_version: Any = None) -> Any:
-                assert stream == 1
-                return self.array.__dlpack__(stream=stream, max_version=version)
-        else:
+        def __dlpack__(self, stream: int | None = None) -> Any:
+            return self.array.__dlpack__(stream=stream)
 
-            def __dlpack__(self, stream: Any = None) -> Any:
-                return self.array.__dlpack__(stream=stream)
+    class NewLender(Lender):
+        def __dlpack__(self, stream: int | None = None, max_version: Any = None) -> Any:
+            assert stream == 1
+            return self.array.__dlpack__(stream=stream, max_version=version)
 
-    lender = Lender(fake_cuda.upload(HOST))
+    lender = (NewLender if version else OldLender)(fake_cuda.upload(HOST))
     kept = weakref.ref(lender.array._block)
     array = fake_cuda.from_dlpack(lender)
     assert array.address == lender.array.address

@@ -1,6 +1,7 @@
 """What no GPU has room for, and blocks that a kernel was not compiled for, are refused; what fits is not."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_blocks_that_a_kernel_was_compiled_for(
     for block in right:
         kernel.launch(1, block, (out,))
     for block in wrong:
-        one_line(LaunchError, lambda block=block: kernel.launch(1, block, (out,)), "kernel k: block")
+        one_line(LaunchError, partial(kernel.launch, 1, block, (out,)), "kernel k: block")
 
 
 def test_launch_bounds_in_the_source(device: VirtualDevice) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkit.contracts import Device
 from nnkit.device.cuda import CudaDevice
 from nnkit.errors import UsageError
+from tests.support.devices import AnyDevice
 from tests.support.fake_driver import FakeDriver, one_line
 
 HOST = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
@@ -33,13 +33,13 @@ HOST = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
         HOST > 5,
     ],
 )
-def test_indexing_is_numpys(each_device: Device, key: Any) -> None:
+def test_indexing_is_numpys(each_device: AnyDevice, key: Any) -> None:
     found = each_device.upload(HOST)[key]
     assert type(found) is type(HOST[key])
     np.testing.assert_array_equal(found, HOST[key])
 
 
-def test_what_is_looked_at_is_a_copy(each_device: Device) -> None:
+def test_what_is_looked_at_is_a_copy(each_device: AnyDevice) -> None:
     array = each_device.upload(HOST)
     row = array[1]
     with pytest.raises(ValueError, match="read-only"):
@@ -54,13 +54,13 @@ def test_what_is_looked_at_is_a_copy(each_device: Device) -> None:
 
 
 @pytest.mark.parametrize("key", [4, -5, (0, 3), "x", 1.5, (0, 0, 0, 0), slice("a", None), [99], {}])
-def test_indices_that_are_refused(each_device: Device, key: Any) -> None:
+def test_indices_that_are_refused(each_device: AnyDevice, key: Any) -> None:
     one_line(
         UsageError, lambda: each_device.upload(HOST)[key], "index" if not isinstance(key, slice) else "rows"
     )
 
 
-def test_arrays_without_axes(each_device: Device) -> None:
+def test_arrays_without_axes(each_device: AnyDevice) -> None:
     array = each_device.upload(np.float32(5))
     assert array[()] == 5
     assert bool(array) is True
@@ -81,7 +81,7 @@ def test_only_the_rows_that_are_looked_at_come_from_the_device(
 
 
 @pytest.mark.parametrize("to", ["u1", "i4", "f8", "i2,i2"])
-def test_views_of_another_type(each_device: Device, to: str) -> None:
+def test_views_of_another_type(each_device: AnyDevice, to: str) -> None:
     array = each_device.upload(HOST)
     view = array.view(to)
     np.testing.assert_array_equal(view.download(), HOST.view(to))
@@ -89,7 +89,7 @@ def test_views_of_another_type(each_device: Device, to: str) -> None:
     assert not array.download().any()
 
 
-def test_views_that_do_not_fit(each_device: Device) -> None:
+def test_views_that_do_not_fit(each_device: AnyDevice) -> None:
     array = each_device.upload(np.zeros((4, 3), np.float32))
     one_line(UsageError, lambda: array.view("f8"), "12 bytes")
     one_line(UsageError, lambda: array.view("nonsense"), "NumPy knows no such type")

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from nnkit.device.cuda import CudaDevice
-from nnkit.device.virtual import VirtualDevice
+from nnkit.device.virtual import VirtualDevice, VirtualModule
+from nnkit.vm.analysis.geometry import Launch
+from nnkit.vm.build.compile import Native
+from nnkit.vm.build.native import native_code
+from nnkit.vm.build.source import Source
 from nnkit.vm.run import module as loading
 from tests.support.fake_driver import PTX, FakeDriver
 
@@ -24,8 +28,8 @@ def test_each_compilation_has_variables_of_its_own() -> None:
     one, two = (device.compile(SOURCE, name="counts.cu") for _ in range(2))
     out = device.zeros((1,), np.int32)
 
-    def total(module: object) -> int:
-        module["read"].launch(1, 1, (out,))  # type: ignore[index]
+    def total(module: VirtualModule) -> int:
+        module["read"].launch(1, 1, (out,))
         return int(out.host[0])
 
     one["add"].launch(1, 1, (3,))
@@ -39,8 +43,12 @@ def test_each_compilation_has_variables_of_its_own() -> None:
 
 def test_the_code_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    inner = loading.native_code
-    monkeypatch.setattr(loading, "native_code", lambda *given: made.append(given[1]) or inner(*given))
+
+    def counted(source: Source, kernel: str, launch: Launch) -> Native:
+        made.append(kernel)
+        return native_code(source, kernel, launch)
+
+    monkeypatch.setattr(loading, "native_code", counted)
     device = VirtualDevice(threads=1)
     modules = [device.compile(SOURCE, name="counts.cu") for _ in range(3)]
     for module in modules:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnkit.contracts import Device
+from nnkit.contracts import Array, Device
 from nnkit.device.compile import compile_cuda
 from nnkit.device.cuda import CudaDevice
 from nnkit.device.kernels.variables import VariableTable
@@ -92,7 +92,7 @@ def test_names_shapes_and_types(virtual: VirtualDevice) -> None:
         assert (variables[name].shape, variables[name].dtype) == (shape, np.dtype(dtype)), name
         assert name in variables
     assert "nonsense" not in variables
-    assert 3 not in variables
+    assert not variables.__contains__(3)
     assert variables.get("nonsense") is None
     assert variables["inner"].address == variables["ns::inner"].address == variables["ns :: inner"].address
     assert variables["::scale"].address != variables["ns::scale"].address
@@ -356,7 +356,7 @@ def test_variables_of_a_gpu(fake_cuda: CudaDevice, fake_driver: FakeDriver) -> N
     module = fake_cuda.load_ptx(WRITTEN)
     assert sorted(module.variables) == ["bytes", "floats", "one", "shorts", "wide", "x", "y"]
     floats = module.variables["floats"]
-    assert (floats.shape, floats.dtype) == ((6,), np.float32)
+    assert (floats.shape, floats.dtype) == ((6,), np.dtype("f4"))
     floats.write(np.arange(6, dtype=np.float32))
     assert np.frombuffer(fake_driver.variables["floats"], np.float32).tolist() == [0, 1, 2, 3, 4, 5]
     assert floats[2:].tolist() == [2, 3, 4, 5]
@@ -368,7 +368,7 @@ def test_variables_of_a_gpu(fake_cuda: CudaDevice, fake_driver: FakeDriver) -> N
 
 
 @pytest.mark.cuda
-def test_variables_on_every_device(kernel_device: Device) -> None:
+def test_variables_on_every_device(kernel_device: Device[Array]) -> None:
     module = kernel_device.compile(SOURCE, name="variables.cu")
     variables = module.variables
     variables["coefficients"].write([5.0, 4.0, 3.0, 2.0, 1.0])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nnkit import reference
 from nnkit.comm.single import SingleTransport
-from nnkit.contracts import ACTIVATIONS, GemmBackend, HostArray, Strategy, Task
+from nnkit.contracts import ACTIVATIONS, Array, GemmBackend, HostArray, Strategy, Task
 from nnkit.data import Dataset, Samples
 from nnkit.device import open_device
 from nnkit.nn.initialise import Parameters, initial_parameters
@@ -32,7 +32,9 @@ def undivided(sizes: Sequence[int]) -> Strategy:
     return REGISTRY.comm("none").strategy(SingleTransport(), Task(tuple(sizes), 100))
 
 
-def make(full: Parameters, activation: str, max_batch: int, gemm: GemmBackend | None = None) -> Network:
+def make(
+    full: Parameters, activation: str, max_batch: int, gemm: GemmBackend[Array] | None = None
+) -> Network:
     sizes = (full[0][0].shape[1], *(len(bias) for _, bias in full))
     backend = gemm or REGISTRY.gemm("numpy")
     return Network(full, activation, open_device("cpu"), backend, undivided(sizes), max_batch)

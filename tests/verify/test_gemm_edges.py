@@ -1,14 +1,15 @@
 """At its default sizes the judge of products catches what is wrong at an edge alone, and says it once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nnkit.device import open_device
-from nnkit.device.virtual import VirtualDevice
+from nnkit.contracts import GemmBackend, HostArray
+from nnkit.device.cpu import CpuDevice
+from nnkit.device.virtual import VirtualArray, VirtualDevice
 from nnkit.plugins import Registry
 from nnkit.verify.findings import describe_cases, find
 from nnkit.verify.gemm_check import SCALINGS, Case, check_gemm
@@ -100,6 +101,9 @@ MUTANTS = {
 }
 
 
+Grid = Callable[[int, int], tuple[int, int]]
+
+
 class Kernel:
     """The tiled kernel as a backend, with some of its pieces exchanged."""
 
@@ -108,14 +112,25 @@ class Kernel:
     dtypes = frozenset({"float32"})
 
     def __init__(
-        self, device: Any, pieces: dict[str, str], grid: Any = lambda m, n: (-(-n // 16), -(-m // 16))
+        self,
+        device: VirtualDevice,
+        pieces: dict[str, str],
+        grid: Any = lambda m, n: (-(-n // 16), -(-m // 16)),
     ):
         options = [f"-D{name}=({piece})" for name, piece in {**RIGHT, **pieces}.items()]
         self.kernel = device.compile(TILED, name="mutant.cu", options=options)["g"]
         self.grid = grid
 
     def gemm(
-        self, a: Any, b: Any, c: Any, *, alpha: float = 1, beta: float = 0, trans_a: bool, trans_b: bool
+        self,
+        a: VirtualArray,
+        b: VirtualArray,
+        c: VirtualArray,
+        *,
+        alpha: float = 1,
+        beta: float = 0,
+        trans_a: bool = False,
+        trans_b: bool = False,
     ) -> None:
         m, n = c.shape
         k = a.shape[0] if trans_a else a.shape[1]
@@ -134,7 +149,15 @@ class Host:
     dtypes = frozenset({"float32", "float64"})
 
     def gemm(
-        self, a: Any, b: Any, c: Any, *, alpha: float = 1, beta: float = 0, trans_a: bool, trans_b: bool
+        self,
+        a: HostArray,
+        b: HostArray,
+        c: HostArray,
+        *,
+        alpha: float = 1,
+        beta: float = 0,
+        trans_a: bool = False,
+        trans_b: bool = False,
     ) -> None:
         left, right = a.host.T if trans_a else a.host, b.host.T if trans_b else b.host
         before = c.host.copy()
@@ -210,12 +233,14 @@ def device() -> Iterator[VirtualDevice]:
     virtual.close()
 
 
-def faults(backend: Any, device: Any, size: tuple[int, int, int]) -> list[str]:
+def faults(
+    backend: GemmBackend[VirtualArray], device: VirtualDevice, size: tuple[int, int, int]
+) -> list[str]:
     cases = check_gemm(backend, device, *size, "float32", seed=0)
     return [failure for case in cases for failure in case.failures]
 
 
-def is_caught(backend: Any, device: Any) -> bool:
+def is_caught(backend: GemmBackend[VirtualArray], device: VirtualDevice) -> bool:
     """Whether the edges find anything, beside a size in which nothing is one; the first finding will do."""
     parts = [EDGES[start : start + 4] for start in range(0, len(EDGES), 4)]
     checked = (check_gemm(backend, device, 32, 32, 32, "float32", seed=0, edges=part) for part in parts)
@@ -241,20 +266,20 @@ def test_a_mutant_of_a_kernel_is_caught(device: VirtualDevice, mutant: str) -> N
     [lambda m, n: (n // 16 + 1, m // 16), lambda m, n: (-(-m // 16), -(-n // 16)), lambda m, n: (1, 1)],
     ids=["rounded down", "swapped", "one block"],
 )
-def test_a_wrong_grid_is_caught(device: VirtualDevice, grid: Any) -> None:
+def test_a_wrong_grid_is_caught(device: VirtualDevice, grid: Grid) -> None:
     assert is_caught(Kernel(device, {}, grid), device)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_product_in_numpy_is_not_accused(dtype: str) -> None:
-    cases = check_gemm(Host(), open_device("cpu"), 40, 40, 40, dtype, seed=0)
+    cases = check_gemm(Host(), CpuDevice(), 40, 40, 40, dtype, seed=0)
     assert [case.failures for case in cases] == [()] * 16
 
 
 @pytest.mark.parametrize("mutant", ON_THE_HOST)
 def test_a_mutant_on_the_host_is_caught_by_the_edges(mutant: str) -> None:
     backend = type("Mutant", (Host,), {"spoil": ON_THE_HOST[mutant]})()
-    cpu = open_device("cpu")
+    cpu = CpuDevice()
     # No edge for these, as the default size is none, and quicker.
     even = (160, 160, 160)
     alone = check_gemm(backend, cpu, *even, "float32", seed=0, edges=())
@@ -296,7 +321,7 @@ class Raises(Host):
 
 
 def test_an_exception_is_one_finding_whatever_its_numbers() -> None:
-    (found,) = findings(Raises(), open_device("cpu"))
+    (found,) = findings(Raises(), CpuDevice())
     assert str(found).startswith(
         "all 16 cases, at every size, the smallest 1 x 1 x 1: raised RuntimeError: no (1,"
     )

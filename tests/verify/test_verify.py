@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnkit.contracts import GemmBackend, HostArray
-from nnkit.device import open_device
+from nnkit.device.cpu import CpuDevice
 from nnkit.plugins import Registry
 from nnkit.verify.bounds import gamma, gemm_bound, unit_roundoff, within
 from nnkit.verify.gemm_check import SCALINGS, Case, check_gemm
@@ -18,8 +18,8 @@ NUMPY = Registry.discover().gemm("numpy")
 BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
-def failures(backend: GemmBackend, dtype: str, m: int = 7, n: int = 5, k: int = 9) -> list[str]:
-    cases = check_gemm(backend, open_device("cpu"), m, n, k, dtype, seed=1, edges=())
+def failures(backend: GemmBackend[HostArray], dtype: str, m: int = 7, n: int = 5, k: int = 9) -> list[str]:
+    cases = check_gemm(backend, CpuDevice(), m, n, k, dtype, seed=1, edges=())
     return [failure for case in cases for failure in case.failures]
 
 
@@ -70,7 +70,7 @@ lengths = st.sampled_from([0, 1, 2, 3, 8, 17, 64])
 @settings(max_examples=40, deadline=None)
 @given(lengths, lengths, lengths, st.sampled_from(["float32", "float64"]), st.integers(0, 2**32 - 1))
 def test_the_numpy_backend_passes(m: int, n: int, k: int, dtype: str, seed: int) -> None:
-    cases = check_gemm(NUMPY, open_device("cpu"), m, n, k, dtype, seed, edges=())
+    cases = check_gemm(NUMPY, CpuDevice(), m, n, k, dtype, seed, edges=())
     assert [case.failures for case in cases] == [()] * 16
     assert all(case.of_bound <= 1 for case in cases)
 
@@ -87,7 +87,7 @@ def test_exact_data_has_no_error(dtype: str) -> None:
             c[:] = alpha * (left @ right) + (beta * before if beta else 0)
 
     # The bound allows K + 2 roundings, three here; rounding the result is one.
-    cases = check_gemm(Exact(), open_device("cpu"), 6, 6, 1, dtype, seed=2, edges=())
+    cases = check_gemm(Exact(), CpuDevice(), 6, 6, 1, dtype, seed=2, edges=())
     assert not any(case.failures for case in cases)
     assert all(case.of_bound <= 0.5 for case in cases)
     if dtype == "float64":
@@ -265,7 +265,7 @@ def test_without_terms_the_output_must_still_be_written(dtype: str) -> None:
 
 
 def test_cases_name_what_was_tried() -> None:
-    cases = check_gemm(NUMPY, open_device("cpu"), 2, 3, 4, "float32", seed=0)
+    cases = check_gemm(NUMPY, CpuDevice(), 2, 3, 4, "float32", seed=0)
     tried = {(case.trans_a, case.trans_b, case.alpha, case.beta) for case in cases}
     both = (False, True)
     assert tried == {(a, b, alpha, beta) for a in both for b in both for alpha, beta in SCALINGS}
@@ -275,13 +275,13 @@ def test_the_numbers_of_a_nan_are_infinite() -> None:
     def numbers(case: Case) -> tuple[float, float, float]:
         return case.largest_error, case.of_bound, case.of_estimate
 
-    cases = check_gemm(ReturnsNan(), open_device("cpu"), 2, 3, 4, "float32", seed=0)
+    cases = check_gemm(ReturnsNan(), CpuDevice(), 2, 3, 4, "float32", seed=0)
     assert {numbers(case) for case in cases} == {(np.inf, np.inf, np.inf)}
 
 
 def test_huge_garbage_is_judged_without_a_warning() -> None:
     backend = HugeGarbage()
-    cases = check_gemm(backend, open_device("cpu"), 2, 2, 0, "float64", 0)
+    cases = check_gemm(backend, CpuDevice(), 2, 2, 0, "float64", 0)
     assert all(case.failures for case in cases)
 
 

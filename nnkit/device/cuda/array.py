@@ -75,7 +75,7 @@ class CudaArray(Lookable, Bound):
         offset = first * math.prod(rest) * self.dtype.itemsize
         return self._at(self._address + offset, (end - first, *rest), self.dtype)
 
-    def reshape(self, shape: tuple[int, ...]) -> "CudaArray":
+    def reshape(self, shape: int | tuple[int, ...]) -> "CudaArray":
         """A view with another shape; raises UsageError if the numbers of elements differ."""
         return self._at(self._address, viewed_shape(self, shape), self.dtype)
 

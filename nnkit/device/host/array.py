@@ -60,7 +60,7 @@ class HostMemory(Lookable):
         first, end = row_range(self, start, stop)
         return self._on(self.host[first:end])
 
-    def reshape(self, shape: tuple[int, ...]) -> Self:
+    def reshape(self, shape: int | tuple[int, ...]) -> Self:
         """A view with another shape; raises UsageError if the numbers of elements differ."""
         return self._on(self.host.reshape(viewed_shape(self, shape)))
 

@@ -94,7 +94,7 @@ def _null_or_array(argument: Any, device: Borrower[DeviceArray]) -> Any:
         name = getattr(owner, "name", type(owner).__name__)
         raise Refusal(f"an array of another device ({name}): upload it to this one")
     try:
-        borrowed = device.borrow(argument) if hasattr(device, "borrow") else None
+        borrowed = device.borrow(argument)
     except NnkitError as error:
         raise Refusal(str(error)) from None
     if borrowed is not None:
