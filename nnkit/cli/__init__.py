@@ -1,4 +1,4 @@
-"""The command `nnkit`: one file a command. Whatever is heavy is imported inside the command that needs it."""
+"""The command `nnkit`: one file a command. A slow import stands inside the command that needs it."""
 
 import os
 import sys
@@ -15,10 +15,10 @@ from nnkit.version import __version__
 
 
 class Commands(TyperGroup):
-    """All commands; says that one was stopped, which typer does not."""
+    """All commands. On Ctrl-C it prints that the command was stopped, which typer does not."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
+        """Run the command that the user named."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(arguments)
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
+        # The reader of our output has ended: there is nobody to print an error for.
         _silence()
         return 1
     except OSError as error:
@@ -78,17 +78,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
-        # A command that starts ranks gives them the arguments that it got itself.
+        # `obj`: a command that starts ranks gives them its own arguments.
         status = app(given, prog_name="nnkit", standalone_mode=False, obj=given)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except NnkitError as error:
-        # Of a compiler's log the first error; who wants the whole catches the exception.
+        # Of a compiler's log only the first error is printed; the exception has all of it.
         message, *source = lines_of(error)
         return _fail(message, error.exit_status, source)
     except TyperException as error:
         if not (message := error.format_message()):
-            return 2  # `nnkit` alone: the help has been shown.
+            return 2  # `nnkit` without a command: typer has shown the help.
         return _wrong_call(f"{message} (nnkit --help)")
     except Exit as stop:
         return stop.exit_code
@@ -99,7 +99,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _wrong_call(message: str) -> int:
-    """Say it once, though every rank may find it."""
+    """Print it once, though every rank finds the same mistake."""
     from nnkit.comm.joining import in_turn
 
     try:
@@ -112,7 +112,7 @@ def _wrong_call(message: str) -> int:
 
 
 def _silence() -> None:
-    """Keep what is left in the output's buffer from failing again when Python exits."""
+    """Send the rest of the output to /dev/null: Python flushes it at exit, which would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -31,7 +31,7 @@ def backends(json: options.Json = False) -> None:
         table.add_column(heading)
     table.add_column("error", overflow="fold")
     for row in rows:
-        # Text, not str: what a plugin says is no markup.
+        # Text, not str: rich would take brackets in a plugin's message for markup.
         cells = [" ".join(cell) if isinstance(cell, list) else str(cell) for cell in row.values()]
         table.add_row(*(Text(cell, "red" if row["error"] else "") for cell in cells))
     Console(highlight=False).print(table)

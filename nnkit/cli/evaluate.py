@@ -1,4 +1,4 @@
-"""`nnkit evaluate`: how a trained network does."""
+"""`nnkit evaluate`: loss and accuracy of a trained network."""
 
 from typing import Annotated
 

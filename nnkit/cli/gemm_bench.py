@@ -58,7 +58,7 @@ def gemm_bench(
 
 
 def _open(registry: "Registry", name: str, device: str, dtype: str) -> "Competitor":
-    """The backend of that name, on the device asked for or on one that it serves."""
+    """The backend of that name, on the device that was asked for; "auto": on one that it supports."""
     from nnkit.device import open_device_for
     from nnkit.plugins import check_serves
     from nnkit.verify.gemm_bench import Competitor
@@ -70,7 +70,7 @@ def _open(registry: "Registry", name: str, device: str, dtype: str) -> "Competit
 
 
 def _threads() -> int:
-    """The threads that NumPy's BLAS uses; as many as the cores this process may use, unless it is told."""
+    """The threads that NumPy's BLAS uses; if it does not say, the cores that this process may use."""
     from threadpoolctl import threadpool_info
 
     from nnkit.verify.roofline import cores
@@ -80,7 +80,7 @@ def _threads() -> int:
 
 
 def _blas() -> str | None:
-    """The processor whose kernels NumPy's BLAS runs; None where it does not say."""
+    """The processor for which NumPy's BLAS has chosen its kernels; None if it does not say."""
     from threadpoolctl import threadpool_info
 
     return next((pool.get("architecture") for pool in threadpool_info() if pool["user_api"] == "blas"), None)

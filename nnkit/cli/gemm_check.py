@@ -71,5 +71,5 @@ def gemm_check(
 
 
 def _finite(value: float) -> float | None:
-    """The value as JSON can say it."""
+    """None for infinity and NaN, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""`nnkit info`: what is here, what is missing, and how to get it."""
+"""`nnkit info`: versions and devices, what is missing, and how to get it."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ VECTORS = (
     ("neon", "NEON", 128),
     ("sse2", "SSE2", 128),
 )
-"""What LLVM calls a processor's vector instructions, what people call them, and bits; the widest first."""
+"""Vector instructions, widest first: LLVM's name, the usual name, and bits of a vector."""
 
 
 def info(json: options.Json = False) -> None:
@@ -41,7 +41,7 @@ def info(json: options.Json = False) -> None:
 
 
 def collect() -> dict[str, Any]:
-    """The whole report."""
+    """The report as a JSON document."""
     versions = {"nnkit": _version("nnkit"), "python": platform.python_version()}
     versions |= {package: _version(package) for package in _dependencies()}
     missing = [package for package, found in versions.items() if found is None]
@@ -63,7 +63,7 @@ def collect() -> dict[str, Any]:
 
 
 def _virtual() -> dict[str, Any]:
-    """The device virtual: how many threads share the work, and the vectors that they compute with."""
+    """The row of the device virtual: its threads, and the vectors that they compute with."""
     from nnkit.errors import NnkitError
 
     try:
@@ -127,7 +127,7 @@ def _gpu(number: int) -> dict[str, Any]:
 
 
 def _mpi() -> dict[str, Any]:
-    """What `nnkit train --ranks` starts ranks with."""
+    """The MPI with which `nnkit train --ranks` starts ranks."""
     from nnkit.comm.mpiexec import find_mpi
     from nnkit.errors import UsageError
 
@@ -146,23 +146,23 @@ def _mpi() -> dict[str, Any]:
 
 
 def _short(error: Exception) -> str:
-    """An error's line without its head and what stands in brackets."""
+    """An error's line without its beginning and without what stands in brackets."""
     return re.sub(r" \(.*\)", "", str(error)).removeprefix("no device cuda: ")
 
 
 def _cache() -> dict[str, Any]:
-    """Where compiled kernels are kept, and how much that is."""
+    """Where compiled kernels are kept, and their number and size."""
     from nnkit.device.cache.disk import cache_folder
     from nnkit.device.cache.private_folder import refusal
 
     folder = cache_folder("")
     if folder is None:
         return {"folder": None, "files": 0, "bytes": 0, "refused": None}
-    # The folders inside are looked at by themselves when they are used.
+    # The cache checks each of its folders before use; so does this.
     refused = next(filter(None, map(refusal, (folder, folder / "ptx", folder / "native"))), None)
     sizes = []
     for path in folder.rglob("*"):
-        # Another process may remove it meanwhile.
+        # Another process may remove the file meanwhile.
         with contextlib.suppress(OSError):
             if path.is_file():
                 sizes.append(path.stat().st_size)
@@ -170,7 +170,7 @@ def _cache() -> dict[str, Any]:
 
 
 def _nvrtc_version() -> str | None:
-    """What the library says, which need not come from a wheel."""
+    """As the library says: it need not come from a wheel whose version could be asked for."""
     try:
         from cuda.bindings import nvrtc
 
@@ -188,14 +188,14 @@ def _version(package: str) -> str | None:
 
 
 def _dependencies() -> list[str]:
-    """What nnkit needs to run, by its own metadata."""
+    """The packages that nnkit needs, from its own metadata."""
     names = [requirement for requirement in requires("nnkit") or [] if "extra ==" not in requirement]
     return sorted(re.split(r"[^A-Za-z0-9_.-]", name, maxsplit=1)[0] for name in names)
 
 
 def _processor() -> tuple[dict[str, Any], list[str]]:
-    """The BLAS that NumPy multiplies with, and a word where the environment holds it back."""
-    import numpy  # noqa: F401  loads the BLAS that is looked for
+    """The BLAS that NumPy multiplies with, and advice if an environment variable slows it down."""
+    import numpy  # noqa: F401  loads the BLAS
     from threadpoolctl import threadpool_info
 
     advice = []

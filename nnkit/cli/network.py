@@ -1,4 +1,4 @@
-"""A trained network, opened for use: what `evaluate` and `predict` share."""
+"""Loads a trained network onto a device, for `evaluate` and `predict`."""
 
 from nnkit.comm.single import SingleTransport
 from nnkit.contracts import Task
@@ -11,7 +11,7 @@ from nnkit.train.evaluation import EVALUATION_BATCH
 
 
 def open_network(saved: Checkpoint, pixels: int, backend: str, device: str) -> Network:
-    """The checkpoint's network on a device, whole, for images of that many pixels."""
+    """The checkpoint's whole network on a device. Raises UsageError if images have another size."""
     if saved.sizes[0] != pixels:
         raise UsageError(
             f"the checkpoint is for images of {saved.sizes[0]} pixels, not {pixels}: give other --data"

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how commands print."""
+"""Options that several commands share, and functions to print with."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ CheckpointPath = Annotated[
 
 
 def print_json(document: dict[str, Any] | list[Any]) -> None:
-    """One document, indented for people, readable by machines (no NaN, no infinity)."""
+    """Print one JSON document, indented. Raises ValueError for NaN and infinity, which JSON lacks."""
     print(json.dumps(document, indent=2, allow_nan=False), flush=True)
 
 
 def note(message: str) -> None:
-    """A line for people that is no part of the result: on standard error."""
+    """Print a line that is not part of the result to standard error."""
     print(message, file=sys.stderr, flush=True)

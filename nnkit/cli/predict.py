@@ -53,17 +53,20 @@ def predict(
 
 
 SHADES = " .:-=+*#%@"
-"""From black to white: more of a character's cell is filled, in any font and without colours."""
+"""From black to white: each character fills more of its cell than the one before, in any font."""
 
 
 def in_characters(image: "npt.NDArray[np.uint8]") -> str:
-    """The image (rows, columns) of bytes, two characters a pixel: a cell is about twice as high as wide."""
+    """The image (rows, columns) of bytes as text.
+
+    Each pixel is two characters, because a character is about twice as high as wide.
+    """
     rows = (image.astype(int) * len(SHADES) // 256).tolist()
     return "\n".join("".join(2 * SHADES[shade] for shade in row).rstrip() for row in rows)
 
 
 def _sample(source: str, directory: Path | None) -> tuple["Samples", int | None]:
-    """One image, and its label where there is one. A number is an index unless a file has that name."""
+    """One image, and its label if it has one. A number is an index, unless a file has that name."""
     import numpy as np
 
     from nnkit.data import Samples, load_dataset

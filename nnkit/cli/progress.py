@@ -1,4 +1,4 @@
-"""How a run shows that it gets on: a live bar on a terminal, one plain line an epoch elsewhere."""
+"""Progress of a training run: a live bar on a terminal, one plain line an epoch elsewhere."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ REFRESH_SECONDS = 0.1
 
 
 class Progress:
-    """Shows nothing: `--quiet`. The base of the others."""
+    """Shows nothing, for `--quiet`. The base class of the others."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -22,10 +22,10 @@ class Progress:
         pass
 
     def step(self, trainer: Trainer) -> None:
-        """A step is complete."""
+        """Called when a step is complete."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is complete."""
+        """Called when an epoch is complete."""
 
 
 class Lines(Progress):
@@ -41,7 +41,7 @@ class Lines(Progress):
 
 
 class Bar(Progress):
-    """A live bar with loss, samples per second and time left, and above it one line an epoch; of one rank."""
+    """One line an epoch, and below a live bar with this rank's loss, samples per second and time left."""
 
     def __init__(self, trainer: Trainer, stream: TextIO):
         from rich.console import Console
@@ -107,7 +107,7 @@ class Bar(Progress):
 
 
 def progress(trainer: Trainer, quiet: bool, to_stderr: bool, plain: bool) -> Progress:
-    """What suits the stream that progress goes to; `plain` if that is no terminal, whatever it looks like."""
+    """The progress to show on standard output or error; `plain`: no bar, even if that seems a terminal."""
     stream = sys.stderr if to_stderr else sys.stdout
     if quiet:
         return Progress()
@@ -115,7 +115,7 @@ def progress(trainer: Trainer, quiet: bool, to_stderr: bool, plain: bool) -> Pro
 
 
 def describe(record: dict[str, Any], epochs: int) -> str:
-    """An epoch's record as a line."""
+    """An epoch's record (see `Trainer.run`) as a line."""
     line = f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['train_loss']:.4f}"
     if record["validation_loss"] is not None:
         accuracy = 100 * record["validation_accuracy"]

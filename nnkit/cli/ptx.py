@@ -1,4 +1,4 @@
-"""`nnkit ptx`: what the compiler makes of a source, and what its kernels use."""
+"""`nnkit ptx`: the PTX of a source, or the registers and memory that its kernels use."""
 
 import re
 from dataclasses import asdict
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nnkit.device.compile.nvrtc import Compiled
 
 DEFAULT_BLOCK = 256
-"""The block for which occupancy is reported if neither the kernel nor the user says one."""
+"""Threads of a block, for the occupancy, if neither the kernel nor the user gives them."""
 
 
 def ptx(
@@ -91,7 +91,7 @@ def _report(compiled: "Compiled", arch: str, kernel: str | None, block: int | No
 
 
 def _print_table(arch: str, rows: list[dict[str, Any]]) -> None:
-    """The names last and whole: those of C++ are long."""
+    """One row a kernel. The names come last, in full: those of C++ can be long."""
     print(f"{arch}; bytes: static shared memory per block, stack and spills per thread")
     line = "{:>4}  {:>6}  {:>6}  {:>6}  {:>13}  {:>8}  {:>5}  {:>9}  {:<16}  {}"
     headings = ("regs", "shared", "const", "stack", "spills st/ld", "barriers", "block", "occupancy")
@@ -105,6 +105,6 @@ def _print_table(arch: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _note(warnings: str) -> None:
-    """What the compiler warns of, if it does."""
+    """Print the compiler's warnings, if there are any."""
     if warnings:
         options.note(warnings)

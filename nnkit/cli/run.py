@@ -1,4 +1,4 @@
-"""One run of `nnkit train` on one rank: the trainer, what it writes, and how it ends."""
+"""One run of `nnkit train` on one rank: training, files, output, and stopping."""
 
 import shlex
 import signal
@@ -35,12 +35,12 @@ from nnkit.train.ranks import Ranks
 from nnkit.train.trainer import Interrupted, Intervals, Trainer
 
 STOPPING = (signal.SIGINT, signal.SIGUSR1)
-"""The signals that end a run after the step it is in: Ctrl-C, and what mpirun passes on to its ranks."""
+"""Signals that end a run after its present step: Ctrl-C, and SIGUSR1, which mpirun passes on to ranks."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a run reads and writes."""
+    """The files of a run, and its checkpoint's directory."""
 
     data: Path | None
     directory: Path | None
@@ -49,19 +49,19 @@ class Files:
 
 
 class Run:
-    """One rank's part of a run. The first rank speaks for all and writes the files."""
+    """One rank's part of a run. The first rank prints and writes files for all."""
 
     def __init__(
         self,
         config: TrainConfig,
-        spread: Distribution,
+        distribution: Distribution,
         transport: Transport,
         files: Files,
         quiet: bool,
         json: bool,
     ):
         self.config = config
-        self.spread = spread
+        self.distribution = distribution
         self.transport = transport
         self.files = files
         self.quiet = quiet
@@ -69,19 +69,19 @@ class Run:
         self.metrics: MetricsFile | None = None
         self.progress = Progress()
         self.interruptions = 0
-        self.told = 0
+        self.recoveries_reported = 0
         self.reported = False
 
     def complete(self, saved: Checkpoint | None, begun: float) -> int:
         """Prepare, train, test and report; returns the exit status."""
         facts: dict[str, Any] = {}
-        dataset = prepare(self.transport, facts, lambda: self._ready(saved, facts))
-        return self._work(dataset, saved, begun)
+        dataset = prepare(self.transport, facts, lambda: self._prepare(saved, facts))
+        return self._run(dataset, saved, begun)
 
     # -- before training ------------------------------------------------------------------------------------
 
-    def _ready(self, saved: Checkpoint | None, facts: dict[str, Any]) -> Dataset:
-        """Whatever this rank can find wrong by itself."""
+    def _prepare(self, saved: Checkpoint | None, facts: dict[str, Any]) -> Dataset:
+        """Load and open whatever needs no other rank; raises NnkitError for what is wrong."""
         config = self.config
         if self.transport.rank == 0 and self.files.plot is not None:
             check_plot(self.files.plot)
@@ -94,45 +94,45 @@ class Run:
         registry = Registry.discover()
         self.gemm = registry.gemm(config.backend)
         self.comm = registry.comm(config.comm)
-        self.device, self.why = open_device_for(self.gemm.devices, config.device, local_rank())
+        self.device, self.device_reason = open_device_for(self.gemm.devices, config.device, local_rank())
         check_serves(self.gemm, self.device.name, "float32")
         return dataset
 
     def _build(self, dataset: Dataset, saved: Checkpoint | None) -> None:
-        """The trainer; all ranks find the same wrong here, or nothing."""
-        config, spread = self.config, self.spread
-        task = Task(config.sizes(dataset.pixels, CLASSES), config.batch, spread.shape())
-        ranks = Ranks(self.transport, self.comm, task, spread.elastic)
+        """Make the trainer. If this fails it fails in the same way on all ranks."""
+        config, distribution = self.config, self.distribution
+        task = Task(config.sizes(dataset.pixels, CLASSES), config.batch, distribution.shape())
+        ranks = Ranks(self.transport, self.comm, task, distribution.elastic)
         resumed = (saved.parameters, saved.position) if saved else None
         self.fingerprint = dataset.fingerprint
-        intervals = Intervals(spread.refresh, spread.paranoid)
+        intervals = Intervals(distribution.refresh, distribution.paranoid)
         self.trainer = Trainer(config, dataset, self.device, self.gemm, ranks, resumed, intervals)
 
     # -- the run --------------------------------------------------------------------------------------------
 
     @property
     def first(self) -> bool:
-        """Whether this rank speaks; it may become the first when others are lost."""
+        """Whether this is the first rank now; it becomes so when those before it are lost."""
         return self.trainer.ranks.is_first
 
-    def _work(self, dataset: Dataset, saved: Checkpoint | None, begun: float) -> int:
-        with self._common():
+    def _run(self, dataset: Dataset, saved: Checkpoint | None, begun: float) -> int:
+        with self._same_on_all_ranks():
             self._build(dataset, saved)
-        # Now or never: from here on a loss is survived, before it nobody goes on.
-        if self.spread.elastic and not self.transport.agree(True):
+        # A rank that is lost before this point ends the run; after it, the others go on.
+        if self.distribution.elastic and not self.transport.agree(True):
             raise LostAtStart("a rank is gone")
         trainer = self.trainer
         if self.first:
-            # mpiexec gives each rank a terminal of its own, whatever its output really goes to.
+            # Under mpiexec, standard output looks like a terminal even if it goes to a file.
             plain = world_from_environment() is not None
             self.progress = progress(trainer, quiet=self.quiet, to_stderr=self.json, plain=plain)
         try:
-            # The first checkpoint shows that the directory can be written and has room, before any work.
+            # Save once before any work: it shows that the directory can be written and the disk has space.
             self.save()
             if self.first and not self.quiet:
-                self._say(self._headline())
-                if self.why:
-                    self._say(self.why)
+                self._print(self._headline())
+                if self.device_reason:
+                    self._print(self.device_reason)
             with self._signals():
                 return self._train(begun)
         finally:
@@ -145,29 +145,29 @@ class Run:
             with self.progress:
                 for record in trainer.run(self._on_step):
                     self.save()
-                    self._tell_of_losses()
+                    self._report_recoveries()
                     self.progress.epoch(record)
             trainer.check_replicas()
-            self._finish(begun)
+            self._test_and_report(begun)
         except Interrupted:
             return self._interrupted()
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._what_is_saved()}") from None
         except UnrecoverableError as error:
-            self._tell_of_losses()
+            self._report_recoveries()
             raise UnrecoverableError(f"{error}; {self._what_is_saved()}{self._how_to_go_on()}") from None
         return 0
 
     @contextmanager
-    def _common(self) -> Iterator[None]:
-        """What is wrong here is wrong on all ranks: the first one says it."""
+    def _same_on_all_ranks(self) -> Iterator[None]:
+        """Turn a UsageError, which all ranks raise here, into one that only the first rank prints."""
         try:
             yield
         except UsageError as error:
             raise CommonError(str(error), error.exit_status) from None
 
     def save(self) -> None:
-        """Replace the checkpoint by the present state, and complete the metrics, if they were asked for."""
+        """Write the checkpoint and the metrics so far, if they were asked for."""
         if self.files.directory is not None or self.files.metrics is not None:
             self.trainer.together(self._save)
 
@@ -184,31 +184,32 @@ class Run:
         trainer.ranks.first_does(write)
 
     def _write_metrics(self, records: list[dict[str, Any]]) -> None:
-        """A rank that has become the first takes the file over."""
+        """Append the new records; a rank that has become the first opens the file."""
         if self.files.metrics is not None:
             self.metrics = self.metrics or MetricsFile(self.files.metrics)
             self.metrics.write(records)
 
-    def _finish(self, begun: float) -> None:
+    def _test_and_report(self, begun: float) -> None:
         """Test the network, then write and print the outcome."""
         tested = self.trainer.together(lambda trainer: trainer.evaluator.evaluate(trainer.test_data))
         confusion = None
         if self.files.plot is not None:
             confusion = self.trainer.together(lambda trainer: trainer.evaluator.confusion(trainer.test_data))
-        self._tell_of_losses()
+        self._report_recoveries()
 
         def report(trainer: Trainer) -> None:
-            # After a loss it is made once more, but not said: any rank may know that it has been.
-            said = any(trainer.ranks.transport.exchange(self.reported))
-            trainer.ranks.first_does(lambda: self._report(tested, confusion, begun, said))
+            # If a rank is lost meanwhile this runs again. The line must be printed once: a rank that is left
+            # may be the one that has printed it.
+            printed = any(trainer.ranks.transport.exchange(self.reported))
+            trainer.ranks.first_does(lambda: self._report(tested, confusion, begun, printed))
             self.reported = True
 
-        # Nobody leaves before it is done: if the first rank is lost meanwhile the next one does it.
+        # Collective, so that no rank ends before: if the first rank is lost, the next one reports.
         self.trainer.together(report)
-        self._tell_of_losses()
+        self._report_recoveries()
 
     def _report(
-        self, tested: Evaluation, confusion: npt.NDArray[np.int64] | None, begun: float, said: bool
+        self, tested: Evaluation, confusion: npt.NDArray[np.int64] | None, begun: float, printed: bool
     ) -> None:
         trainer = self.trainer
         if self.files.plot is not None and confusion is not None:
@@ -226,7 +227,7 @@ class Run:
             "cost": asdict(trainer.cost),
         }
         self._write_metrics([*trainer.position.history, done])
-        if said:
+        if printed:
             return
         self.reported = True
         if self.json:
@@ -238,7 +239,7 @@ class Run:
                 flush=True,
             )
 
-    # -- what is said ---------------------------------------------------------------------------------------
+    # -- messages -------------------------------------------------------------------------------------------
 
     def _headline(self) -> str:
         trainer, config = self.trainer, self.config
@@ -258,13 +259,13 @@ class Run:
             f"comm {comm}{split}{start}"
         )
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
 
-    def _tell_of_losses(self) -> None:
-        """Say what ranks were lost; by the first of those that are left."""
-        lines = self.trainer.recoveries[self.told :]
-        self.told += len(lines)
+    def _report_recoveries(self) -> None:
+        """Print, on the first rank, the recoveries from lost ranks that have not been printed yet."""
+        lines = self.trainer.recoveries[self.recoveries_reported :]
+        self.recoveries_reported += len(lines)
         if lines and self.first:
             if type(self.progress) is Progress and not self.quiet:
                 self.progress = Lines(self.config.epochs, sys.stderr if self.json else sys.stdout)
@@ -280,28 +281,28 @@ class Run:
             yield
         finally:
             for number, handler in previous.items():
-                # What comes too late to stop a rank that is done must not kill it on its way out.
+                # A signal that comes late must not kill a rank that has finished.
                 signal.signal(number, handler if self.transport.size == 1 else signal.SIG_IGN)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        # A second Ctrl-C does not wait for the step.
+        # A second Ctrl-C does not wait for the end of the step.
         self.interruptions += 1
         if self.interruptions > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.trainer.stop_requested = True
 
     def _on_step(self, trainer: Trainer) -> None:
-        self._tell_of_losses()
+        self._report_recoveries()
         if trainer.must_stop:
-            # What was saved is a good network: nothing else may replace it.
+            # Weights that are not finite must not replace the good checkpoint.
             trainer.check_finite()
             raise Interrupted
         self.progress.step(trainer)
 
     def _interrupted(self) -> int:
-        """Save where the run stands and say how to go on."""
+        """Save the position and print how to go on; returns the exit status."""
         self.save()
-        self._tell_of_losses()
+        self._report_recoveries()
         if not self.first:
             return STOPPED
         position = self.trainer.position
@@ -317,15 +318,16 @@ class Run:
             again += ["--data", str(self.files.data)]
         if self.transport.size > 1:
             again += ["--comm", self.config.comm, "--ranks", str(self.trainer.ranks.size)]
-            again += ["--deterministic"] * self.spread.deterministic + ["--elastic"] * self.spread.elastic
-            if self.spread.transport != "auto":
-                again += ["--transport", self.spread.transport]
+            again += ["--deterministic"] * self.distribution.deterministic
+            again += ["--elastic"] * self.distribution.elastic
+            if self.distribution.transport != "auto":
+                again += ["--transport", self.distribution.transport]
         return f"; go on with: {shlex.join(again)}"
 
     def _what_is_saved(self) -> str:
         if self.files.directory is None:
             return "nothing was saved"
-        # Not position.epoch: weights that overflow in an epoch's last update are found after that is counted.
+        # Not position.epoch: that counts an epoch whose last update has overflowed, which is not saved.
         epochs = len(self.trainer.position.history)
         return f"{self.files.directory} keeps the last checkpoint, with {epochs} complete epochs"
 

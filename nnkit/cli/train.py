@@ -1,4 +1,4 @@
-"""`nnkit train`: the whole job, from options to a trained, tested network."""
+"""`nnkit train`: from options to a trained and tested network."""
 
 import time
 from dataclasses import replace
@@ -73,7 +73,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no progress.")] = False,
 ) -> int:
     """Train a network to recognise handwritten digits, and test it."""
-    # The imports that cost time come after the options are known to make sense.
+    # Imported here, because `nnkit --help` should be fast.
     from nnkit.cli.run import Files, Run
     from nnkit.train.config import TrainConfig, parse_hidden
 
@@ -94,28 +94,30 @@ def train(
         )
         if resume and checkpoint is None:
             raise UsageError("--resume needs --checkpoint DIR: which checkpoint shall be resumed?")
-        spread = Distribution(ranks, hostfile, grid, deterministic, elastic, refresh, paranoid, transport)
-        status = start(spread, comm, checkpoint, context.obj)
+        distribution = Distribution(
+            ranks, hostfile, grid, deterministic, elastic, refresh, paranoid, transport
+        )
+        status = start(distribution, comm, checkpoint, context.obj)
     if status is not None:
         return status
 
-    connected = join(spread)
+    connected = join(distribution)
     files = Files(data, checkpoint, metrics, plot)
 
     def read() -> "tuple[TrainConfig, Checkpoint | None]":
-        # The first rank reads for all of them: the others may be on hosts that do not see the file.
+        # The first rank reads for all: the others may be on hosts that do not have the file.
         if connected.rank:
             return config, None
         return _with_checkpoint(context, config, checkpoint, resume)
 
     facts = {f"--{name.replace('_', '-')}": value for name, value in config.to_json().items()}
     facts |= {
-        f"--{name}": getattr(spread, name)
+        f"--{name}": getattr(distribution, name)
         for name in ("grid", "deterministic", "elastic", "refresh", "paranoid")
     }
-    # Ranks may have GPUs of different numbers.
+    # Each rank may use another GPU.
     del facts["--device"]
-    # Whether they are there decides what ranks do together; where they are is the first one's affair.
+    # All ranks must agree whether there is such a file, as writing it is collective. Only the first uses it.
     facts |= {
         f"--{name}": "none" if file is None else "one"
         for name, file in {"checkpoint": checkpoint, "metrics": metrics, "plot": plot}.items()
@@ -124,15 +126,15 @@ def train(
     def work() -> int:
         agreed, saved = connected.broadcast(prepare(connected, facts, read))
         agreed = replace(agreed, device=device)
-        return Run(agreed, spread, connected, files, quiet=quiet, json=json).complete(saved, begun)
+        return Run(agreed, distribution, connected, files, quiet=quiet, json=json).complete(saved, begun)
 
-    return together(connected, spread.elastic, work)
+    return together(connected, distribution.elastic, work)
 
 
 def _with_checkpoint(
     context: typer.Context, config: "TrainConfig", checkpoint: Path | None, resume: bool
 ) -> "tuple[TrainConfig, Checkpoint | None]":
-    """The checkpoint to go on from, if there is one, and the configuration that follows from it."""
+    """The configuration of the run, and the checkpoint that it resumes, if it does."""
     from nnkit.train.checkpoints import FILE_NAME, load_checkpoint
 
     if resume and checkpoint is not None:
@@ -147,7 +149,10 @@ def _with_checkpoint(
 
 
 def _resumed_config(context: typer.Context, given: "TrainConfig", saved: "TrainConfig") -> "TrainConfig":
-    """The checkpoint's configuration, with what was given on the command line; some fields may not differ."""
+    """The checkpoint's configuration, changed by the options on the command line.
+
+    Raises UsageError for an option that a resumed run cannot change.
+    """
     from nnkit.train.config import SHAPING
 
     named: dict[str, Any] = {}
@@ -167,5 +172,5 @@ def _resumed_config(context: typer.Context, given: "TrainConfig", saved: "TrainC
 
 
 def _in_words(value: Any) -> str:
-    """As on the command line: 300,100."""
+    """A value as it is written on the command line: 300,100."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
