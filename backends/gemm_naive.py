@@ -6,10 +6,10 @@ from nnkit.hookspecs import hookimpl
 from .kernels import KernelCache, Problem
 
 SIDE = 16
-"""Height and width of a block, and of the piece of C that it computes."""
+"""Height and width of a block of threads, and of the tile of C that it computes."""
 
 LARGEST_Y = 65535
-"""The most blocks along y; the kernel goes round again where that is not enough."""
+"""The most blocks along y that a grid may have. For more rows, each thread of the kernel takes several."""
 
 
 class NaiveGemm:

@@ -1,4 +1,4 @@
-"""The GEMM backend `numpy`: whatever BLAS the installed NumPy was built with, on the device `cpu`."""
+"""The GEMM backend `numpy`: the BLAS of the installed NumPy, on the device `cpu`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from nnkit.hookspecs import hookimpl
 
 
 class NumpyGemm:
-    """np.matmul into the output; alpha and beta by scaling, only where they are not 1 and 0."""
+    """np.matmul into the output, then scaling, where alpha is not 1 or beta not 0."""
 
     name = "numpy"
     devices = frozenset({"cpu"})

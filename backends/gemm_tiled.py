@@ -9,22 +9,22 @@ from nnkit.hookspecs import hookimpl
 from .kernels import KernelCache, Problem
 
 SIDE = 16
-"""Threads along either side of a block; also the vector width of the device `virtual`."""
+"""Threads along each side of a block; also the vector width of the device `virtual`."""
 
 TILE_K = 16
-"""Terms of the sums that go through shared memory at a time."""
+"""How many terms of the sums are in shared memory at a time."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How much of C one thread computes; its block computes SIDE times as much in each direction."""
+    """Rows and columns of C that one thread computes; its block computes SIDE times as many of each."""
 
     thread_m: int
     thread_n: int
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What the kernel is compiled with."""
+        """The compiler's options for this tile."""
         return (
             f"-DTILE_M={SIDE * self.thread_m}",
             f"-DTILE_N={SIDE * self.thread_n}",
@@ -39,10 +39,10 @@ class Tile:
 
 
 BUSY = 132
-"""As many blocks keep all multiprocessors of a large GPU busy."""
+"""Blocks that keep a large GPU busy: one for each multiprocessor (an H100 has 132)."""
 
 TILES = {
-    # 32 vector registers: the sums, a piece of B and one value of A; a vector of doubles takes two.
+    # They must fit into 32 vector registers: the sums, a row of B and one value of A (doubles take two each).
     ("virtual", "float32"): (
         *(Tile(4, 4), Tile(5, 4), Tile(8, 3), Tile(3, 7)),
         *(Tile(4, 2), Tile(8, 1), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
@@ -51,11 +51,11 @@ TILES = {
     ("cuda", "float32"): (Tile(8, 8), Tile(4, 4), Tile(2, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
     ("cuda", "float64"): (Tile(4, 4), Tile(2, 2), Tile(4, 1), Tile(1, 4), Tile(1, 1)),
 }
-"""Device and element type -> the tiles to choose from: few, because each is compiled on its own."""
+"""Device and element type -> the tiles to choose from: few, because each one is another compilation."""
 
 
 class TiledGemm:
-    """Each number is read once from global memory for a whole tile, once from shared memory for many sums."""
+    """A number is read from global memory once a tile, and from shared memory once for several sums."""
 
     name = "tiled"
     devices = frozenset({"virtual", "cuda"})
@@ -112,19 +112,20 @@ class TiledGemm:
 
 @cache
 def choose_tile(device: str, dtype: str, m: int, n: int, trans_b: bool) -> Tile:
-    """The tile for a product (m, n): large ones reuse more, small ones waste less at the edges."""
+    """The tile for a product (m, n). Large tiles reuse numbers more often; small ones waste less at edges."""
     return min(TILES[device, dtype], key=lambda tile: _cost(device, tile, m, n, trans_b))
 
 
 def _cost(device: str, tile: Tile, m: int, n: int, trans_b: bool) -> float:
-    """Time in arbitrary units: multiply-adds and reads of shared memory of a term, for all tiles in turn.
+    """Time in arbitrary units: a thread's multiply-adds and reads of shared memory per term, times the tiles.
 
-    On `virtual` turning a piece of B is a scatter, which costs as much as 2.5 multiply-adds: measured, one
-    thread, over the tiles above at the shapes of 784-100-10 and 784-1000-10 with batch 800.
+    On `virtual`, transposing a column of B into shared memory is a scatter, which takes as long as 2.5
+    multiply-adds. (Measured with one thread, for the tiles above, at the shapes of 784-100-10 and 784-1000-10
+    with batch 800.)
     """
     i, j = tile.thread_m, tile.thread_n
     blocks = tile.blocks(m, n)
-    # A GPU does many tiles at once: fewer tiles than it can hold leave it idle.
+    # A GPU computes BUSY tiles at the same time: with fewer, a part of it is idle.
     rounds = max(blocks / BUSY, 1) if device == "cuda" else blocks
     turning = 2.5 * j if trans_b and device == "virtual" else 0.0
     return rounds * (i * j + i + j + turning)

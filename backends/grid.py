@@ -1,12 +1,12 @@
-"""Ranks as a grid: `parts of the batch` x `parts of the network`; what data, model and hybrid parallel share.
+"""Ranks as a grid, (parts of the batch) x (parts of the network): what data, model and hybrid parallel share.
 
 Rank r computes part r // network of the batch with part r % network of the network.
 
-Layers pair up. The first of a pair is split by rows: a rank computes some of its neurons, from all of its
-inputs. The second is split by columns: it needs only those neurons, and gives a part of every sum, so that
-one sum over ranks completes the pair (Shoeybi et al., Megatron-LM, arXiv 1909.08053, figure 3). On the way
-back it is the other way round: the gradient of the pair's input is summed, but for the first pair.
-A last layer without a partner is small (ten classes) and whole on every rank.
+Layers are split in pairs (Shoeybi et al., Megatron-LM, arXiv 1909.08053, figure 3). The first of a pair is
+split by rows: a rank computes some of its neurons, from all inputs. The second is split by columns: it takes
+only those neurons as inputs, and computes a partial sum for every output. So one sum over ranks completes
+the pair. Backward, the gradient of the pair's input is summed, except for the first pair, whose input is the
+images. A last layer without a partner is small (ten classes), and whole on every rank.
 """
 
 from dataclasses import dataclass
@@ -144,18 +144,18 @@ class GridStrategy:
             self.network.sum(z)
 
     def after_backward(self, layer: int, delta: Array) -> None:
-        """Complete the gradient of what goes into a pair."""
+        """Complete the gradient of a pair's input."""
         if self.over_network > 1 and self.cell.opens(layer):
             self.network.sum(delta)
         self._progress()
 
     def gradient_ready(self, layer: int, gradient: Array) -> None:
-        """Begin to sum it over the parts of the batch; the next layer's products go on meanwhile."""
+        """Begin to sum it over the parts of the batch, while the layer below is computed."""
         if self.over_batch > 1:
             if layer:
                 self._pending.append(self.batch.start_sum(gradient))
             else:
-                # Nothing is left to compute behind it.
+                # Nothing is left to compute meanwhile.
                 self.batch.sum(gradient)
         self._progress()
 

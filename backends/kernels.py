@@ -1,4 +1,4 @@
-"""What the backends that launch kernels share: the shapes of a product, and kernels compiled once."""
+"""What the backends with kernels share: the shapes of a product, and kernels compiled once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Problem:
     n: int
     k: int
     options: tuple[str, ...]
-    """What the kernel is compiled with: transpositions and element type."""
+    """The compiler's options: element type and transpositions."""
 
     @classmethod
     def of(cls, a: DeviceArray, b: DeviceArray, c: DeviceArray, trans_a: bool, trans_b: bool) -> "Problem":
@@ -40,17 +40,17 @@ class Problem:
 
     @property
     def empty(self) -> bool:
-        """Whether C has no elements, so that there is nothing to do."""
+        """Whether C has no elements: then there is nothing to compute."""
         return not (self.m and self.n)
 
     @property
     def sizes(self) -> tuple[np.int32, np.int32, np.int32]:
-        """m, n and k as kernels take them."""
+        """m, n and k as the kernels' parameters."""
         return np.int32(self.m), np.int32(self.n), np.int32(self.k)
 
 
 class KernelCache:
-    """The kernels of one file of cuda_src/, for each device and each set of options compiled once."""
+    """The kernels of one file of cuda_src/, compiled once for each device and set of options."""
 
     def __init__(self, file: str):
         self._file = file

@@ -1,8 +1,9 @@
-"""Does compiling take time in proportion to the code? Time a line at n and 2n, for programs of many kinds.
+"""Is compile time proportional to the length of the code? Time per line at n, 2n and 4n lines, of all kinds.
 
     python benchmarks/compile_growth.py [KIND ...]
 
-Processor seconds of this process and of the compiler's own, without NVRTC. Goal: a ratio of at most 1.3.
+Processor time of this process and of the compiler's, without NVRTC. Goal: at 2n a line takes at most 1.3
+times as long as at n.
 """
 
 import resource
@@ -67,7 +68,7 @@ def flags(count: int) -> str:
 
 
 def many_live(count: int) -> str:
-    """All registers are live throughout."""
+    """All values are live from the first line to the last."""
     loads = "\n".join(f"int r{i} = o[t + {i * 64}];" for i in range(count))
     stores = "\n".join(f"o[t + {i * 64}] = r{i};" for i in range(count))
     start = f"{loads} __threadfence();"
@@ -138,7 +139,7 @@ KINDS: dict[str, tuple[Callable[[int], str], int]] = {
 
 
 def seconds() -> float:
-    """Of processor time, this process's and that of its children."""
+    """Processor time of this process and its children so far."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 

@@ -1,4 +1,4 @@
-"""What it costs to be able to lose a rank: `--elastic` beside a run that cannot.
+"""The cost of fault tolerance: a step with `--elastic` beside one without.
 
     ./tools/run python benchmarks/elastic.py [--rounds 3] [--keep-pin] [--json]
 

@@ -4,7 +4,7 @@
 
 Networks 784-n-10 at batch 800, one thread a rank. A round runs, one after the other: one rank with as many
 threads as there are cores, one rank with one thread, then every strategy on every number of ranks, and fits
-the cost model anew. Printed are the medians over rounds, and of every row the round in which it took least.
+the cost model anew. It prints each row's median over the rounds, and its fastest round.
 
 Goals: the bytes are those of the theory exactly; of a step at n = 1000 on two ranks less than 10 % is exposed
 communication with data and less than 3 % with model parallel; the better of them is at least 0.9 times as
@@ -79,7 +79,7 @@ class Report(TypedDict):
 
 
 def theory(comm: str, ranks: int, n: int) -> int:
-    """Bytes that a rank sums in a step, worked out apart from the cost model."""
+    """Bytes that a rank sums in a step, by a formula that is independent of the cost model."""
     if ranks == 1:
         return 0
     return {"data": 4 * (784 * n + n + 10 * n + 10), "model": 4 * BATCH * 10}[comm]
@@ -101,9 +101,10 @@ def one_rank_all_cores(widths: Sequence[int], steps: int, threads: int) -> dict[
 
 
 def summary(rounds: Sequence[Round], least: bool) -> Summary:
-    """Every row over the rounds: medians, or the figures of the round in which it took least.
+    """Every row over the rounds: medians, or (`least`) the figures of its fastest round.
 
-    What else runs on the machine only adds, so the least is what this program can do, the median what it did.
+    Other programs on the machine can only slow it down: so the fastest round shows what this program can do,
+    the median what it did.
     """
     rows: list[Row] = []
     for number, first in enumerate(rounds[0][1]["rows"]):
@@ -138,7 +139,7 @@ def _is_alone(row: Document, n: int) -> bool:
 
 
 def goals(rows: Sequence[Row]) -> list[Reached]:
-    """What was to be reached, and what was."""
+    """The goals, and what was reached."""
     found: list[Reached] = [
         {
             "what": "rows whose bytes are not those of the theory",
@@ -165,7 +166,7 @@ def goals(rows: Sequence[Row]) -> list[Reached]:
 
 
 def quietest(rounds: Sequence[Round]) -> Round:
-    """The round that took least."""
+    """The round that took the least time."""
     return min(rounds, key=lambda each: sum(row["seconds"] for row in each[1]["rows"]))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the pin of OpenBLAS, taking turns, and how a goal is printed."""
+"""What the benchmarks share: dropping the pin of OpenBLAS, timing in turns, printing goals."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
 PIN = "OPENBLAS_CORETYPE"
-"""Makes OpenBLAS use another processor's kernels; read when the library is loaded."""
+"""An environment variable that makes OpenBLAS use another processor's kernels; read when it is loaded."""
 
 Call = Callable[[], object]
 
@@ -34,7 +34,7 @@ class Blas(TypedDict):
 
 
 def drop_pin(keep: bool) -> None:
-    """Start this program again without the pin, unless it is to stay: only a new process is free of it."""
+    """Restart this program without the pin, unless `keep`: a loaded library does not read it again."""
     if PIN in os.environ and not keep:
         print(f"dropping {PIN}={os.environ.pop(PIN)} (--keep-pin leaves it)", file=sys.stderr)
         os.execv(sys.executable, [sys.executable, *sys.argv])
@@ -46,10 +46,10 @@ def in_turns(
     before: Mapping[str, Call] | None = None,
     rest: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Seconds of every call, after one each to warm up; each competitor goes first equally often.
+    """Seconds of every call, after one call each to warm up; each competitor goes first equally often.
 
-    `before` holds what prepares a competitor's call; it is not timed. `rest` are seconds between calls: where
-    a BLAS is among the competitors its threads spin on for some 60 ms, on the next one's cores.
+    `before` prepares a competitor's call and is not timed. `rest` are seconds to wait before each call: the
+    threads of a BLAS spin for some 60 ms after a call, on the cores that the next competitor needs.
     """
     names = list(competitors)
     before = before or {}
@@ -85,7 +85,7 @@ def child(script: str, arguments: list[str], environment: Mapping[str, str | Non
 
 
 def blas_pool() -> dict[str, Any]:
-    """What threadpoolctl knows of the BLAS that is loaded."""
+    """threadpoolctl's record of NumPy's BLAS; empty if there is none."""
     import numpy  # noqa: F401  loads it
     from threadpoolctl import threadpool_info
 
@@ -94,7 +94,7 @@ def blas_pool() -> dict[str, Any]:
 
 
 def blas() -> Blas:
-    """What multiplies here."""
+    """The record of NumPy's BLAS in this process."""
     import numpy as np
 
     pool = blas_pool()

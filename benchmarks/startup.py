@@ -1,4 +1,4 @@
-"""What a user waits for, and what a run costs: start-up, data, memory, time to a trained network.
+"""What a user waits for: start-up, loading data, training; and the memory that training takes.
 
     ./tools/run python benchmarks/startup.py
 
@@ -52,7 +52,7 @@ def main() -> None:
     begun = time.perf_counter()
     output = subprocess.run([nnkit, "train"], check=True, capture_output=True, text=True).stdout
     show("nnkit train with its defaults", time.perf_counter() - begun, 20, "s")
-    # Linux counts kilobytes, macOS bytes; it is the largest child so far, and that is training.
+    # In kilobytes on Linux, in bytes on macOS. The largest child process so far is the training.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
     show("its peak memory", peak, 600, "MB")

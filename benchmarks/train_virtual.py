@@ -4,13 +4,13 @@
 
 An epoch: all of MNIST's 60,000 training samples through 784-100-10 in batches of 800, by `tiled` on `virtual`
 and by `numpy` on `cpu`, from equal parameters, in equal order, in turns in one process. The goal is 2.5 times
-NumPy's time at most. A third network computes the same in float64: it tells how much rounding float32 itself
-makes, and `tiled` may be 4 times as far from it as NumPy is.
+NumPy's time at most. A third network computes the same in float64. NumPy's distance from it is the rounding
+error of float32; `tiled` may be 4 times as far from it.
 
 First use: the time from before the device is opened to the end of the first step, less a later step's, in a
-fresh process each time; first with an empty cache (NNKIT_CACHE_DIR in a temporary folder), goal under 2.5 s,
-then with what that has left there, goal under 0.3 s. Importing nnkit and reading MNIST are not part of it,
-importing LLVM is.
+fresh process each time: first with an empty cache (NNKIT_CACHE_DIR in a temporary folder), goal under 2.5 s,
+then with the filled cache, goal under 0.3 s. Importing nnkit and reading MNIST are not part of it, importing
+LLVM is.
 """
 
 import argparse

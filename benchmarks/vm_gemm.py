@@ -3,8 +3,8 @@
     ./tools/run python benchmarks/vm_gemm.py [--repeat 15] [--keep-pin] [--json]
 
 C <- op(A) op(B) with one thread and with two, each in a process of its own, because NNKIT_THREADS and
-OPENBLAS_NUM_THREADS are read at the start. The checks of every memory access are always on. Every product is
-judged after the clock has stopped, see nnkit/verify/gemm_bench.py. Goal: half of OpenBLAS' speed.
+OPENBLAS_NUM_THREADS are read at the start. Every memory access is checked, as always. Every product is
+checked after the clock has stopped, see nnkit/verify/gemm_bench.py. Goal: half of OpenBLAS' speed.
 
 An environment variable that pins OpenBLAS to another processor's kernels (OPENBLAS_CORETYPE) makes the ratio
 look better than it is: where one is set, the benchmark measures without it first, then with it; --keep-pin

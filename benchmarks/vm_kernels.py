@@ -1,4 +1,4 @@
-"""What a launch costs on the device virtual, and its kernels of a training step beside NumPy.
+"""The time of a launch on the device virtual, and of the kernels of a training step beside NumPy.
 
     ./tools/run python benchmarks/vm_kernels.py [--repeat 41] [--json]
 
@@ -6,9 +6,9 @@ Launches: an empty kernel, and one with arguments; the goal is under 15 microsec
 Kernels: the operations of a training step as the device runs them, with one thread and with as many as there
 are cores, beside the functions of nnkit.reference with every buffer given, in turns. NumPy uses one thread
 for these. The goal is 3 times NumPy's speed for the element-wise ones on 800 x 1000 numbers; the others are
-for information. A turn is 8 calls in a row, as kernels follow each other in training: a single call would be
-timed with sleeping threads. What is overwritten is restored before each turn, outside the clock, and the
-results of one call are compared: `difference` is the largest absolute one.
+for information. A turn is 8 calls in a row, as in training kernels follow each other: before a single call
+the threads would be asleep. Arrays that are overwritten are restored before each turn, which is not timed.
+The results of one call are compared: `difference` is the largest absolute difference.
 """
 
 import argparse

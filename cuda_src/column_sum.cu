@@ -1,9 +1,9 @@
 // column_sum: out[p] <- the sums of the columns of x (rows, columns), over the rows of part p.
 //
-// The idea: sixteen threads share a column, each adds every sixteenth row, then one of them adds the sixteen
-// partial sums in shared memory, always in the same order: no atomics, so every run gives the same bits. A
-// tall matrix is cut into parts of `part_rows` rows, so that more blocks have work; a second launch then sums
-// the parts, which are a matrix (parts, columns) themselves.
+// The idea: sixteen threads share a column. Each adds every sixteenth row, then one of them adds the sixteen
+// partial sums in shared memory, always in the same order: without atomics, so every run gives the same bits.
+// A tall matrix is cut into parts of `part_rows` rows, so that more blocks have work. A second launch then
+// sums the parts, which are a matrix (parts, columns) themselves.
 //
 // Grid and block: block (16, 16), x along the columns (coalesced), y along the rows; grid x covers the
 // columns, grid y the parts.

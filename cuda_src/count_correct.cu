@@ -1,8 +1,8 @@
 // count_correct: out[block] <- how many rows of logits (rows, classes) are largest at their label.
 //
-// The idea: each thread looks for the largest logit of its rows, the block adds up the hits, and the host
-// adds up the blocks. Of equal logits the first counts, and a NaN counts as the largest: a network that broke
-// down is not right by chance.
+// The idea: each thread finds the largest logit of its rows, the block adds up the hits, and the host adds up
+// the blocks. Of equal logits the first counts. A NaN counts as the largest, as in NumPy's argmax: so a
+// network whose logits are NaN does not seem right by chance.
 //
 // Grid and block: block 256; any grid: thread i takes the rows i, i + all threads, ...
 // Cost: one read of the logits and of the labels.
@@ -15,7 +15,7 @@ __device__ __forceinline__ int first_largest(const real *z, int classes)
 {
     int best = 0;
     for (int c = 1; c < classes; ++c)
-        // The second half is true for a NaN where none was met before.
+        // The second part is true for the first NaN of the row.
         if (z[c] > z[best] || (z[c] != z[c] && z[best] == z[best]))
             best = c;
     return best;

@@ -1,7 +1,7 @@
-// gather_labels: out[i] <- labels[index[i]], the right answers of one minibatch.
+// gather_labels: out[i] <- labels[index[i]], the labels of one minibatch.
 //
-// The idea: a gather. Neighbouring threads read neighbouring indices (coalesced), then whatever those point
-// to (scattered). Labels are few and small, so the scattered reads do not matter.
+// The idea: a gather. Neighbouring threads read neighbouring indices (coalesced), then the labels at those
+// places (scattered). Labels are few and small, so the scattered reads do not matter.
 //
 // Grid and block: block 256, one thread a label.
 // Cost: two reads and one write of 8 bytes a label.

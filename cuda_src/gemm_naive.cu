@@ -1,14 +1,14 @@
-// gemm_naive: C <- alpha op(A) op(B) + beta C, one thread an element of C. Where every GEMM story begins.
+// gemm_naive: C <- alpha op(A) op(B) + beta C, one thread an element of C. The GEMM to begin with.
 //
 // The idea: an element of C (m, n) is the scalar product of a row of op(A) (m, k) and a column of op(B)
 // (k, n).
-// All matrices are row-major. op(X) is X, or its transpose where TRANS_A or TRANS_B is 1: then it is read by
-// other strides from where it lies, nothing is moved.
+// All matrices are row-major. op(X) is X, or its transpose where TRANS_A or TRANS_B is 1: it is not copied,
+// but read with other strides.
 //
 // Grid and block: block (16, 16), x along the columns of C, y along its rows; grid x covers the columns, grid
 // y may cover only some of the rows: each thread goes on in steps of the grid's height.
-// Cost: 2 k reads for 2 k floating-point operations, one read an operation: caches soften it, but arithmetic
-// waits for memory all the time. gemm_tiled.cu reads each number once for many uses.
+// Cost: 2 k reads for 2 k floating-point operations, one read an operation: caches help, but the arithmetic
+// waits for memory most of the time. gemm_tiled.cu uses each number that it reads many times.
 // Neighbouring threads read neighbouring columns of B (coalesced) and the same element of A (broadcast), but
 // with TRANS_B = 1 they read B with a stride of k, the worst case.
 #include "real.cuh"
@@ -35,7 +35,7 @@ extern "C" __global__ void gemm_naive(
         for (int i = 0; i < k; ++i)
             sum += a[row * a_row + i * a_term] * b[i * b_term + column * b_column];
         real *out = c + row * n + column;
-        // With beta = 0 the old content plays no part: it may be a NaN, and 0 times NaN is NaN.
+        // With beta = 0 the old content must not be used: it may be a NaN, and 0 times NaN is NaN.
         *out = beta == 0 ? alpha * sum : alpha * sum + beta * *out;
     }
 }

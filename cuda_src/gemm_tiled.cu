@@ -1,9 +1,9 @@
 // gemm_tiled: C <- alpha op(A) op(B) + beta C in tiles, through shared memory and registers.
 //
-// The idea: a block computes a tile of C, TILE_M x TILE_N. It walks along the common dimension in slices of
-// TILE_K: all threads together bring the slice's piece of A and piece of B to shared memory, then multiply
-// from there. Each thread holds THREAD_M x THREAD_N sums in registers, so a number read from shared memory is
-// used THREAD_M or THREAD_N times: two levels of reuse.
+// The idea: a block computes a tile of C, TILE_M x TILE_N. It goes along the common dimension k in slices of
+// TILE_K: all threads together load the slice's tiles of A and of B into shared memory, then multiply from
+// there. Each thread holds THREAD_M x THREAD_N sums in registers, so a number read from shared memory is used
+// THREAD_M or THREAD_N times: two levels of reuse.
 //
 //                     n ->  threads tx = 0..15: columns tx, tx + 16, ...
 //                  +---------------------------+
@@ -67,16 +67,16 @@ __device__ __forceinline__ Corner corner(int n)
     return {(long long)(blockIdx.x / across) * TILE_M, (long long)(blockIdx.x % across) * TILE_N};
 }
 
-// A piece lies in shared memory as it lies in global memory; only B, if it is transposed, is turned, because
-// the threads must find neighbouring columns side by side. The padding of A keeps the two rows of threads in
-// a warp, which read THREAD_M rows apart, out of the same bank (for THREAD_M up to 4), and keeps rows aligned
-// to 16 bytes, so that four terms come in one load; that of B spreads the turned writes over the banks.
+// The tiles lie in shared memory as in global memory. Only a transposed B is transposed back, because the
+// threads must find neighbouring columns side by side. The padding of A keeps the two rows of threads of a
+// warp, which read THREAD_M rows apart, out of the same bank (for THREAD_M up to 4). It keeps rows aligned to
+// 16 bytes, so that one load brings four terms. The padding of B avoids bank conflicts when it is transposed.
 const int PAD = 16 / sizeof(real);
 const int A_ROWS = TRANS_A ? TILE_K : TILE_M;
 const int A_PITCH = TRANS_A ? TILE_M : TILE_K + PAD;
 const int B_PITCH = TRANS_B ? TILE_N + 1 : TILE_N;
 
-// The sums of one thread: its part of the tile.
+// Computes the sums of one thread, its part of the tile.
 __device__ __forceinline__ void multiply(
     real (&sum)[THREAD_M][THREAD_N], int m, int n, int k, const real *a, const real *b, Corner at)
 {
@@ -91,23 +91,23 @@ __device__ __forceinline__ void multiply(
         for (int j = 0; j < THREAD_N; ++j)
             sum[i][j] = 0;
 
-    const real *a_piece = TRANS_A ? a + at.row : a + at.row * k;
-    const real *b_piece = TRANS_B ? b + at.column * k : b + at.column;
+    const real *a_tile = TRANS_A ? a + at.row : a + at.row * k;
+    const real *b_tile = TRANS_B ? b + at.column * k : b + at.column;
     for (int terms = k; terms > 0; terms -= TILE_K) {
-        __syncthreads(); // nobody needs the pieces of the slice before any more
+        __syncthreads(); // all threads are done with the tiles of the slice before
 #if TRANS_A
-        load_tile<THREADS_X, THREADS_Y, TILE_K, TILE_M>(as, a_piece, m, terms, rows);
+        load_tile<THREADS_X, THREADS_Y, TILE_K, TILE_M>(as, a_tile, m, terms, rows);
 #else
-        load_tile<THREADS_X, THREADS_Y, TILE_M, TILE_K>(as, a_piece, k, rows, terms);
+        load_tile<THREADS_X, THREADS_Y, TILE_M, TILE_K>(as, a_tile, k, rows, terms);
 #endif
 #if TRANS_B
-        load_tile_transposed<THREADS_X, THREADS_Y, TILE_N, TILE_K>(bs, b_piece, k, columns, terms);
+        load_tile_transposed<THREADS_X, THREADS_Y, TILE_N, TILE_K>(bs, b_tile, k, columns, terms);
 #else
-        load_tile<THREADS_X, THREADS_Y, TILE_K, TILE_N>(bs, b_piece, n, terms, columns);
+        load_tile<THREADS_X, THREADS_Y, TILE_K, TILE_N>(bs, b_tile, n, terms, columns);
 #endif
-        a_piece += TRANS_A ? (long long)TILE_K * m : TILE_K;
-        b_piece += TRANS_B ? TILE_K : (long long)TILE_K * n;
-        __syncthreads(); // both pieces are complete
+        a_tile += TRANS_A ? (long long)TILE_K * m : TILE_K;
+        b_tile += TRANS_B ? TILE_K : (long long)TILE_K * n;
+        __syncthreads(); // both tiles are complete
 
 #pragma unroll
         for (int p = 0; p < TILE_K; ++p)
@@ -151,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_X * THREADS_Y) gemm_tiled(
     real sum[THREAD_M][THREAD_N];
     const Corner at = corner(n);
     multiply(sum, m, n, k, a, b, at);
-    // With beta = 0 the old content plays no part: it may be a NaN, and 0 times NaN is NaN.
+    // With beta = 0 the old content must not be used: it may be a NaN, and 0 times NaN is NaN.
     if (beta == 0)
         write(sum, m, n, at, c, [=](real &out, real s, long long) { out = alpha * s; });
     else

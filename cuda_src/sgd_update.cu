@@ -1,7 +1,7 @@
 // sgd_update: parameter <- keep * parameter - lr * gradient, a step of gradient descent with weight decay.
 //
-// The idea: L2 regularisation pulls every weight towards 0 by the factor keep = 1 - lr * decay. The host
-// computes it in double precision, once, and not once a thread.
+// The idea: L2 regularisation scales every weight by the factor keep = 1 - lr * decay. The host computes it
+// once, in double precision, instead of every thread.
 //
 // Grid and block: block 256, one thread a number.
 // Cost: two reads and one write a number: bound by memory.

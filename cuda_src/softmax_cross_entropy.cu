@@ -4,7 +4,7 @@
 //
 // The idea: loss and gradient need the same exponentials, so one kernel makes both. log(sum exp(z)) is max +
 // log(sum exp(z - max)), which neither overflows nor takes the logarithm of 0. `scale` is 1 / (size of the
-// whole batch), so that gradients summed over the samples are those of the mean loss.
+// whole batch), so that the sum of the gradients over all samples is the gradient of the mean loss.
 //
 // Grid and block: block 256, one thread a row, as in softmax.cu.
 // Cost: three passes over a row, the later ones from cache; one exponential a number.

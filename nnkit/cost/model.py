@@ -144,8 +144,9 @@ def predict(step: Step, grid: Grid, machine: Machine) -> Prediction:
     exposed += backlog
     compute = machine.compute_seconds(step.work, ranks)
     if step.meetings:
-        # Sums that go on beside the computing are complete soon after the last one of the step, for which
-        # ranks wait anyway. Where few meet, few must be there.
+        # Ranks reach a sum at different times, and the first ones wait for the last one. That costs more the
+        # more ranks take part in the sum. Only blocking sums count: the others overlap with computing, and
+        # are complete soon after the last blocking sum of the step.
         points = [meeting.ranks for meeting in step.meetings if meeting.blocks]
         exposed += machine.waiting.alpha * sum(points) / ranks + machine.waiting.beta * compute
     return Prediction(grid, compute, exposed, hidden, step.bytes, step.parameters * ITEM)

@@ -1,7 +1,7 @@
-"""Functions in LLVM IR on their own: linked, called from Python, with records made by hand.
+"""Unit tests of functions in LLVM IR: compiled alone, and called from Python with records made by hand.
 
-What they call may be a function in Python; what they are made of can be changed, to see that a test would
-find a fault.
+A function that they call may be written in Python. A fault can be planted in their text, to see that a test
+finds it.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""The command in a process of its own, or in this one: how it ended, and how a refusal must look."""
+"""The command nnkit, run by tests: its result, and how a refusal must look."""
 
 import json
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-"""What Open MPI's mpirun wants to be told in a container."""
+"""Environment variables without which Open MPI's mpirun refuses to run as root, as in a container."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended and what it said."""
+    """The exit status and the output of a command."""
 
     status: int
     stdout: str
@@ -24,14 +24,14 @@ Command = Callable[..., Result]
 
 
 def is_refusal(result: Result, *words: str) -> bool:
-    """Asserts a user's mistake as it should look: status 2, one line on stderr that has the words."""
+    """Assert that the command refused its input: status 2, and one line on stderr that has the words."""
     assert result.status == 2, result
     assert result.stdout == ""
     return is_one_line(result, *words)
 
 
 def is_one_line(result: Result, *words: str) -> bool:
-    """Asserts that stderr is one line of nnkit's that has the words."""
+    """Assert that stderr is one line of nnkit's that has the words."""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("nnkit: ")

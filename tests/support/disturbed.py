@@ -1,8 +1,8 @@
-"""A GEMM backend that disturbs a run at a chosen moment, as the text of a plugin."""
+"""Fault injection: the text of a GEMM backend that does something bad in a chosen call on chosen ranks."""
 
 from collections.abc import Callable
 
-# A GEMM backend that is right, but does something else in one call on some ranks.
+# It multiplies correctly. In call $CALL on the ranks in $WHO it runs the statement that a test appends.
 DISTURBED = """
 import os, signal, time
 from nnkit.errors import UsageError

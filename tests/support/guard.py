@@ -1,8 +1,8 @@
-"""Memory between pages that nobody may touch: whatever a kernel reaches outside of it ends the process.
+"""Memory between guard pages: a kernel that accesses anything outside its memory ends the process.
 
-Every piece of memory that kernels touch (arrays, variables, parameters, shared and local memory, and what the
-machine keeps for itself) stands alone in a wide reservation without access. A piece ends exactly where the
-forbidden pages begin, or begins exactly where they end: one run of each kind leaves no byte on either side.
+Every piece of memory that kernels access (arrays, variables, parameters, shared and local memory, and the
+machine's own tables) stands alone in a wide reservation without access rights. A piece ends exactly where
+guard pages begin, or begins exactly where they end. Tests that run with both find every byte too far.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from nnkit.vm.text.layout import Context
 
 PAGE = mmap.PAGESIZE
 ROOM = 1 << 36
-"""Forbidden bytes on either side: as far as a 32-bit index of elements of 16 bytes reaches when it wraps."""
+"""Bytes of guard pages on either side: as far as a 32-bit index of 16-byte elements can reach."""
 WHERE = ("end", "start")
 
 _NO_ACCESS, _NO_RESERVE = 0, 0x4000
@@ -34,7 +34,7 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 class Guarded:
-    """`nnkit.vm.run.host_memory.take` with forbidden pages around each piece."""
+    """`nnkit.vm.run.host_memory.take` with guard pages around each piece."""
 
     def __init__(self, where: str, room: int, unit: int):
         assert where in WHERE
@@ -43,7 +43,7 @@ class Guarded:
         self.unit = unit
 
     def __call__(self, size: int, alignment: int, cleared: bool = False) -> host_memory.Bytes:
-        """Zeros; where they end with their page they are aligned to the unit, not to more."""
+        """Zeros. A piece that ends where guard pages begin is aligned to `unit` alone."""
         inner = max(-(-size // PAGE), 1) * PAGE
         total = inner + 2 * self.room
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
@@ -54,9 +54,9 @@ class Guarded:
         if _libc.mprotect(first, inner, mmap.PROT_READ | mmap.PROT_WRITE):
             raise MemoryError(f"cannot open {inner} bytes")
         start = first if self.where == "start" else (first + inner - size) // self.unit * self.unit
-        # The array, and each view of it, keep the piece.
+        # The array and its views keep `piece` alive; then its pages are unmapped.
         piece = (ctypes.c_uint8 * size).from_address(start)
-        # At the end of the process threads may still look at theirs.
+        # Not at exit: threads may still use their memory then.
         weakref.finalize(piece, _libc.munmap, base, total).atexit = False
         return np.frombuffer(memoryview(piece), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Real MPI: whether it is here, and whether the processes that it started are gone."""
+"""Real MPI: whether it is installed, and whether the processes that it started have ended."""
 
 import time
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def alive(process: int) -> bool:
 
 
 def gone(processes: Sequence[int]) -> bool:
-    """Whether all end soon: they have been told to."""
+    """Whether all processes end within ten seconds."""
     end = time.monotonic() + 10
     while any(map(alive, processes)) and time.monotonic() < end:
         time.sleep(0.01)

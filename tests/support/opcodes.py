@@ -64,9 +64,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Way:
-    """How the lanes of a run relate: the vector's width, and whether all lanes hold the same operands.
+    """How a test runs: the vector's width, and whether all lanes hold the same operands.
 
-    Uniform operands are computed with once, in scalar code; other operands in vectors.
+    For uniform operands the machine has scalar code, for others vector code: both are tested.
     """
 
     width: int = 16

@@ -1,4 +1,4 @@
-"""Photographs of digits that were never taken: MNIST's pictures as pen on paper, in light as it comes."""
+"""Synthetic photographs of digits: MNIST's images as ink on paper or chalk on a board, in uneven light."""
 
 import io
 from typing import Any
@@ -61,13 +61,13 @@ def photograph(
     ink = page(digit, generator, (int(shape[0]), int(shape[1])))
     paper, pen = (0.15, 0.8) if chalk else (generator.uniform(0.6, 0.95), generator.uniform(0.05, 0.25))
     seen = (paper + (pen - paper) * ink) * LIGHTS[light](ink.shape, generator)
-    # A camera's numbers are not proportional to the light.
+    # A camera's numbers are not proportional to the light: gamma 1.8.
     seen = 255 * np.clip(seen + generator.normal(0, noise, ink.shape), 0, 1) ** (1 / 1.8)
     return jpeg(Image.fromarray(np.rint(seen).astype(np.uint8)))
 
 
 def jpeg(picture: Image.Image, **options: Any) -> Image.Image:
-    """After a way through a JPEG file."""
+    """The picture, saved as JPEG and read again."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=75, **options)
     return Image.open(stream)

@@ -1,4 +1,4 @@
-"""What runs of training come to: their documents' fields, and whether two runs came to the same."""
+"""Results of training runs: the fields of their documents, and comparisons of two runs."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from nnkit.train.checkpoints import Checkpoint
 
 
 def difference(one: Checkpoint, other: Checkpoint) -> float:
-    """The largest one between two networks' parameters."""
+    """The largest absolute difference between two networks' parameters."""
     pairs = zip(one.parameters, other.parameters, strict=True)
     return max(
         float(np.abs(x - y).max()) for mine, theirs in pairs for x, y in zip(mine, theirs, strict=True)
@@ -15,13 +15,13 @@ def difference(one: Checkpoint, other: Checkpoint) -> float:
 
 
 def losses(checkpoint: Checkpoint) -> list[list[float]]:
-    """What was computed in every epoch."""
+    """Loss and accuracy of every epoch."""
     names = ("epoch", "train_loss", "validation_loss", "validation_accuracy")
     return [[record[name] for name in names] for record in checkpoint.position.history]
 
 
 def is_same(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two runs came to the same, but for rounding."""
+    """Assert that two runs have the same result, up to rounding."""
     assert difference(one, other) < 1e-5
     for mine, theirs in zip(losses(one), losses(other), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5)

@@ -1,4 +1,4 @@
-"""A small training that ranks share, and ways to disturb it."""
+"""A small training run on several ranks (threads), with fault injection."""
 
 from collections.abc import Callable
 from typing import Any
@@ -58,11 +58,11 @@ def bits(parameters: Parameters) -> list[bytes]:
 
 
 class Killed(BaseException):
-    """Ends a rank's thread as SIGKILL ends a process: nobody catches it."""
+    """Ends a rank's thread as SIGKILL ends a process: no code catches it."""
 
 
 class Disturbed:
-    """A transport that calls `before` with the name of every call, its own and those of its sums."""
+    """A transport that calls `before(name)` before each call of its own, and of its sums."""
 
     def __init__(self, inner: Any, before: Callable[[str], None]):
         """`inner` is a transport, or a communicator that was split off one."""
@@ -110,7 +110,7 @@ class DisturbedSum:
 
 
 def killing(at: dict[int, int], names: tuple[str, ...] = ()) -> Callable[[ThreadsTransport], Disturbed]:
-    """Transports whose ranks die: rank -> the number of the call (of those names, if given) that kills it."""
+    """Transports that kill ranks: `at[rank]` is the number of the call (of those `names`) that kills it."""
 
     def wrap(transport: ThreadsTransport) -> Disturbed:
         left = at.get(transport.rank, -1)

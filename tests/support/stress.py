@@ -1,4 +1,4 @@
-"""How long the random tests of the PTX machine look for trouble: NNKIT_STRESS=N for N times the examples."""
+"""How many examples the random tests of the PTX machine try: NNKIT_STRESS=N for N times as many."""
 
 import os
 from functools import cache
