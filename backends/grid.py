@@ -26,26 +26,26 @@ class Cell:
     layers: int
 
     @property
-    def reader(self) -> int:
+    def batch_part(self) -> int:
         """Which part of the batch."""
         return self.rank // self.grid[1]
 
     @property
-    def holder(self) -> int:
+    def network_part(self) -> int:
         """Which part of the network."""
         return self.rank % self.grid[1]
 
     def rows(self, layer: int, out_features: int) -> slice:
         """A part, in the first layer of a pair."""
-        return part(out_features, self.holder, self.grid[1]) if self.opens(layer) else WHOLE
+        return part(out_features, self.network_part, self.grid[1]) if self.opens(layer) else WHOLE
 
     def columns(self, layer: int, in_features: int) -> slice:
         """A part, in the second layer of a pair."""
-        return part(in_features, self.holder, self.grid[1]) if self.closes(layer) else WHOLE
+        return part(in_features, self.network_part, self.grid[1]) if self.closes(layer) else WHOLE
 
     def samples(self, batch: int) -> slice:
         """A part of the batch."""
-        return part(batch, self.reader, self.grid[0])
+        return part(batch, self.batch_part, self.grid[0])
 
     def opens(self, layer: int) -> bool:
         """Whether it is the first of a pair."""
@@ -99,7 +99,8 @@ class GridStrategy:
         # Those that compute the same samples hold a network together; those that hold the same sum gradients.
         self.network = self.batch = transport
         if over_batch > 1 and over_network > 1:
-            self.network, self.batch = transport.split(self.cell.reader), transport.split(self.cell.holder)
+            self.network = transport.split(self.cell.batch_part)
+            self.batch = transport.split(self.cell.network_part)
         self._pending: list[Sum] = []
 
     @property
@@ -115,12 +116,12 @@ class GridStrategy:
     @property
     def first_copy(self) -> bool:
         """The ranks with the first part of the batch hold the first copy of the network."""
-        return self.cell.reader == 0
+        return self.cell.batch_part == 0
 
     @property
     def first_reader(self) -> bool:
         """The ranks with the first part of the network."""
-        return self.cell.holder == 0
+        return self.cell.network_part == 0
 
     def rows(self, layer: int, out_features: int) -> slice:
         """A part, in the first layer of a pair."""

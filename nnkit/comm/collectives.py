@@ -1,4 +1,4 @@
-"""Common calls by MPI's own collectives: the fastest there are, as long as no rank is lost.
+"""Collective operations by those of MPI itself: the fastest there are, as long as no rank is lost.
 
 In which order they add depends on the MPI, and on what it finds at hand.
 """

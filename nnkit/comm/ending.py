@@ -56,7 +56,7 @@ def together(transport: "Transport", elastic: bool, work: Callable[[], int]) -> 
 def fail(transport: "Transport", elastic: bool, error: BaseException) -> NoReturn:
     """This rank cannot go on: it ends all, or is lost. Of those that fail alike at once one says it."""
     if elastic and isinstance(error, RankLostError):
-        _mourn(transport, error)
+        _end_before_training(transport, error)
     text, status = _in_words(error, transport.rank)
     # Nothing is lost where nobody is left who could go on.
     others = transport.current.size - 1
@@ -95,7 +95,7 @@ def _in_words(error: BaseException, rank: int) -> tuple[str, int]:
     return f"{trace}nnkit: rank {rank} failed: {type(error).__name__}: {reason(error)}", 1
 
 
-def _mourn(transport: "Transport", error: RankLostError) -> NoReturn:
+def _end_before_training(transport: "Transport", error: RankLostError) -> NoReturn:
     """A rank was lost before training, and nobody has anything to go on from; one of those left says so."""
     if not isinstance(error, LostAtStart):
         transport.revoke()

@@ -268,16 +268,16 @@ class _Ranks:
         ended = next((own.ended for own in banners if own.ended), None)
         silent = status and not self.signals and not any(own.spoke for own in banners) and not _nobody_reads()
         if killed is not None and status:
-            self._mourn(str(killed))
+            self._report_loss(str(killed))
         elif silent and ended:
-            self._mourn(ended)
+            self._report_loss(ended)
         elif self.process.returncode < 0 and not _nobody_reads():
             _say(f"mpiexec was killed by signal {-self.process.returncode}, and the ranks with it")
         elif silent:
             _say(f"mpiexec ended with status {status}, and the ranks with it")
         return status
 
-    def _mourn(self, end: str) -> None:
+    def _report_loss(self, end: str) -> None:
         advice = self.rescue()
         _say(f"{end}; the others were ended{f': {advice}' if advice else ''}")
 

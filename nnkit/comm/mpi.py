@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from nnkit.comm import last_words, mpi_library
+from nnkit.comm import failures, mpi_library
 from nnkit.comm.collectives import Collectives
-from nnkit.comm.mail import Mail
+from nnkit.comm.point_to_point import PointToPoint
 from nnkit.comm.single import Complete
 from nnkit.comm.timed import TimedSum
 from nnkit.contracts import Array, Sum, Traffic, Transport
@@ -39,7 +39,7 @@ class MpiTransport:
         self.traffic = traffic
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self._calls: Mail | Collectives = Mail(comm)
+        self._calls: PointToPoint | Collectives = PointToPoint(comm)
         if collectives:
             self._use_collectives()
         self._parts: list[MpiTransport] = []
@@ -132,7 +132,7 @@ class MpiTransport:
 
     def confer(self, failure: str, others: int) -> tuple[bool, bool]:
         """By messages that a rank which works or waits for a sum need not hear."""
-        return last_words.compare(failure, others)
+        return failures.compare(failure, others)
 
     def leave(self, status: int) -> None:
         """Ends the process where ranks can be lost: MPI_Finalize might wait for good for one that is."""

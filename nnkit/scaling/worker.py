@@ -117,8 +117,8 @@ class Worker:
         """Ranks of a group -> (bytes, seconds) of sums over such groups, all of them at the same time."""
         found: dict[str, list[tuple[int, float]]] = {}
         for over_batch, over_network in self.orders.sum_grids:
-            reader, holder = divmod(self.transport.rank, over_network)
-            for group, ranks in ((reader, over_network), (holder, over_batch)):
+            batch_part, network_part = divmod(self.transport.rank, over_network)
+            for group, ranks in ((batch_part, over_network), (network_part, over_batch)):
                 if ranks > 1 and str(ranks) not in found:
                     members = self.transport.split(group)
                     found[str(ranks)] = [(size, self._sum(members, size)) for size in self.orders.sum_bytes]

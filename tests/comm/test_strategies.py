@@ -235,7 +235,7 @@ class Wrong(GridStrategy):  # type: ignore[misc]  # mypy sees backends/, not wha
         if self.mistake == "twice":
             return slice(0, batch // 2)
         if self.mistake == "rest":
-            return slice(batch // 2 * self.cell.reader, batch // 2 * (self.cell.reader + 1))
+            return slice(batch // 2 * self.cell.batch_part, batch // 2 * (self.cell.batch_part + 1))
         both: slice = super().samples(batch)
         return both
 

@@ -223,24 +223,24 @@ def test_a_rank_lost_before_training_ends_all(train: Command, disturb: Disturb) 
     dying = """pass
 
 import numpy as np
-from nnkit.comm import mail, ordered
+from nnkit.comm import ordered, point_to_point
 from nnkit.comm.mpi import MpiTransport
 from nnkit.train.ranks import Ranks
 
 def exchange(transport, item):
-    calls, letter = transport._calls, mail._packed(item)
-    tag = mail.FIRST_TAG + 2 * (calls._calls % mail.TAGS)
+    calls, letter = transport._calls, point_to_point._packed(item)
+    tag = point_to_point.FIRST_TAG + 2 * (calls._calls % point_to_point.TAGS)
     sent = [calls.comm.Isend(np.array([letter.size]), 0, tag), calls.comm.Isend(letter, 0, tag + 1)]
     ordered.complete(sent)
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
 
-def place(self):
+def partition(self):
     MpiTransport.exchange = exchange
     regular(self)
 
 if os.environ["OMPI_COMM_WORLD_RANK"] == "2":
-    regular, Ranks.place = Ranks.place, place
+    regular, Ranks.partition = Ranks.partition, partition
 """
     result = train(
         "--comm", "data", "--ranks", 3, "--backend", "disturbed", "--elastic", "--quiet", env=disturb(dying)

@@ -1,4 +1,4 @@
-"""Common calls by single messages, added and listed in the order of the ranks.
+"""Collective operations by single messages, added and listed in the order of the ranks.
 
 MPI's own collectives may come back with nonsense where a rank is lost in the middle of them (seen with Open
 MPI 5). A single message arrives, or raises an error. And their order is ours: a sum of the same numbers is
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nnkit.comm.ordered import OrderedSum, complete
 from nnkit.contracts import Sum
 
-Letter = npt.NDArray[np.uint8]
+Pickled = npt.NDArray[np.uint8]
 """A pickled item."""
 
 FIRST_TAG = 16384
@@ -23,7 +23,7 @@ TAGS = 8192
 """How many calls may be told apart; the tags below the first are those of the sums."""
 
 
-class Mail:
+class PointToPoint:
     """What the ranks of one communicator do together."""
 
     def __init__(self, comm: Any):
@@ -65,21 +65,21 @@ class Mail:
     def _in_order(self, own: Any, others: Mapping[int, Any]) -> list[Any]:
         return [own if rank == self.rank else others[rank] for rank in range(self.size)]
 
-    def _to_all(self, item: Any) -> dict[int, Letter]:
+    def _to_all(self, item: Any) -> dict[int, Pickled]:
         return dict.fromkeys(self.others, _packed(item))
 
-    def _swap(self, letters: Mapping[int, Letter], writers: Iterable[int]) -> dict[int, Any]:
-        """Send each rank its letter, return what each writer has sent; no rank writes to itself.
+    def _swap(self, outbox: Mapping[int, Pickled], senders: Iterable[int]) -> dict[int, Any]:
+        """Send each rank its item, return what each sender has sent; no rank sends to itself.
 
         First the length goes out and then the content.
         """
         tag = FIRST_TAG + 2 * (self._calls % TAGS)
         self._calls += 1
         isend, irecv = self.comm.Isend, self.comm.Irecv
-        lengths = {rank: np.empty(1, np.int64) for rank in writers}
+        lengths = {rank: np.empty(1, np.int64) for rank in senders}
         incoming = [irecv(length, rank, tag) for rank, length in lengths.items()]
-        outgoing = [isend(np.array([letter.size]), rank, tag) for rank, letter in letters.items()]
-        outgoing += [isend(letter, rank, tag + 1) for rank, letter in letters.items()]
+        outgoing = [isend(np.array([item.size]), rank, tag) for rank, item in outbox.items()]
+        outgoing += [isend(item, rank, tag + 1) for rank, item in outbox.items()]
         try:
             complete(incoming)
             found = {rank: np.empty(int(length[0]), np.uint8) for rank, length in lengths.items()}
@@ -93,5 +93,5 @@ class Mail:
         return {rank: pickle.loads(data.data) for rank, data in found.items()}
 
 
-def _packed(item: Any) -> Letter:
+def _packed(item: Any) -> Pickled:
     return np.frombuffer(pickle.dumps(item, 5), np.uint8)
