@@ -1,6 +1,6 @@
 """What one training step consists of on one rank: work and sums in their order; no seconds yet.
 
-What a strategy asks of a rank its backend says (`Workload`). `tests/comm/test_cost.py` holds the bytes of
+What a strategy asks of a rank its backend says (`Workload`). `tests/cost/test_cost.py` holds the bytes of
 those that ship against those that training really sums.
 """
 

@@ -1,15 +1,13 @@
 """What is attached to accesses sees each of them: a counter, compared with what kernels do by their text."""
 
-import ctypes
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from nnkit.vm.analysis.options import Options
-from nnkit.vm.build import store
+from nnkit.vm.emit.counters import active_lanes, count
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access
@@ -25,41 +23,24 @@ BLOCKS, THREADS, N = 3, 40, 29
 """A block is no whole number of vectors, and not all of its threads go everywhere."""
 
 
-@dataclass
 class Counts:
-    """An attachment: lanes and bytes of accesses of every kind and space, in one table for all workers."""
-
-    table: "ctypes.Array[ctypes.c_int64]" = field(default_factory=ctypes.c_int64 * (3 * len(KEYS)))
+    """An attachment: lanes and bytes of accesses of every kind and space, before and behind them."""
 
     def before(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
-        lanes = self._lanes(e, mask)
-        self._add(e, access, 0, lanes)
-        self._add(e, access, 1, e.one.binary("mul", "i64", lanes, str(access.count * access.size)))
+        lanes = active_lanes(e, mask)
+        count(e, f"lanes before {access.kind} {access.space}", lanes)
+        size = e.one.binary("mul", "i64", lanes, str(access.count * access.size))
+        count(e, f"bytes before {access.kind} {access.space}", size)
 
     def behind(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
-        self._add(e, access, 2, self._lanes(e, mask))
-
-    @staticmethod
-    def _lanes(e: Emitter, mask: str) -> str:
-        return e.one.call("ctpop", "i64", e.one.resize(f"i{e.width}", mask, "i64")) if mask else str(e.width)
-
-    def _add(self, e: Emitter, access: Access, column: int, number: str) -> None:
-        place = ctypes.addressof(self.table) + 8 * (3 * KEYS.index((access.kind, access.space)) + column)
-        e.text.line(f"atomicrmw add ptr inttoptr (i64 {place} to ptr), i64 {number} monotonic")
-
-    def column(self, number: int) -> Counter[tuple[str, str]]:
-        """What one column holds, without the zeros."""
-        return Counter({key: n for key, n in zip(KEYS, self.table[number::3], strict=True) if n})
+        count(e, f"lanes behind {access.kind} {access.space}", active_lanes(e, mask))
 
 
-@pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    """Attached as "count"; nothing is kept on disk, where the table's address would be wrong."""
-    made = Counts()
-    monkeypatch.setitem(ATTACHMENTS, "count", made)
-    monkeypatch.setattr(store, "store", store._Nothing())
+@pytest.fixture(autouse=True)
+def _attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As "count"; and all threads of a machine take part."""
+    monkeypatch.setitem(ATTACHMENTS, "count", Counts())
     monkeypatch.setattr(launch, "WORTH_A_THREAD", 0.0)
-    return made
 
 
 ACCESSES = """
@@ -146,17 +127,30 @@ def kernel(way: str) -> str:
     return f"{HEAD}{WAYS[way][0].format(lines=lines, guarded=guarded)}\nret;\n}}"
 
 
-def run(ptx: str, options: Options, threads: int = 1, size: int = 1024) -> bytes:
-    """Launch the kernel on memory of ones and twos; what that holds afterwards."""
-    machine = Machine(threads, options)
-    memory = machine.memory.allocate(size, "out")
-    memory.owner[:] = np.arange(size) % 2 + 1
-    parameters = memory.start.to_bytes(8, "little") + N.to_bytes(4, "little")
-    try:
-        machine.load(ptx).kernels["k"].launch((BLOCKS, 1, 1), (THREADS, 1, 1), parameters)
-    finally:
-        machine.close()
-    return memory.owner.tobytes()
+class Ran:
+    """A kernel launched on memory of ones and twos: what that holds afterwards, and what was counted."""
+
+    def __init__(self, ptx: str, options: Options, threads: int = 1, size: int = 1024, launches: int = 1):
+        machine = Machine(threads, options)
+        memory = machine.memory.allocate(size, "out")
+        memory.owner[:] = np.arange(size) % 2 + 1
+        parameters = memory.start.to_bytes(8, "little") + N.to_bytes(4, "little")
+        loaded = machine.load(ptx).kernels["k"]
+        self.fault: KernelFault | None = None
+        try:
+            for _ in range(launches):
+                loaded.launch((BLOCKS, 1, 1), (THREADS, 1, 1), parameters)
+        except KernelFault as fault:
+            self.fault = fault
+        finally:
+            machine.close()
+        self.memory = memory.owner.tobytes()
+        self.counts = loaded.counts
+
+    def counted(self, what: str) -> Counter[tuple[str, str]]:
+        """One kind of count, by kind and space, without zeros."""
+        keys = {key: f"{what} {' '.join(key)}" for key in KEYS}
+        return Counter({key: self.counts[name] for key, name in keys.items() if self.counts[name]})
 
 
 def expected(way: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]:
@@ -172,20 +166,22 @@ def expected(way: str) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str
 
 @pytest.mark.parametrize("width", [None, 64, 8, 1])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_counter_of_accesses(counts: Counts, way: str, width: int | None) -> None:
+def test_a_counter_of_accesses(way: str, width: int | None) -> None:
     """Exact, in all spaces and forms; and the kernel does what it does without."""
-    ptx = kernel(way)
-    with_counts = run(ptx, Options(width, attached=("bounds", "count")))
+    ran = Ran(kernel(way), Options(width, attached=("bounds", "count")))
     lanes, sizes = expected(way)
-    assert counts.column(0) == counts.column(2) == lanes
-    assert counts.column(1) == sizes
-    assert with_counts == run(ptx, Options(width))
-    assert counts.column(0) == lanes, "it counts where it is not attached"
+    assert ran.fault is None
+    assert ran.counted("lanes before") == ran.counted("lanes behind") == lanes
+    assert ran.counted("bytes before") == sizes
+    without = Ran(kernel(way), Options(width))
+    assert without.memory == ran.memory
+    assert not without.counts, "it counts where it is not attached"
 
 
-def test_workers_count_into_one_table(counts: Counts) -> None:
-    run(kernel("in turns"), Options(attached=("count", "bounds")), threads=3)
-    assert counts.column(0) == expected("in turns")[0]
+def test_workers_and_launches_add_up() -> None:
+    ran = Ran(kernel("in turns"), Options(attached=("count", "bounds")), threads=3, launches=2)
+    once = expected("in turns")[0]
+    assert ran.counted("lanes before") == once + once
 
 
 def test_all_kinds_and_spaces_are_there() -> None:
@@ -201,20 +197,19 @@ STRAY = f"{HEAD}st.global.u32 [%far+512], %r2;\nret;\n}}"
 
 
 @pytest.mark.parametrize(("order", "begun"), [(("count", "bounds"), True), (("bounds", "count"), False)])
-def test_what_stands_in_front_of_the_check(counts: Counts, order: tuple[str, ...], begun: bool) -> None:
+def test_what_stands_in_front_of_the_check(order: tuple[str, ...], begun: bool) -> None:
     """A store that is not allowed is not made: what is attached behind the check does not come to it."""
-    with pytest.raises(KernelFault):
-        run(STRAY, Options(64, attached=order))
-    assert (("store", "global") in counts.column(0)) == begun
-    assert ("store", "global") not in counts.column(2)
+    ran = Ran(STRAY, Options(64, attached=order))
+    assert ran.fault
+    assert (("store", "global") in ran.counted("lanes before")) == begun
+    assert ("store", "global") not in ran.counted("lanes behind")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_check_may_be_left_out(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_may_be_left_out(way: str) -> None:
     """Then nothing is known of lanes that are not active, and no access touches what they name."""
-    monkeypatch.setattr(store, "store", store._Nothing())
     for width in (32, 8, 1):
-        assert run(kernel(way), Options(width, attached=())) == run(kernel(way), Options(width))
+        assert Ran(kernel(way), Options(width, attached=())).memory == Ran(kernel(way), Options(width)).memory
 
 
 def test_an_attachment_that_is_none() -> None:

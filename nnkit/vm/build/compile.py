@@ -39,6 +39,8 @@ class Native:
     barriers: list[str]
     """For every region, the source line of the barrier behind which it begins, if it is known."""
     sites: list[Site]
+    counters: list[str]
+    """What the kernel counts, in the order of the words of each worker."""
 
 
 def llvm_text(program: Program, launch: Launch, has_avx512: bool) -> tuple[str, KernelState]:
@@ -86,6 +88,7 @@ def compile_kernel(program: Program, launch: Launch) -> Native:
         kernel.caches,
         [str(region.barrier) for region in kernel.analysis.regions],
         kernel.sites,
+        kernel.counters,
     )
 
 

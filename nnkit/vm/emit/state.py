@@ -23,6 +23,8 @@ class KernelState:
     """The places that can go wrong, by number."""
     caches: int = 0
     """How many places remember the allocation that they met last."""
+    counters: list[str] = field(default_factory=list)
+    """What is counted, by number, see `nnkit.vm.emit.counters`."""
     patterns: dict[tuple[int, ...], str] = field(default_factory=dict)
     """The constants with the lanes' steps, by the steps."""
 

@@ -18,8 +18,8 @@ class Attachment(Protocol):
     a bit for each, or "" where they are all for certain.
 
     What helps: `addresses.pointers` for every lane's host address, `access.site_of` for the number by which a
-    fault names the place, `Emitter.mask64` and `Emitter.lanes` for the mask in other forms, `Text.functions`
-    for LLVM functions to be called.
+    fault names the place, `emit.counters.count` for totals that outlive the launch, `Emitter.mask64` and
+    `Emitter.lanes` for the mask in other forms, `Text.functions` for LLVM functions to be called.
     """
 
     def before(self, e: Emitter, access: Access, base: Value, mask: str) -> None:

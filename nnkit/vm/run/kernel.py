@@ -1,5 +1,8 @@
 """A kernel as a launch sees it."""
 
+import threading
+from collections import Counter
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,3 +18,11 @@ class Kernel:
         self.name = name
         self.traits = traits
         self.addresses = addresses
+        self.counts: Counter[str] = Counter()
+        """What its launches have counted together, also those that failed, see `nnkit.vm.emit.counters`."""
+        self._counting = threading.Lock()
+
+    def counted(self, counts: dict[str, int]) -> None:
+        """Add what a launch has counted."""
+        with self._counting:
+            self.counts.update(counts)

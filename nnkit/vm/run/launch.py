@@ -136,6 +136,8 @@ class Run:
         del _RUNNING[context]
         for number, handler in handlers:
             _signal.signal(number, handler)
+        if self.variant.native.counters:
+            self.kernel.counted(self.variant.counts(arenas))
         if failed or self.context[Context.STOP]:
             self._explain(arenas)
         self.variant.seconds_a_block = (time.perf_counter() - started) * (len(helpers) + 1) / self.blocks

@@ -3,6 +3,8 @@
 import ctypes
 from dataclasses import dataclass
 
+import numpy as np
+
 from nnkit.vm.build.compile import Native
 from nnkit.vm.build.native import load_native
 from nnkit.vm.run import host_memory
@@ -42,6 +44,8 @@ class Variant:
         if arena.shared_bytes < shared_bytes:
             arena = self._make(shared_bytes)
         arena.pieces[Worker.SITES].fill(0)
+        if self.native.counters:
+            arena.pieces[Worker.COUNTERS].fill(0)
         arena.record[Worker.FUEL] = fuel
         arena.record[Worker.FAULT] = 0
         return arena
@@ -49,6 +53,11 @@ class Variant:
     def give(self, arenas: list[Arena]) -> None:
         """Back to the others; in reverse, so that the next launch meets them in the same order."""
         self._free.extend(reversed(arenas))
+
+    def counts(self, arenas: list[Arena]) -> dict[str, int]:
+        """What a launch has counted, over all that took part."""
+        tables = [arena.pieces[Worker.COUNTERS].view(np.int64).tolist() for arena in arenas]
+        return dict(zip(self.native.counters, map(sum, zip(*tables, strict=True)), strict=False))
 
     def _make(self, shared_bytes: int) -> Arena:
         native = self.native
@@ -61,6 +70,7 @@ class Variant:
             Worker.RESUME: 4 * native.strands,
             Worker.ALIVE: 8 * native.strands,
             Worker.BARRIER: 8 * native.strands,
+            Worker.COUNTERS: 8 * max(len(native.counters), 1),
         }
         pieces = {field: host_memory.take(size, CACHE_LINE, cleared=True) for field, size in sizes.items()}
         record = (ctypes.c_int64 * int(Worker.WORDS))()

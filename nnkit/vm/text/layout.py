@@ -64,6 +64,7 @@ class Worker(IntEnum):
     ABSENT_READER = 68
     ABSENT_LANE = 69
     STRANDS = 70
+    COUNTERS = 71
     WORDS = 72
 
 
