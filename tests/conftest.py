@@ -25,10 +25,10 @@ from tests.support.idx_files import write_dataset
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marks, that by which tools/gpu_check finds its tests among them; and Ctrl-C is heard."""
+    """Register the markers (tools/gpu_check selects tests by `cuda`), and undo that Ctrl-C is ignored."""
     config.addinivalue_line("markers", "cuda: runs on the device cuda, if there is one")
     config.addinivalue_line("markers", "slow: takes some seconds; -m 'not slow' leaves these out")
-    # Who is started in the background inherits that it is ignored, and so would what the tests start.
+    # A shell starts background jobs with SIGINT ignored. The processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -85,7 +85,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads for small networks only wait for each other: for minutes where other programs are busy."""
+    """One BLAS thread: for small networks more only wait for each other, on a busy machine for minutes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with threadpool_limits(1, "blas"):
         yield
@@ -93,21 +93,21 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _guarded_memory() -> Iterator[None]:
-    """NNKIT_GUARD=end or start: all kernels run in memory whose end, or start, is certain to be met."""
+    """NNKIT_GUARD=end or start: the memory of all kernels ends, or starts, at guard pages."""
     where = os.environ.get("NNKIT_GUARD")
     if not where:
         yield
         return
     from tests.support.guard import guarded
 
-    # There is address space for some thousand pieces of this room, and tests count on alignment.
+    # The address space holds some thousand pieces of this size; 16, as tests rely on that alignment.
     with guarded(where, 1 << 33, 16):
         yield
 
 
 @pytest.fixture
 def outside_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not started by MPI, and no threads are set, whatever runs these tests."""
+    """No environment variables of MPI and none that set threads, even if MPI runs these tests."""
     for name in list(os.environ):
         if name.startswith(("OMPI_", "PMI_", "SLURM_")) or name in THREAD_VARIABLES:
             monkeypatch.delenv(name)
@@ -170,7 +170,7 @@ def going_on(trained: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disturb(tmp_path: Path) -> Disturb:
-    """`disturb(statement, who, call)`: the environment in which those ranks' backend does it in that call."""
+    """`disturb(statement, who, call)`: the environment of a run in which ranks `who` run it in that call."""
 
     def install(statement: str, who: int | str = 1, call: int = 5) -> dict[str, str]:
         site = tmp_path / "site"

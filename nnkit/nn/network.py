@@ -32,9 +32,10 @@ class Layer:
 class Buffers:
     """The arrays of one batch of B samples. Those of a short batch are views of the largest one's."""
 
-    batch: int
     images: Array
+    """(B, inputs), numbers from 0 to 1."""
     labels: Array
+    """The right class of each sample (B,)."""
     outputs: tuple[Array, ...]
     """The output of every layer (B, out); the last holds logits, then their gradient."""
     deltas: tuple[Array, ...]
@@ -162,7 +163,6 @@ class Network:
 
         widths = [layer.weight.shape[0] for layer in self.layers]
         return Buffers(
-            batch=batch,
             images=empty(batch, self.layers[0].weight.shape[1]),
             labels=self.device.empty((batch,), np.intp),
             outputs=tuple(empty(batch, width) for width in widths),
@@ -173,7 +173,6 @@ class Network:
     def _shortened(self, batch: int) -> Buffers:
         whole = self._largest
         return Buffers(
-            batch=batch,
             images=whole.images.rows(0, batch),
             labels=whole.labels.rows(0, batch),
             outputs=tuple(output.rows(0, batch) for output in whole.outputs),
