@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nnkit.errors import KernelError
 from tests.support.programs.straight import NEAR, Maker, Thread
 from tests.support.stress import device, examples
 
@@ -190,3 +191,56 @@ def test_steps_that_cancel_behind_a_possible_wrap(width: int) -> None:
     out = virtual.upload(np.arange(64, dtype=np.uint32))
     virtual.load_ptx(text)["k"].launch(1, 32, (out, np.uint32((1 << 31) - 5), np.uint32((1 << 31) - 5)))
     np.testing.assert_array_equal(out.download()[:32], 32)
+
+
+LOADS = {
+    "ld.param.u32 %d, [n];": 0xFFFFFFFF,
+    "ld.param.b32 %d, [n];": 0xFFFFFFFF,
+    "ld.param.s32 %d, [n];": -1,
+    "ld.global.u32 %d, [%in];": 0xFFFFFFFF,
+    "ld.global.f32 %d, [%in];": 0xFFFFFFFF,
+    "ld.global.v2.u32 {%other, %d}, [%in];": 0xFFFFFFFF,
+    "ld.shared.u32 %d, [cell];": 0xFFFFFFFF,
+    "ld.global.b16 %d, [%in];": 0xFFFF,
+    "ld.global.s16 %d, [%in];": -1,
+    "ld.global.u16 %short, [%in];": 0xFFFF,
+    "ld.global.u8 %short, [%in];": 0xFF,
+}
+"""Loads into registers that are wider than what is loaded, which is all ones, and the number found there."""
+
+
+def loaded(load: str, behind: str, extent: int = 64) -> str:
+    """A kernel that loads in one block, and stores in the next one what is made of it."""
+    short = "cvt.u64.u32 %d, %short;" if "%short" in load else ""
+    return f"""{HEAD}
+.visible .entry k(.param .u64 in, .param .u64 out, .param .u32 n) {{
+.shared .align 8 .b8 cell[8]; .shared .align 8 .b8 table[{extent}];
+.reg .b64 %in, %out, %d, %e, %place; .reg .b32 %short, %other, %word;
+ld.param.u64 %in, [in]; ld.param.u64 %out, [out];
+ld.global.u32 %word, [%in]; st.shared.u32 [cell], %word;
+{load} bra next;
+next: {short} {behind} st.global.u64 [%out], %e; ret; }}"""
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_what_is_loaded_into_a_wider_register_is_in_its_range(load: str) -> None:
+    """A sum's bits from 32 on: the range of what was loaded must not say that there are none."""
+    virtual = device(32)
+    given, out = virtual.upload(np.array([0xFFFFFFFF] * 2, np.uint32)), virtual.zeros((1,), np.int64)
+    behind = "add.s64 %e, %d, 2147483648; shr.s64 %e, %e, 32;"
+    virtual.load_ptx(loaded(load, behind))["k"].launch(1, 32, (given, out, np.uint32(0xFFFFFFFF)))
+    assert out.download()[0] == (LOADS[load] + (1 << 31)) >> 32
+
+
+@pytest.mark.parametrize("load", [load for load, number in LOADS.items() if number == 0xFFFFFFFF])
+def test_an_index_from_a_wider_register_is_checked(load: str) -> None:
+    virtual = device(32)
+    given, out = virtual.upload(np.array([0xFFFFFFFF] * 2, np.uint32)), virtual.zeros((1,), np.int64)
+    # From 0 to 31 if the number had 32 bits with a sign, but it is 47.
+    behind = (
+        "add.s64 %e, %d, 2147483648; shr.u64 %e, %e, 27; mov.u64 %place, table; add.s64 %place, %place, %e;"
+    )
+    behind += " ld.shared.u8 %e, [%place];"
+    kernel = virtual.load_ptx(loaded(load, behind, extent=32))["k"]
+    with pytest.raises(KernelError, match="out of bounds: it lies 15 bytes behind the end"):
+        kernel.launch(1, 32, (given, out, np.uint32(0xFFFFFFFF)))

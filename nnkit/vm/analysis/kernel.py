@@ -254,7 +254,7 @@ class Analysis:
         assert form is not None, item.name
         match form.lanes:
             case "loaded":
-                shape = self._loaded(item)
+                return [(name, self._loaded(item, name)) for name in names]
             case "varying":
                 shape = VARYING
             case "uniform":
@@ -278,12 +278,12 @@ class Analysis:
         ]
         return shapes.transfer(item, form, given, self.launch.width)
 
-    def _loaded(self, item: Instruction) -> Shape:
+    def _loaded(self, item: Instruction, name: str) -> Shape:
         place = item.operands[1]
         assert isinstance(place, Address)
-        space = space_of(item)
-        uniform = self.operand(place.base, "u64").kind == "uniform"
-        return shapes.of_type(item.type) if uniform and space not in ("local", "generic") else VARYING
+        if self.operand(place.base, "u64").kind != "uniform" or space_of(item) in ("local", "generic"):
+            return VARYING
+        return shapes.extended(item.type, self.function.registers[name])
 
     def _find_pending(self, region: Region) -> None:
         region.may_wait = 0

@@ -101,6 +101,16 @@ def of_type(type_: str) -> Shape:
     return Shape("uniform", (), low, high, 1)
 
 
+def extended(type_: str, register: str) -> Shape:
+    """A uniform value of which only the type is known, in a register whose own type may be wider.
+
+    What is not signed is filled up with zeros there: read as a signed number, it is never negative.
+    """
+    if type_[0] != "s" and SIZES[type_] < SIZES[register]:
+        return Shape("uniform", (), 0, (1 << 8 * SIZES[type_]) - 1, 1)
+    return of_type(type_)
+
+
 def join(a: Shape | None, b: Shape) -> Shape:
     """The least shape that covers both."""
     if a is None or a == b:
