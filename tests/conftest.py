@@ -84,6 +84,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _plain_terminal() -> None:
+    """Tables are as wide, and as plain, as they are where nobody has said anything of a terminal."""
+    for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     """One BLAS thread: for small networks more only wait for each other, on a busy machine for minutes."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -18,6 +18,10 @@ from nnkit.train.checkpoints import FILE_NAME, load_checkpoint
 from nnkit.train.metrics import MetricsFile
 
 
+def needs_device(path: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not Path(path).exists(), reason=f"this system has no {path}")
+
+
 def virtual(action: Callable[[Any], Any]) -> None:
     device = nnkit.open_device("virtual")
     try:
@@ -49,6 +53,7 @@ def test_a_pipe_is_no_file(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["a source", "PTX", "a checkpoint", "a list of hosts"])
+@needs_device("/dev/zero")
 def test_a_device_is_no_file(what: str) -> None:
     with pytest.raises(NnkitError, match=r"/dev/zero.*a device, not a file"):
         READERS[what][1](Path("/dev/zero"))
@@ -64,12 +69,15 @@ def test_what_may_be_read_and_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert read_file(tmp_path / "link") == read_file(str(tmp_path / "file")) == b"content"
-    MetricsFile(Path("/dev/null")).close()
+    MetricsFile(Path(os.devnull)).close()
     with pytest.raises(IsADirectoryError):
         read_file(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=needs_device(path)) for path in ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")],
+)
 def test_what_the_shell_pipes_in_is_read(path: str) -> None:
     code = f"from nnkit.files import read_file; print(read_file({path!r}))"
     child = subprocess.run([sys.executable, "-c", code], input=b"text", capture_output=True, check=True)

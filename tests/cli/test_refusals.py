@@ -8,7 +8,7 @@ import pytest
 from nnkit.train.checkpoints import FILE_NAME
 from tests.support.commands import Command, is_refusal
 
-BAD_VALUES: list[tuple[str, object, str]] = [
+BAD_VALUES: list[tuple[str, str, str]] = [
     ("--hidden", "0", "--hidden"),
     ("--hidden", "100,-1", "--hidden"),
     ("--hidden", "a,b", "--hidden a,b"),
@@ -38,11 +38,12 @@ BAD_VALUES: list[tuple[str, object, str]] = [
     ("--device", "cuda:one", "there is no device 'cuda:one'"),
     ("--device", "virtual", "backend 'numpy' does not run on device 'virtual'"),
     ("--comm", "nine", "Did you mean 'none'?"),
-    ("--data", "/nonexistent", "--data /nonexistent: no such directory"),
+    ("--data", "NOWHERE", "--data NOWHERE: no such directory"),
     ("--plot", "plot.txt", "the name must end in one of .png, .pdf, .svg"),
-    ("--plot", "/nonexistent/plot.png", "No such file or directory"),
+    ("--plot", "NOWHERE/plot.png", "No such file or directory"),
     ("--lrr", "1", "No such option: --lrr"),
 ]
+"""Option, value, and words of the refusal; NOWHERE stands for a folder that is not there."""
 
 
 @pytest.mark.parametrize("resuming", [False, True])
@@ -60,6 +61,7 @@ def test_bad_values_are_refused_and_nothing_is_touched(
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text("precious\n")
     before = (going_on / FILE_NAME).read_bytes()
+    value, words = (text.replace("NOWHERE", str(tmp_path / "nowhere")) for text in (value, words))
     arguments = ["--data", small_data, "--epochs", 3, "--metrics", metrics, option, value]
     target = ["--checkpoint", going_on, "--resume"] if resuming else ["--checkpoint", tmp_path / "new"]
     assert is_refusal(main("train", *arguments, *target), words)

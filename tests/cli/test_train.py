@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -205,9 +206,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(main: Command, small_data: Path, tmp
     result = interrupted(arguments_of(*common, saved, *shape, "--epochs", 5000))
     assert result.status == 130
     assert result.stderr.startswith("stopped in epoch ")
-    assert result.stderr.endswith(
-        f"go on with: nnkit train --checkpoint {saved} --resume --data {small_data}\n"
-    )
+    place, data = shlex.quote(str(saved)), shlex.quote(str(small_data))
+    assert result.stderr.endswith(f"go on with: nnkit train --checkpoint {place} --resume --data {data}\n")
     assert result.stderr.count("\n") == 1
     position = load_checkpoint(saved).position
     assert position.epoch >= 1
@@ -241,8 +241,7 @@ def test_a_terminal_shows_a_live_bar(small_data: Path) -> None:
     controller, terminal = pty.openpty()
     arguments = arguments_of("train", "--data", small_data, "--epochs", 20, "--batch", 2)
     # Some continuous integration asks rich for plain output.
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")}
-    env |= {"TERM": "xterm", "COLUMNS": "100"}
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     with subprocess.Popen(arguments, stdout=terminal, stderr=subprocess.PIPE, env=env) as process:
         os.close(terminal)
         shown = b""

@@ -111,7 +111,8 @@ def test_a_missing_interpreter_is_one_line(tree: Path, tmp_path: Path) -> None:
     for tool in ("sh", "dirname", "cat", "cmp"):
         (few / tool).symlink_to(str(shutil.which(tool)))
     assert is_refusal(run(tree, "show", PATH=str(few)), "python3 not found", "Python 3.11")
-    assert is_refusal(run(tree, "show", NNKIT_PYTHON="/nonexistent"), "/nonexistent not found")
+    nowhere = tmp_path / "nowhere"
+    assert is_refusal(run(tree, "show", NNKIT_PYTHON=str(nowhere)), f"{nowhere} not found")
     assert not (tree / ".venv").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nnkit.train.checkpoints import load_checkpoint
 from tests.support.commands import Command, Result, arguments_of, lines_of
-from tests.support.mpi import gone, needs_mpi
+from tests.support.mpi import gone, need_proc, needs_mpi
 from tests.support.results import DONE_FIELDS, EPOCH_FIELDS, difference, is_same, losses, same_parameters
 
 pytestmark = [needs_mpi, pytest.mark.usefixtures("outside_mpi")]
@@ -112,6 +112,7 @@ def test_checkpoints_know_no_strategy(
 
 def ranks_of(launcher: int) -> list[int]:
     """The processes of the ranks that this process has started, in their order."""
+    need_proc()
     mark, found = f"STARTED_BY_NNKIT={launcher}.".encode(), {}
     for entry in filter(str.isdecimal, os.listdir("/proc")):
         try:

@@ -51,6 +51,12 @@ def mpirun(nnkit: Command, small_data: Path) -> Mpirun:
     return run
 
 
+def placed(options: str, words: str, folder: Path) -> tuple[list[str], str]:
+    """Options one by one, and words, where NOWHERE stands for what is not in the folder."""
+    nowhere = str(folder / "nowhere")
+    return [each.replace("NOWHERE", nowhere) for each in options.split()], words.replace("NOWHERE", nowhere)
+
+
 # Found before anything is started
 
 
@@ -74,8 +80,8 @@ def mpirun(nnkit: Command, small_data: Path) -> Mpirun:
         ("--comm hybrid --grid 2x2", "--grid 2x2 makes 4 ranks, but there is 1"),
         ("--comm data --grid 1x1", "--grid is for --comm hybrid"),
         ("--grid 1x1", "--grid is for --comm hybrid"),
-        ("--ranks 2 --comm data --hostfile /proc/nowhere", "--hostfile /proc/nowhere: there is no such file"),
-        ("--comm data --hostfile /proc/nowhere", "add --ranks N"),
+        ("--ranks 2 --comm data --hostfile NOWHERE", "--hostfile NOWHERE: there is no such file"),
+        ("--comm data --hostfile NOWHERE", "add --ranks N"),
         ("--comm data --elastic", "--elastic is for several ranks: add --ranks N"),
         ("--comm model --ranks 2 --refresh 3", "--refresh 3: copies are made with --elastic alone: add it"),
         ("--ranks 2 --comm data --refresh 0", "--refresh 0: give 1 or more"),
@@ -84,8 +90,11 @@ def mpirun(nnkit: Command, small_data: Path) -> Mpirun:
         ("--ranks 2 --comm data --resume", "--resume needs --checkpoint"),
     ],
 )
-def test_wrong_options_start_nothing(main: Command, small_data: Path, options: str, words: str) -> None:
-    assert is_refusal(main("train", "--data", small_data, *options.split()), words)
+def test_wrong_options_start_nothing(
+    main: Command, small_data: Path, tmp_path: Path, options: str, words: str
+) -> None:
+    given, words = placed(options, words, tmp_path)
+    assert is_refusal(main("train", "--data", small_data, *given), words)
 
 
 # Found by the ranks
@@ -97,13 +106,16 @@ def test_wrong_options_start_nothing(main: Command, small_data: Path, options: s
     [
         ("--ranks 2 --comm data --grid 2x1", "nnkit: --grid is for --comm hybrid"),
         ("--ranks 2 --comm dta", "nnkit: there is no comm backend 'dta'; known: "),
-        ("--ranks 3 --comm model --data /proc/nowhere", "nnkit: --data /proc/nowhere: no such directory"),
-        ("--ranks 2 --comm data --metrics /proc/nowhere/file", "--metrics /proc/nowhere/file: cannot write"),
-        ("--ranks 2 --comm data --checkpoint /proc/nowhere --resume", "there is no checkpoint at"),
+        ("--ranks 3 --comm model --data NOWHERE", "nnkit: --data NOWHERE: no such directory"),
+        ("--ranks 2 --comm data --metrics NOWHERE/file", "--metrics NOWHERE/file: cannot write"),
+        ("--ranks 2 --comm data --checkpoint NOWHERE --resume", "there is no checkpoint at"),
     ],
 )
-def test_what_ranks_find_is_said_once(nnkit: Command, small_data: Path, options: str, words: str) -> None:
-    assert is_refusal(nnkit("train", "--data", small_data, *options.split()), words)
+def test_what_ranks_find_is_said_once(
+    nnkit: Command, small_data: Path, tmp_path: Path, options: str, words: str
+) -> None:
+    given, words = placed(options, words, tmp_path)
+    assert is_refusal(nnkit("train", "--data", small_data, *given), words)
 
 
 @needs_mpi
