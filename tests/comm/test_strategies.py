@@ -151,6 +151,10 @@ def test_the_figures_of_the_task() -> None:
         def progress(self) -> bool:
             return True
 
+    def numbers(*shape: int) -> Any:
+        """An array as far as it is asked for here: it has a size."""
+        return np.empty(shape, np.float32)
+
     sizes, batch = (784, 1000, 10), 800
     found = {}
     for comm in ("data", "model"):
@@ -160,11 +164,10 @@ def test_the_figures_of_the_task() -> None:
             strategy = REGISTRY.comm(comm).strategy(counting, Task(sizes, batch))
             mine = len(range(batch)[strategy.samples(batch)])
             for layer, (inputs, outputs) in enumerate(((784, 1000), (1000, 10))):
-                strategy.after_forward(layer, np.empty((mine, outputs), np.float32))  # type: ignore[arg-type]
-                gradient: Any = np.empty(inputs * outputs + outputs, np.float32)
+                strategy.after_forward(layer, numbers(mine, outputs))
                 if comm == "data":
-                    strategy.gradient_ready(layer, gradient)
-            strategy.after_backward(1, np.empty((mine, 1000), np.float32))  # type: ignore[arg-type]
+                    strategy.gradient_ready(layer, numbers(inputs * outputs + outputs))
+            strategy.after_backward(1, numbers(mine, 1000))
             return int(counting.bytes)
 
         found[comm] = run_ranks(2, count)

@@ -1,12 +1,13 @@
 """The cost model against cases worked out by hand and against training; its fit against known machines."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import astuple
 
 import numpy as np
 import pytest
 
-from nnkit.comm.threads import run_ranks
+from nnkit.comm.threads import ThreadsTransport, run_ranks
 from nnkit.contracts import Grid, LayerWorkload, PredictableBackend, Task, Workload
 from nnkit.cost import grids as cost_grids
 from nnkit.cost import model
@@ -57,8 +58,8 @@ def best_grid(sizes: tuple[int, ...], batch: int, ranks: int, machine: Machine =
 def test_bytes_are_those_that_training_sums_on_every_rank(comm: str, hidden: tuple[int, ...]) -> None:
     config = TrainConfig(hidden=hidden, batch=21, lr=0.1, validation_fraction=0.0)
 
-    def work(transport: object) -> tuple[int, int, int]:
-        trainer = make(transport, comm, config, grid=(2, 2) if comm == "hybrid" else None)  # type: ignore[arg-type]
+    def work(transport: ThreadsTransport) -> tuple[int, int, int]:
+        trainer = make(transport, comm, config, grid=(2, 2) if comm == "hybrid" else None)
         for start in (0, 21, 42):
             trainer.step(np.arange(start, start + 21))
         return trainer.cost.steps, trainer.cost.bytes, trainer.cost.sums
@@ -277,9 +278,11 @@ def test_rates() -> None:
         *((parse_rate, text) for text in ("10TFLOPS", "10", "0TFLOP/s")),
     ],
 )
-def test_bad_units_are_one_line_with_the_option_and_an_example(parse: object, text: str) -> None:
+def test_bad_units_are_one_line_with_the_option_and_an_example(
+    parse: Callable[[str], float], text: str
+) -> None:
     with pytest.raises(UsageError, match=r"^--\w+ .*for example .*\d") as caught:
-        parse(text)  # type: ignore[operator]
+        parse(text)
     assert "\n" not in str(caught.value)
 
 

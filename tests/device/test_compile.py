@@ -27,9 +27,9 @@ def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def refusal(kind: type[NnkitError], *args: object, **kwargs: object) -> str:
+def refusal(kind: type[NnkitError], *args: Any, **kwargs: Any) -> str:
     with pytest.raises(kind) as caught:
-        compile_cuda(*args, **kwargs)  # type: ignore[arg-type]
+        compile_cuda(*args, **kwargs)
     return str(caught.value)
 
 

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,28 +29,29 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = compiler._compile
 
-    def counting(text: str, name: str, *rest: object) -> Compiled:
+    def counting(text: str, name: str, *rest: Any) -> Compiled:
         names.append(name)
-        return real(text, name, *rest)  # type: ignore[arg-type]
+        return real(text, name, *rest)
 
     monkeypatch.setattr(compiler, "_compile", counting)
     return names
 
 
 def test_the_same_is_compiled_once_and_anything_else_anew(tmp_path: Path, runs: list[str]) -> None:
-    variants: list[dict[str, object]] = [
-        {},
-        {"options": ["-DA"]},
-        {"options": ["-DA", "-DB"]},
-        {"options": ["-DAB"]},
-        {"arch": "compute_80"},
-        {"arch": "sm_80"},
-        {"name": "other.cu"},
-        {"options": [f"-I{tmp_path}"]},
+    plain = partial(compile_cuda, PLAIN)
+    variants = [
+        plain,
+        partial(plain, options=["-DA"]),
+        partial(plain, options=["-DA", "-DB"]),
+        partial(plain, options=["-DAB"]),
+        partial(plain, arch="compute_80"),
+        partial(plain, arch="sm_80"),
+        partial(plain, name="other.cu"),
+        partial(plain, options=[f"-I{tmp_path}"]),
     ]
-    results = [compile_cuda(PLAIN, **kwargs) for kwargs in variants]  # type: ignore[arg-type]
+    results = [variant() for variant in variants]
     assert len(runs) == len(variants)
-    assert [compile_cuda(PLAIN, **kwargs) for kwargs in variants] == results  # type: ignore[arg-type]
+    assert [variant() for variant in variants] == results
     assert len(runs) == len(variants)
     compile_cuda(PLAIN + " ")
     assert len(runs) == len(variants) + 1

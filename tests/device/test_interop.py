@@ -291,6 +291,9 @@ def test_arrays_that_are_refused(virtual: VirtualDevice, argument: Any, words: s
 class Interface:
     """An array of another library, that has one interface."""
 
+    memory: object = None
+    """What keeps the memory alive."""
+
     def __init__(self, protocol: str, **fields: Any):
         setattr(self, protocol, {"version": 3, **fields})
 
@@ -311,7 +314,7 @@ def cuda_interface(array: Any, **changes: Any) -> Interface:
     """Another library's array on the same memory."""
     fields = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.address, False)}
     found = Interface("__cuda_array_interface__", **{**fields, "strides": None, **changes})
-    found.memory = array  # type: ignore[attr-defined]
+    found.memory = array
     return found
 
 

@@ -202,7 +202,7 @@ def test_copies_of_an_earlier_split_do_not_come_back(monkeypatch: pytest.MonkeyP
     assert (2, "batch in 4 parts") in splits
 
 
-def test_a_common_error_of_some_waits_for_those_that_miss_a_rank() -> None:
+def test_a_common_error_of_some_waits_for_those_that_miss_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 2 dies in a step that rank 0 takes for a divergence, and rank 1 cannot complete."""
 
     def part(transport: ThreadsTransport) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def test_a_common_error_of_some_waits_for_those_that_miss_a_rank() -> None:
                 raise (DivergedError("not really"), RankLostError("rank 2"), Killed())[transport.rank]
             return loss
 
-        trainer._compute = disturbed  # type: ignore[method-assign]
+        monkeypatch.setattr(trainer, "_compute", disturbed)
         return train(trainer)
 
     found = run_ranks(3, part)

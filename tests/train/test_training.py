@@ -105,7 +105,7 @@ def test_a_resumed_run_ends_in_the_same_bits(steps: int, tmp_path: Path) -> None
     assert finished(make(loaded.config, (loaded.parameters, loaded.position))) == finished(make())
 
 
-def test_every_sample_counts_once_in_the_mean_loss() -> None:
+def test_every_sample_counts_once_in_the_mean_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     # A step too small to change anything: the epoch's loss is that of the start, the short batch included.
     trainer = make(replace(CONFIG, lr=1e-30))
     at_start = trainer.evaluator.evaluate(trainer.train_data, trainer.training).loss
@@ -116,7 +116,7 @@ def test_every_sample_counts_once_in_the_mean_loss() -> None:
         seen.extend(index)
         gather(labels, index, out)
 
-    trainer.operations.gather_labels = spy  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.operations, "gather_labels", spy)
     # Two float32 evaluations of each loss, a few dozen roundings each.
     assert trainer.epoch() == pytest.approx(at_start, rel=100 * 2.0**-24)
     assert sorted(seen) == list(trainer.training)

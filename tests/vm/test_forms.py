@@ -197,8 +197,8 @@ def asked(path: Path) -> list[str]:
             case ast.Call(func=ast.Attribute(value=value)):
                 # LIST.get(x.opcode), x.opcode.startswith("ld")
                 parts = [value, *node.args]
-        if any(map(names_it, parts)):
-            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")  # type: ignore[attr-defined]
+        if any(map(names_it, parts)) and isinstance(node, ast.expr | ast.stmt):
+            found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     return found
 
 
