@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -196,14 +197,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     run.process.send_signal(signal.SIGINT)
     result = run.end()
     assert result.status == 130
-    again = f"train --checkpoint {saved} --resume --data {small_data} --comm model --ranks 2"
+    again = (
+        "train",
+        "--checkpoint",
+        saved,
+        "--resume",
+        "--data",
+        small_data,
+        "--comm",
+        "model",
+        "--ranks",
+        2,
+    )
     assert result.stderr.startswith("stopped in epoch ")
-    assert result.stderr.endswith(f"go on with: nnkit {again}\n")
+    assert result.stderr.endswith(f"go on with: nnkit {shlex.join(map(str, again))}\n")
     assert result.stderr.count("\n") == 1
     position = load_checkpoint(saved).position
     assert len(position.history) == position.epoch >= 1
     last = ("--epochs", position.epoch + 1, "--quiet")
-    assert nnkit(*again.split(), *last).status == 0
+    assert nnkit(*again, *last).status == 0
     assert main("train", "--data", small_data, *shape, straight, *last).status == 0
     one, other = load_checkpoint(saved), load_checkpoint(straight)
     assert difference(one, other) < 1e-4

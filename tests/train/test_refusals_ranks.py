@@ -192,7 +192,7 @@ def test_wrong_options_under_mpirun_are_told_once(mpirun: Mpirun, options: str, 
 def test_ranks_that_differ_are_refused(
     mpirun: Mpirun, one: str, other: str, words: str, tmp_path: Path
 ) -> None:
-    own = [tuple(options.format(tmp_path).split()) for options in (one, other)]
+    own = [tuple(word.format(tmp_path) for word in options.split()) for options in (one, other)]
     assert is_refusal(mpirun(("--comm", "data"), *own), words)
 
 
