@@ -20,6 +20,7 @@ from nnkit.vm.emit.masks import (
     set_waiting,
     waiting_lanes,
 )
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.instructions import calls, warp_wait
 from nnkit.vm.text.layout import Fault, Worker
 
@@ -118,7 +119,7 @@ def _branch(e: Emitter, block: Block) -> None:
 def _switch(e: Emitter, block: Block) -> None:
     """brx.idx: the index picks a label of the table."""
     assert block.last is not None
-    index = e.operand(block.last.operands[0], "u32")
+    index = value_of(e, block.last.operands[0], "u32")
     if index.shape.kind == "uniform":
         labels = {target: e.text.label("case") for target in block.targets}
         nowhere = e.text.label("nowhere")

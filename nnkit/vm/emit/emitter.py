@@ -7,35 +7,27 @@ frame.
 """
 
 from nnkit.ptx.ir import (
-    Immediate,
     Instruction,
-    Negated,
     Operand,
     Pair,
     PtxError,
     Register,
-    Special,
-    Symbol,
 )
-from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.regions import Region
 from nnkit.vm.analysis.shapes import VARYING, Shape
-from nnkit.vm.emit.special import emit_special
 from nnkit.vm.emit.state import BlockState, FunctionState, KernelState
 from nnkit.vm.emit.values import Site, Value
 from nnkit.vm.forms.registers import sources
 from nnkit.vm.text.builder import (
     BITS,
-    LLVM_TYPES,
     Lanes,
     Text,
-    float_literal,
     ident,
     is_literal,
     register_type,
 )
-from nnkit.vm.text.layout import Context, Fault, Worker
+from nnkit.vm.text.layout import Fault, Worker
 
 POISON = {1: 1, 16: 0xFFFF, 32: 0xFFFFFFFF, 64: (1 << 64) - 1, 128: (1 << 128) - 1}
 
@@ -141,57 +133,10 @@ class Emitter:
             if shape.kind == "likely":
                 self.text.line(f"store i1 {value.flag or 'true'}, ptr {self.slot('f', name)}")
 
-    # -- operands -------------------------------------------------------------------------------------------
-
-    def operand(self, operand: Operand | None, ptx_type: str) -> Value:
-        """An operand as a value of the LLVM type that goes with a PTX type."""
-        kind = LLVM_TYPES[ptx_type]
-        match operand:
-            case Register(name):
-                return self.as_kind(self.read(name), kind)
-            case Immediate(number, bits):
-                return self.constant(kind, number, bits)
-            case Symbol(name, offset):
-                return self.address_of(name, offset, kind)
-            case Special(name):
-                return self.special(name, kind)
-            case Negated(register):
-                return self._negated(self.read(register.name))
-        raise PtxError(f"operand {operand} is not supported here")
-
-    def _negated(self, given: Value) -> Value:
-        if given.shape.kind == "uniform":
-            return Value(given.shape, "i1", scalar=self.one.binary("xor", "i1", given.scalar, "true"))
-        flipped = self.all.binary("xor", "i1", self.vector(given), self.all.constant("i1", 1))
-        return Value(VARYING, "i1", vector=flipped)
-
-    def constant(self, kind: str, value: int, bits: int) -> Value:
-        """An immediate: an integer, or the bits of a float."""
-        if kind in ("float", "double"):
-            return Value(self.uniform(), kind, scalar=float_literal(kind, value, bits))
-        if kind == "i1":
-            value = int(value != 0)
-        if bits and bits != BITS[kind]:
-            raise PtxError(f"a {bits}-bit float constant where {kind} is expected")
-        return Value(shapes.constant(value, BITS[kind]), kind, scalar=self.one.constant(kind, value))
-
     @staticmethod
     def uniform() -> Shape:
         """The shape of a scalar of which nothing is known."""
         return Shape("uniform")
-
-    def address_of(self, name: str, offset: int, kind: str) -> Value:
-        """The address of a variable: known when the kernel is compiled."""
-        if name in self.kernel.memory.globals:
-            table = self.context_field(Context.GLOBALS, "ptr")
-            place = self.text.op(f"getelementptr i64, ptr {table}, i64 {self.kernel.memory.globals[name]}")
-            start = self.text.op(f"load i64, ptr {place}")
-            address = self.one.binary("add", "i64", start, str(offset))
-            return Value(self.uniform(), kind, scalar=self.one.resize("i64", address, kind))
-        if name not in self.kernel.analysis.addresses:
-            raise PtxError(f"there is no variable {name}")
-        known = self.kernel.analysis.addresses[name] + offset
-        return Value(shapes.constant(known, BITS[kind]), kind, scalar=self.one.constant(kind, known))
 
     def as_kind(self, value: Value, kind: str) -> Value:
         """The same bits as another type; a wider register is cut off."""
@@ -277,10 +222,6 @@ class Emitter:
         """Write a word of the worker."""
         place = self.text.op(f"getelementptr i64, ptr %wk, i64 {int(index)}")
         self.text.line(f"store i64 {value}, ptr {place}")
-
-    def special(self, name: str, kind: str) -> Value:
-        """A special register."""
-        return self.as_kind(emit_special(self, name), kind)
 
     # -- faults ---------------------------------------------------------------------------------------------
 

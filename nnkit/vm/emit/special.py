@@ -1,16 +1,12 @@
 """Special registers: thread and block indices and their kin."""
 
-from typing import TYPE_CHECKING
-
 from nnkit.ptx.ir import PtxError
 from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.geometry import special as shape_of
 from nnkit.vm.analysis.shapes import VARYING, Shape
+from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.values import Value
 from nnkit.vm.text.layout import Context, Worker
-
-if TYPE_CHECKING:
-    from nnkit.vm.emit.emitter import Emitter
 
 _FIELDS = {
     "%ctaid.x": ("wk", Worker.BLOCK_X),
@@ -26,7 +22,7 @@ _FIELDS = {
 _CONSTANTS = {"%nsmid": 1, "%smid": 0, "%gridid": 0, "%nwarpid": 32, "%is_explicit_cluster": 0}
 
 
-def emit_special(e: "Emitter", name: str) -> Value:
+def emit_special(e: Emitter, name: str) -> Value:
     """The value of a special register, in 32 bits (64 for clocks)."""
     shape = shape_of(name, e.kernel.launch)
     if shape.constant is not None:
@@ -49,11 +45,11 @@ def emit_special(e: "Emitter", name: str) -> Value:
     raise PtxError(f"special register {name} is not supported by the virtual device")
 
 
-def _vector_number(e: "Emitter") -> str:
+def _vector_number(e: Emitter) -> str:
     return e.text.op("load i64, ptr %vector")
 
 
-def _thread(e: "Emitter", axis: str, shape: Shape) -> Value:
+def _thread(e: Emitter, axis: str, shape: Shape) -> Value:
     """From the number of the vector's first thread; from a table where lanes do not form a pattern."""
     vector = e.one.cast("trunc", "i64", _vector_number(e), "i32")
     first = e.one.binary("mul", "i32", vector, str(e.width))
@@ -64,7 +60,7 @@ def _thread(e: "Emitter", axis: str, shape: Shape) -> Value:
     return Value(shape, "i32", scalar=_coordinate(e, False, axis, first))
 
 
-def _coordinate(e: "Emitter", wide: bool, axis: str, thread: str) -> str:
+def _coordinate(e: Emitter, wide: bool, axis: str, thread: str) -> str:
     lanes = e.all if wide else e.one
     x, y, z = e.kernel.launch.block
     if axis == "x":
@@ -75,7 +71,7 @@ def _coordinate(e: "Emitter", wide: bool, axis: str, thread: str) -> str:
     return lanes.binary("udiv", "i32", thread, lanes.constant("i32", x * y))
 
 
-def _lane(e: "Emitter", name: str, shape: Shape) -> Value:
+def _lane(e: Emitter, name: str, shape: Shape) -> Value:
     vector = e.one.cast("trunc", "i64", _vector_number(e), "i32")
     first = e.one.binary("mul", "i32", vector, str(e.width))
     if name == "%warpid":
@@ -98,7 +94,7 @@ def _lane(e: "Emitter", name: str, shape: Shape) -> Value:
     return Value(VARYING, "i32", vector=found)
 
 
-def _clock(e: "Emitter", name: str) -> Value:
+def _clock(e: Emitter, name: str) -> Value:
     """The processor's cycle counter; the nanosecond timer is the same counter."""
     e.text.declarations.add("declare i64 @llvm.readcyclecounter()")
     now = e.text.op("call i64 @llvm.readcyclecounter()")

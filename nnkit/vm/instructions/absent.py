@@ -11,6 +11,7 @@ from nnkit.ptx.ir import Immediate, Instruction, Negated, Operand, Pair, Registe
 from nnkit.vm.analysis.kernel import Analysis
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.masks import active_lanes
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.forms import table
 from nnkit.vm.forms.registers import destinations, names_in, sources
 from nnkit.vm.memory.access import access_of
@@ -198,7 +199,7 @@ def _either(e: Emitter, a: str, b: str) -> str:
 
 
 def _bits(e: Emitter, predicate: Operand) -> str:
-    return e.as_mask(e.vector(e.operand(predicate, "pred")))
+    return e.as_mask(e.vector(value_of(e, predicate, "pred")))
 
 
 def _of(e: Emitter, operand: Operand) -> str:

@@ -5,6 +5,7 @@ from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.masks import active_lanes, every_lane
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, CONTROL, NONE, OTHER
 from nnkit.vm.forms.table import effect, ending, is_vote
@@ -88,7 +89,7 @@ def _barrier_operands(item: Instruction) -> tuple[Operand, Operand | None]:
 
 
 def _scalar(e: Emitter, item: Instruction, operand: Operand) -> str:
-    value = e.operand(operand, "u32")
+    value = value_of(e, operand, "u32")
     if value.shape.kind != "uniform":
         first = warp._first(e)
         lane = e.text.op(f"extractelement {e.all.type('i32')} {e.vector(value)}, i64 {first}")
@@ -103,7 +104,7 @@ def arrive(e: Emitter, block: Block) -> None:
         return
     number, _ = _barrier_operands(item)
     predicate = item.operands[-1]
-    value = e.operand(predicate, "pred")
+    value = value_of(e, predicate, "pred")
     here = active_lanes(e)
     yes = e.one.binary("and", f"i{e.width}", e.as_mask(e.vector(value)), here)
     word = e.one.binary("or", "i64", _count(e, yes), e.one.binary("shl", "i64", _count(e, here), "32"))

@@ -9,6 +9,7 @@ integers asks by `addc` what `subc.cc` has left.
 from nnkit.ptx.ir import Instruction
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.registers import CARRY, reads_carry, sources, writes_carry
 from nnkit.vm.forms.sections import EXTENDED
@@ -32,7 +33,7 @@ TYPE = r"\.[us](32|64)"
 def _extended(e: Emitter, item: Instruction) -> None:
     """The result, and the carry flag where it is asked for."""
     target, *given = item.operands
-    values = [e.operand(operand, item.type) for operand in given]
+    values = [value_of(e, operand, item.type) for operand in given]
     if reads_carry(item):
         values.append(e.read(CARRY))
     wide = any(e.kernel.analysis.shape(name).kind != "uniform" for name in sources(item))

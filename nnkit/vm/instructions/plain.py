@@ -4,6 +4,7 @@ from nnkit.ptx.ir import SIZES, Instruction, Pair, PtxError, Register, Vector
 from nnkit.vm.analysis import shapes
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.form import Pure
 from nnkit.vm.instructions import logic
@@ -21,7 +22,7 @@ def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
         repack(e, item)
         return
     result, given = operation.types(item)
-    values = [e.operand(operand, kind) for operand, kind in zip(rest, given, strict=True)]
+    values = [value_of(e, operand, kind) for operand, kind in zip(rest, given, strict=True)]
     guard = compare_lanes(e, item, values) if operation.meaning == "comparison" else None
     value = guard or evaluate(e, item, operation, result, values)
     if isinstance(target, Pair):
@@ -99,13 +100,13 @@ def repack(e: Emitter, item: Instruction) -> None:
     if isinstance(source, Vector):
         _pack(e, target, source, kind)
     elif isinstance(target, Vector):
-        _unpack(e, target, e.operand(source, item.type), kind)
+        _unpack(e, target, value_of(e, source, item.type), kind)
 
 
 def _pack(e: Emitter, target: object, source: Vector, kind: str) -> None:
     part_bits = BITS[kind] // len(source.parts)
     part = f"b{part_bits}"
-    values = [e.operand(operand, part) for operand in source.parts]
+    values = [value_of(e, operand, part) for operand in source.parts]
     wide = any(value.shape.kind != "uniform" for value in values)
     lanes = e.all if wide else e.one
     total = lanes.constant(kind, 0)

@@ -10,6 +10,7 @@ from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit import strands
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.masks import active_lanes, living_lanes, waiting_lanes
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, MOVEMENT
 from nnkit.vm.forms.table import effect
@@ -28,7 +29,7 @@ def _members(e: Emitter, item: Instruction, operand: Operand | None) -> tuple[st
     """
     if operand is None:
         return active_lanes(e), ""
-    value = e.operand(operand, "u32")
+    value = value_of(e, operand, "u32")
     if value.shape.kind == "uniform":
         if value.shape.constant != -1:
             _check_own(e, item, e.one.binary("xor", "i32", value.scalar, "-1"))
@@ -154,9 +155,9 @@ def _shfl(e: Emitter, item: Instruction) -> None:
     """PTX's rule: the lane stays inside the segment that the clamp describes, else it keeps its own value."""
     target, source, by, clamp, *members = item.operands
     mask, masks = _members(e, item, members[0] if members else None)
-    value = e.vector(e.operand(source, "b32"))
+    value = e.vector(value_of(e, source, "b32"))
     mode = next(m for m in item.modifiers if m in ("up", "down", "bfly", "idx"))
-    distance, bounds = e.operand(by, "u32"), e.operand(clamp, "u32")
+    distance, bounds = value_of(e, by, "u32"), value_of(e, clamp, "u32")
     b, c = distance.shape.constant, bounds.shape.constant
     if b is not None and c is not None:
         known = [_source_lane(mode, lane, b, c) for lane in range(WIDTH)]
@@ -210,7 +211,7 @@ def _source_lanes(e: Emitter, mode: str, b: str, c: str) -> tuple[str, str]:
 
 def _ballot(e: Emitter, predicate: Operand) -> str:
     """The active lanes for which a predicate holds, as 32 bits."""
-    value = e.operand(predicate, "pred")
+    value = value_of(e, predicate, "pred")
     bits = e.as_mask(e.vector(value))
     return e.one.binary("and", "i32", bits, active_lanes(e))
 
@@ -292,7 +293,7 @@ def _match(e: Emitter, item: Instruction) -> None:
     target, source, members = item.operands
     here = _present(e, *_members(e, item, members))
     kind = f"i{item.type[1:]}"
-    value = e.vector(e.operand(source, item.type))
+    value = e.vector(value_of(e, source, item.type))
     result = e.all.constant("i32", 0)
     for lane in range(e.width):
         one = e.text.op(f"extractelement {e.all.type(kind)} {value}, i64 {lane}")
@@ -330,7 +331,7 @@ def _redux(e: Emitter, item: Instruction) -> None:
     operation = item.modifiers[1]
     if operation in ("min", "max"):
         operation = f"{item.type[0]}{operation}"
-    value = e.vector(e.operand(source, item.type))
+    value = e.vector(value_of(e, source, item.type))
     if not masks:
         here = e.one.binary("and", "i32", mask, active_lanes(e))
         result = e.splat("i32", _reduced(e, operation, value, here))

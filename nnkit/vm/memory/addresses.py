@@ -3,6 +3,7 @@
 from nnkit.ptx.ir import Register, Symbol
 from nnkit.vm.analysis.shapes import VARYING
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.operands import address_of, value_of
 from nnkit.vm.emit.values import Memory, Value
 from nnkit.vm.memory.access import Access, Group
 from nnkit.vm.text.builder import BITS
@@ -23,8 +24,8 @@ def base_value(e: Emitter, access: Access) -> Value:
             return Value(e.uniform(), "i64", scalar=e.one.resize("i32", short.scalar, "i64"))
         return Value(VARYING, "i64", vector=e.all.resize("i32", e.vector(short), "i64"))
     if isinstance(base, Symbol) and base.name in e.kernel.memory.globals:
-        return e.address_of(base.name, 0, "i64")
-    return e.operand(base, "u64")
+        return address_of(e, base.name, 0, "i64")
+    return value_of(e, base, "u64")
 
 
 def anchor(e: Emitter, access: Access, group: Group, base: Value) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nnkit.ptx.ir import Operand
 from nnkit.vm.emit.emitter import Emitter
 from nnkit.vm.emit.masks import every_lane
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access, Group, streams
 from nnkit.vm.memory.addresses import pointer, pointers
@@ -22,7 +23,7 @@ class Store:
 
     def emit(self, e: Emitter, access: Access, group: Group, base: Value) -> None:
         """See `nnkit.vm.memory.lowering.Transfer`."""
-        values = [e.operand(operand, access.item.type) for operand in self.given]
+        values = [value_of(e, operand, access.item.type) for operand in self.given]
         if self.release:
             e.text.line("fence seq_cst")
         shape, kind = base.shape, access.element

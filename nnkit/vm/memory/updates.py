@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from nnkit.ptx.ir import Operand
 from nnkit.vm.analysis.shapes import VARYING
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access, Group
 from nnkit.vm.memory.addresses import pointers
@@ -25,7 +26,7 @@ class Update:
     def emit(self, e: Emitter, access: Access, group: Group, base: Value) -> None:
         """A loop over the active lanes, lowest first."""
         kind = access.element
-        given = [e.vector(e.operand(operand, access.item.type)) for operand in self.given]
+        given = [e.vector(value_of(e, operand, access.item.type)) for operand in self.given]
         places = pointers(e, access, base)
         full = e.all.type(kind)
         text = e.text
