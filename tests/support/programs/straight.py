@@ -175,12 +175,11 @@ class Maker:
         for k in range(parameters):
             add(32, f"ld.param.u32 {{}}, [p{k}];", _parameter(k))
         add(32, "ld.global.u32 {}, [%words];", lambda _, t: t.word)
-        for kind, bits, sign in (("u8", 8, False), ("b8", 8, False), ("s8", 8, True)):
-            into = self.rng.choice((16, 32))
-            add(into, f"ld.param.{kind} {{}}, [p0];", _parameter(0, bits, sign))
-        for kind, sign in (("u16", False), ("b16", False), ("s16", True)):
-            into = self.rng.choice((16, 32))
-            add(into, f"ld.param.{kind} {{}}, [p1];", _parameter(1, 16, sign))
+        # Registers may be wider than what is loaded; of 64 bits, they are filled up from any type.
+        for k, (size, registers) in enumerate(((8, (16, 32, 64)), (16, (16, 32, 64)), (32, (64,)))):
+            for kind in "ubs":
+                into = self.rng.choice(registers)
+                add(into, f"ld.param.{kind}{size} {{}}, [p{k}];", _parameter(k, size, kind == "s"))
 
     def grow(self, steps: int) -> Program:
         """Append that many instructions."""
