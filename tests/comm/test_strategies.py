@@ -12,15 +12,33 @@ from nnkit_backends.grid import GridStrategy
 from nnkit.comm.threads import ThreadsTransport, run_ranks
 from nnkit.contracts import Communicator, Strategy, Task, Transport
 from nnkit.errors import RanksDisagreeError, UsageError
+from nnkit.nn.initialise import Parameters, initial_parameters
 from nnkit.train import evaluation
 from nnkit.train.config import TrainConfig
+from nnkit.train.position import Position
 from nnkit.train.ranks import Ranks
 from nnkit.train.shards import assemble, cover, cut, places
 from nnkit.train.trainer import Intervals, Trainer
-from tests.support.small_training import REGISTRY, alone, bits, make
+from tests.support.small_training import PIXELS, REGISTRY, alone, bits, make
 
 ROUNDING = 5e-6
 """Of two epochs of a small network: some hundred times less than a wrong sum would make."""
+
+
+def difference(mine: Parameters, theirs: Parameters) -> float:
+    """The largest one between two networks' parameters."""
+    pairs = zip(mine, theirs, strict=True)
+    return max(float(np.abs(x - y).max()) for one, other in pairs for x, y in zip(one, other, strict=True))
+
+
+def amplified(config: TrainConfig, expected: Parameters) -> float:
+    """What training makes of a change in the last bit of the first parameters: networks can be chaotic."""
+    first = initial_parameters(config.sizes(PIXELS, 10), config.activation, config.seed)
+    found = 0.0
+    for up in (np.inf, -np.inf):
+        moved = [(np.nextafter(w, w.dtype.type(up)), np.nextafter(b, b.dtype.type(up))) for w, b in first]
+        found = max(found, difference(outcome(alone(config, (moved, Position())))["parameters"], expected))
+    return found
 
 
 def outcome(trainer: Trainer) -> dict[str, Any]:
@@ -48,9 +66,8 @@ def runs(comm: str, ranks: int, config: TrainConfig, **more: Any) -> list[dict[s
 def compare(found: list[dict[str, Any]], config: TrainConfig) -> None:
     """All ranks agree with each other, and with one rank alone."""
     expected = outcome(alone(config))
-    for mine, theirs in zip(found[0]["parameters"], expected["parameters"], strict=True):
-        for one, other in zip(mine, theirs, strict=True):
-            assert np.abs(one - other).max() < ROUNDING
+    largest = difference(found[0]["parameters"], expected["parameters"])
+    assert largest < ROUNDING or largest < 4 * amplified(config, expected["parameters"])
     for each in found:
         assert each["tested"].accuracy == pytest.approx(expected["tested"].accuracy, abs=0.03)
         assert each["confusion"].sum() == expected["confusion"].sum()
