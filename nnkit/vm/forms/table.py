@@ -131,11 +131,13 @@ def _opcodes(pattern: str) -> list[tuple[str, re.Pattern[str]]]:
 def form_of(item: Instruction) -> Form | None:
     """The form of an instruction: by its name, and by the number of its operands where that decides."""
     key = (item.opcode, item.modifiers, len(item.operands))
-    if key not in _FOUND:
+    try:
+        return _FOUND[key]
+    except KeyError:
         entries = [form for form in FORMS.get(item.opcode, ()) if form.pattern.fullmatch(item.name)]
         exact = [form for form in entries if form.count == len(item.operands)]
-        _FOUND[key] = next(iter(exact or entries), None)
-    return _FOUND[key]
+        found = _FOUND[key] = next(iter(exact or entries), None)
+        return found
 
 
 def is_pure(item: Instruction) -> bool:

@@ -23,7 +23,9 @@ def emit_pure(e: Emitter, item: Instruction, operation: Pure) -> None:
         return
     result, given = operation.types(item)
     values = [value_of(e, operand, kind) for operand, kind in zip(rest, given, strict=True)]
-    guard = compare_lanes(e, item, values) if operation.meaning == "comparison" else None
+    # `set` compares too, but makes a number of it.
+    is_predicate = operation.meaning == "comparison" and operation.result == "pred"
+    guard = compare_lanes(e, item, values) if is_predicate else None
     value = guard or evaluate(e, item, operation, result, values)
     if isinstance(target, Pair):
         if operation.meaning != "comparison":
