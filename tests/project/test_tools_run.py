@@ -17,7 +17,7 @@ SHOW = '#!/bin/sh\nprintf "<%s>\\n" "$@"\nexit 7\n'
 INTERPRETER = """#!/bin/sh
 printf '%s\\n' "$*" >>"$LOG"
 case "$*" in
-    *"-m pip "*) [ -z "${PIP_FAILS-}" ] ;;
+    *"-m pip "*) sleep "${PIP_TAKES-0}"; [ -z "${PIP_FAILS-}" ] ;;
     *"-m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
 esac
 """
@@ -142,6 +142,15 @@ def test_an_environment_is_made_once_and_anew_after_a_change(tree: Path, tmp_pat
     assert [installs(), installs()] == [2, 2]
     (tree / ".venv/bin/python").unlink()
     assert [installs(), installs()] == [3, 3]
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="without flock nothing waits")
+def test_of_two_that_start_at_once_one_makes_the_environment(tree: Path, tmp_path: Path) -> None:
+    python, log = script(tmp_path / "python", INTERPRETER), tmp_path / "log"
+    environment = {"PATH": os.environ["PATH"], "NNKIT_PYTHON": str(python), "LOG": str(log), "PIP_TAKES": "1"}
+    both = [subprocess.Popen([tree / "tools" / "run", "true"], env=environment) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert sum(line.startswith("-m venv ") for line in log.read_text().splitlines()) == 1
 
 
 def test_a_moved_checkout_is_installed_anew(tree: Path, tmp_path: Path) -> None:
