@@ -19,16 +19,11 @@ from nnkit.train.position import Position
 from nnkit.train.ranks import Ranks
 from nnkit.train.shards import assemble, cover, cut, places
 from nnkit.train.trainer import Intervals, Trainer
+from tests.support.results import difference
 from tests.support.small_training import PIXELS, REGISTRY, alone, bits, make
 
 ROUNDING = 5e-6
 """Of two epochs of a small network: some hundred times less than a wrong sum would make."""
-
-
-def difference(mine: Parameters, theirs: Parameters) -> float:
-    """The largest one between two networks' parameters."""
-    pairs = zip(mine, theirs, strict=True)
-    return max(float(np.abs(x - y).max()) for one, other in pairs for x, y in zip(one, other, strict=True))
 
 
 def amplified(config: TrainConfig, expected: Parameters) -> float:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nnkit.vm.analysis.options import Options
-from nnkit.vm.emit.counters import active_lanes, count
+from nnkit.vm.emit.counters import count
 from nnkit.vm.emit.emitter import Emitter
+from nnkit.vm.emit.masks import lane_count
 from nnkit.vm.emit.values import Value
 from nnkit.vm.memory.access import Access
 from nnkit.vm.memory.attachments import ATTACHMENTS
@@ -27,13 +28,13 @@ class Counts:
     """An attachment: lanes and bytes of accesses of every kind and space, before and behind them."""
 
     def before(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
-        lanes = active_lanes(e, mask)
+        lanes = lane_count(e, mask)
         count(e, f"lanes before {access.kind} {access.space}", lanes)
         size = e.one.binary("mul", "i64", lanes, str(access.count * access.size))
         count(e, f"bytes before {access.kind} {access.space}", size)
 
     def behind(self, e: Emitter, access: Access, base: Value, mask: str) -> None:
-        count(e, f"lanes behind {access.kind} {access.space}", active_lanes(e, mask))
+        count(e, f"lanes behind {access.kind} {access.space}", lane_count(e, mask))
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,3 @@ def count(e: Emitter, name: str, amount: str) -> None:
     place = e.text.op(f"getelementptr i64, ptr {table}, i64 {names.index(name)}")
     before = e.text.op(f"load i64, ptr {place}")
     e.text.line(f"store i64 {e.one.binary('add', 'i64', before, amount)}, ptr {place}")
-
-
-def active_lanes(e: Emitter, mask: str) -> str:
-    """How many lanes a mask has, as an i64; all of the vector where it is ""."""
-    return e.one.call("ctpop", "i64", e.one.resize(f"i{e.width}", mask, "i64")) if mask else str(e.width)

@@ -234,10 +234,11 @@ class Emitter:
         """End the launch here: store what happened and leave the region."""
         self.store_worker(Worker.FAULT, str(int(kind)))
         self.store_worker(Worker.FAULT_SITE, str(site))
-        self.store_worker(Worker.FAULT_LANE, self._lowest(mask))
+        self.store_worker(Worker.FAULT_LANE, self.lowest(mask))
         self.text.jump("fault")
 
-    def _lowest(self, mask: str) -> str:
+    def lowest(self, mask: str) -> str:
+        """The first lane of a mask of 64 bits that has one."""
         self.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
         return self.text.op(f"call i64 @llvm.cttz.i64(i64 {mask}, i1 false)")
 

@@ -21,6 +21,11 @@ def active_lanes(e: Emitter) -> str:
     return e.block.mask or every_lane(e.width)
 
 
+def lane_count(e: Emitter, mask: str) -> str:
+    """How many lanes a mask has, as an i64; "" is that of all."""
+    return e.one.call("ctpop", "i64", e.one.resize(f"i{e.width}", mask, "i64")) if mask else str(e.width)
+
+
 def living_lanes(e: Emitter) -> str:
     """The strand's lanes that have not left the kernel."""
     return e.text.op(f"load i{e.width}, ptr %alive")

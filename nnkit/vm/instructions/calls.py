@@ -4,7 +4,7 @@ from nnkit.ptx.ir import SIZES, Immediate, Instruction, Operand, PtxError, Regis
 from nnkit.vm.analysis.blocks import Block
 from nnkit.vm.analysis.shapes import VARYING, Shape
 from nnkit.vm.emit.emitter import Emitter
-from nnkit.vm.emit.masks import active_lanes, every_lane
+from nnkit.vm.emit.masks import active_lanes, every_lane, lane_count
 from nnkit.vm.emit.operands import value_of
 from nnkit.vm.emit.values import Value
 from nnkit.vm.forms.sections import COMMUNICATION, CONTROL, NONE, OTHER
@@ -107,14 +107,12 @@ def arrive(e: Emitter, block: Block) -> None:
     value = value_of(e, predicate, "pred")
     here = active_lanes(e)
     yes = e.one.binary("and", f"i{e.width}", e.as_mask(e.vector(value)), here)
-    word = e.one.binary("or", "i64", _count(e, yes), e.one.binary("shl", "i64", _count(e, here), "32"))
+    word = e.one.binary(
+        "or", "i64", lane_count(e, yes), e.one.binary("shl", "i64", lane_count(e, here), "32")
+    )
     place = _vote_place(e, item, number, Worker.VOTES)
     old = e.text.op(f"load i64, ptr {place}")
     e.text.line(f"store i64 {e.one.binary('add', 'i64', old, word)}, ptr {place}")
-
-
-def _count(e: Emitter, mask: str) -> str:
-    return e.one.call("ctpop", "i64", e.one.resize(f"i{e.width}", mask, "i64"))
 
 
 def _vote_place(e: Emitter, item: Instruction, number: Operand, field: int) -> str:
@@ -149,7 +147,7 @@ def _arrive(e: Emitter, item: Instruction) -> None:
 
 
 def _whole(e: Emitter, here: str) -> str:
-    return str(e.width) if here == every_lane(e.width) else _count(e, here)
+    return str(e.width) if here == every_lane(e.width) else lane_count(e, here)
 
 
 _ORDER = r"(\.(sc|acq_rel|acquire|release))?"

@@ -70,10 +70,7 @@ def _present(e: Emitter, mask: str, vector: str) -> str:
 
 
 def _first(e: Emitter) -> str:
-    if not e.block.mask:
-        return "0"
-    e.text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
-    return e.text.op(f"call i64 @llvm.cttz.i64(i64 {e.mask64()}, i1 false)")
+    return e.lowest(e.mask64()) if e.block.mask else "0"
 
 
 def _check_together(e: Emitter, item: Instruction, vector: str, mask: str) -> None:

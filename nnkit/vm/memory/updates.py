@@ -40,8 +40,7 @@ class Update:
         olds, olds_next = text.name("olds"), text.name("olds")
         text.line(f"{rest} = phi i64 [ {mask}, %{entry} ], [ {rest_next}, %{loop} ]")
         text.line(f"{olds} = phi {full} [ zeroinitializer, %{entry} ], [ {olds_next}, %{loop} ]")
-        text.declarations.add("declare i64 @llvm.cttz.i64(i64, i1)")
-        lane = text.op(f"call i64 @llvm.cttz.i64(i64 {rest}, i1 false)")
+        lane = e.lowest(rest)
         place = text.op(f"extractelement {e.all.type('ptr')} {places}, i64 {lane}")
         values = [text.op(f"extractelement {full} {vector}, i64 {lane}") for vector in given]
         align = BITS[kind] // 8
